@@ -1,0 +1,50 @@
+# Everything goes through uv, for one reason: the model's processor needs torchvision, whose published build must
+# sit beside the torch build of the same registry. uv takes both from there; pip may prefer a local CPU-only torch.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   ?= .venv
+SEED   ?= 0
+ARGS   ?=
+BIN    := $(VENV)/bin
+UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv
+
+# Made anew whenever the requirements change; any target that needs the environment depends on this stamp.
+$(VENV)/.made: pyproject.toml constraints.txt | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+env: $(VENV)/.made ## make the environment in .venv (train, test and check do this themselves)
+
+train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
+	$(BIN)/vqr1 train experiment=demo seed=$(SEED) $(ARGS)
+
+train-kadid: $(VENV)/.made ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
+	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
+
+test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
+	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
+
+check: $(VENV)/.made ## ruff, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(VENV)/.made ## let ruff lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.made ## build dist/*.whl
+	$(BIN)/python -m build --installer uv --outdir dist .
+
+.PHONY: help env train train-kadid test check format wheel

@@ -1,0 +1,2 @@
+"""Reinforcement learning to rank for image quality."""
+__version__ = "0.1.0"

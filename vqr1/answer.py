@@ -1,0 +1,114 @@
+"""What a policy is asked, and how its answer is read: the same for training, evaluation and rating.
+
+A response holds its score in `<answer> </answer>`, after its reasoning in `<think> </think>` where the prompt
+asks for that. Reading is strict and never guesses: what is not plainly one score is None, and the caller
+decides what a missing score means. All functions take time linear in the text.
+"""
+
+import re
+
+_TASK = "You are doing the image quality assessment task. Here is the question: "
+_SCALE = "with 1 representing very poor quality and 5 representing excellent quality. "
+_PAPER = f"Rate the overall image visual quality. The rating should be a float between 1 and 5, {_SCALE}"
+_PUBLISHED = (
+    "What is your overall rating on the quality of this picture? "
+    f"The rating should be a float between 1 and 5, rounded to two decimal places, {_SCALE}"
+)
+_THINKING = (
+    "First output the thinking process in <think> </think> tags and then output the final answer with only "
+    "one score in <answer> </answer> tags."
+)
+_NO_THINKING = "Please only output the final answer with only one score in <answer> </answer> tags."
+
+PROMPTS: dict[str, str] = {
+    "paper": _TASK + _PAPER + _THINKING,  # VisualQuality-R1, Table 1
+    "published": _TASK + _PUBLISHED + _THINKING,  # what its code asks
+    "no_thinking": _TASK + _PUBLISHED + _NO_THINKING,  # what its code asks for a score alone
+}
+
+# The grammar is the range: a plain decimal in [1, 5] has one digit before the point. [0-9] and not \d, which
+# takes the digits of every script.
+_SCORE = re.compile(r"[1-4](\.[0-9]+)?|5(\.0+)?")
+
+
+def build_prompt(form_or_text: str) -> list[dict[str, str]]:
+    """The conversation that asks for a score: one user message, before whose text TRL puts the image.
+
+    Args:
+        form_or_text: a name in `PROMPTS`, or a prompt of one's own that asks for `<answer>` tags.
+
+    Returns:
+        A new list of messages, in the form that TRL's trainers and chat templates take.
+
+    Raises:
+        ValueError: neither a known name nor a text that mentions `<answer>`.
+    """
+    return [{"role": "user", "content": _prompt_text(form_or_text)}]
+
+
+def expects_thinking(form_or_text: str) -> bool:
+    """Whether the prompt asks for `<think>`. Argument and errors as for `build_prompt`."""
+    return "<think>" in _prompt_text(form_or_text)
+
+
+def read_score(text: str) -> float | None:
+    """The score of a response: one answer block that holds one plain decimal in [1, 5]; else None.
+
+    The content of the block decides as follows, white space around it aside:
+
+        3   3.5   1.00   5.0   4.999999     read as written, to any number of decimals
+        0.99   5.01   0   -3   10   nan     None: not in [1, 5]
+        4/5   3,5   3.   .5   +3   1e0   05 None: not a plain decimal
+        **3.5**   3.5 out of 5   3.5 4      None: more than a number
+        full-width or other digits          None: ASCII only
+        nothing                             None
+
+    And the tags: a second opening or closing tag anywhere, in the reasoning too, nested or repeated, gives
+    None even if both blocks agree. So do an unclosed block, a closing tag before the opening one, no tags at
+    all, and tags in upper case or with a blank inside. The text may be of any length.
+    """
+    blocks = _split(text)
+    if blocks is None:
+        return None
+    score = _SCORE.fullmatch(blocks[1].strip())
+    return float(score[0]) if score else None
+
+
+def follows_format(text: str, thinking: bool) -> bool:
+    """Whether a response is what the prompt asked for, and nothing else but white space.
+
+    Args:
+        text: the response.
+        thinking: whether the prompt `expects_thinking`. True: one think block, which may be empty, then one
+            answer block. False: one answer block.
+
+    Returns:
+        True only if, besides, `read_score` reads the answer.
+    """
+    blocks = _split(text)
+    if blocks is None or read_score(text) is None:
+        return False
+    before, after = blocks[0].strip(), blocks[2].strip()
+    if after or not thinking:
+        return not before and not after
+    one_block = before.count("<think>") == before.count("</think>") == 1
+    return one_block and before.startswith("<think>") and before.endswith("</think>")
+
+
+def _prompt_text(form_or_text: str) -> str:
+    text = PROMPTS.get(form_or_text, form_or_text)
+    if "<answer>" not in text:
+        raise ValueError(
+            f"prompt {form_or_text!r} is neither one of {', '.join(PROMPTS)} nor a text that mentions "
+            "<answer>: use a known name, or ask for the score in <answer> </answer> tags"
+        )
+    return text
+
+
+def _split(text: str) -> tuple[str, str, str] | None:
+    """What stands before, in and after the one answer block; None unless there is exactly one."""
+    if text.count("<answer>") != 1 or text.count("</answer>") != 1:
+        return None
+    before, _, rest = text.partition("<answer>")
+    inside, closing, after = rest.partition("</answer>")
+    return (before, inside, after) if closing else None

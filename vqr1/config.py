@@ -1,0 +1,365 @@
+"""The one schema of conf/: every setting, its type, its default, and the checks that span several settings.
+
+Hydra composes the YAML files of conf/ into these dataclasses, so an unknown key or a value of the wrong type stops the
+run as the command line is read. What only several settings together can get wrong is checked in :func:`check` and
+:func:`plan_batches`. Nothing here loads a model, a picture or a GPU library.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class Rivals(Enum):
+    batch = "batch"
+    cohort = "cohort"
+
+
+class Opponent(Enum):
+    mean = "mean"
+    each = "each"
+
+
+class Variance(Enum):
+    sample = "sample"
+    unit = "unit"
+
+
+class Agreement(Enum):
+    fidelity = "fidelity"
+    binary = "binary"
+
+
+class Preference(Enum):
+    hard = "hard"
+    thurstone = "thurstone"
+
+
+class RewardKind(Enum):
+    ranking = "ranking"
+    regression = "regression"
+
+
+class Tuning(Enum):
+    auto = "auto"
+    full = "full"
+    lora = "lora"
+
+
+class Launcher(Enum):
+    auto = "auto"
+    none = "none"
+    ddp = "ddp"
+    zero3 = "zero3"
+
+
+@dataclass
+class DataConfig:
+    """Which pictures. A dataset's name is a key of ``vqr1.data.DATASETS``; it is looked for in ``root/<name>``."""
+
+    root: str = "data"
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
+    test: list[str] = field(default_factory=list)  # read at the start and at the end only
+    mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
+
+
+@dataclass
+class LoraSettings:
+    r: int = 64
+    alpha: int = 128
+    dropout: float = 0.05
+    # Every linear layer of the language model; the vision tower stays as it is. A regular expression.
+    target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class PolicyConfig:
+    """Which Qwen2.5-VL, and what of it is trained."""
+
+    path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
+    dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
+    attention: str = "auto"  # auto: flash_attention_2 where it imports, else sdpa
+    tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
+    train_vision: bool = True
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    min_pixels: int = 3136
+    max_pixels: int = 786432
+    gradient_checkpointing: bool = True
+
+
+@dataclass
+class RolloutConfig:
+    """What is asked and how answers are drawn."""
+
+    k: int = 6  # answers to each picture
+    prompt: str = "paper"  # paper, published, no_thinking, or a text of your own
+    temperature: float = 1.0
+    max_tokens: int = 256
+    script: str | None = None  # for tests: answers come from this "module:function" instead of the policy
+
+
+@dataclass
+class RewardConfig:
+    """How answers are rewarded; see docs/method.md."""
+
+    kind: RewardKind = RewardKind.ranking
+    rivals: Rivals = Rivals.batch
+    cohort_size: int = 8
+    opponent: Opponent = Opponent.mean
+    variance: Variance = Variance.sample
+    agreement: Agreement = Agreement.fidelity
+    preference: Preference = Preference.hard
+    gamma: float = 1e-6
+    root_epsilon: float = 0.0
+    unreadable_reward: float = 0.0
+    regression_threshold: float = 0.35
+    fidelity_weight: float = 1.0
+    format_weight: float = 1.0
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluation while training."""
+
+    every: int = 50  # steps between evaluations of the validation sets; 0 = at start and end only
+    k: int = 4  # answers to each validation picture
+    max_pictures: int | None = None  # of each set; None = all
+    test_k: int = 16  # answers to each test picture, at the start and at the end
+    batch: int = 192  # answers generated at once
+    probes: int = 4  # pictures whose answers are kept at every evaluation (the paper's Figure 4)
+
+
+@dataclass
+class LoggerConfig:
+    wandb: str = "offline"  # offline, online, disabled
+    project: str = "vqr1"
+    group: str | None = None
+
+
+@dataclass
+class Config:
+    """A run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    # images_per_step, answers_per_device and anything of TRL's GRPOConfig
+    trainer: dict[str, Any] = field(default_factory=dict)
+    experiment_name: str = "run"
+    seed: int = 0
+    name: str | None = None  # the run's folder below runs; None = experiment, date and time
+    runs: str = "runs"
+    resume: bool = False
+    launcher: Launcher = Launcher.auto
+    threads: int | None = None  # torch threads; 1 is fastest for the tiny policy
+
+
+# Settings of GRPOConfig that another setting of ours decides, and which.
+OWNED = {
+    "output_dir": "name",
+    "run_name": "name",
+    "seed": "seed",
+    "data_seed": "seed",
+    "resume_from_checkpoint": "resume",
+    "num_generations": "rollout.k",
+    "num_generations_eval": "evaluation.k",
+    "temperature": "rollout.temperature",
+    "max_completion_length": "rollout.max_tokens",
+    "per_device_train_batch_size": "trainer.images_per_step and trainer.answers_per_device",
+    "gradient_accumulation_steps": "trainer.images_per_step and trainer.answers_per_device",
+    "generation_batch_size": "trainer.images_per_step",
+    "per_device_eval_batch_size": "evaluation.batch",
+    "reward_weights": "reward.fidelity_weight and reward.format_weight",
+    "shuffle_dataset": "the cohort sampler",
+    "eval_strategy": "evaluation.every",
+    "eval_steps": "evaluation.every",
+    "do_eval": "evaluation.every",
+    "do_train": "the command",
+    "do_predict": "the command",
+    "save_strategy": "trainer.save_steps",
+    "logging_strategy": "trainer.logging_steps",
+    "load_best_model_at_end": "data.validation",
+    "metric_for_best_model": "data.validation",
+    "report_to": "logger.wandb",
+    "project": "logger.project",
+    "gradient_checkpointing": "policy.gradient_checkpointing",
+    "model_init_kwargs": "policy",
+    "bf16": "policy.dtype",
+    "fp16": "policy.dtype",
+    "remove_unused_columns": "the reward, which reads every column",
+    "push_to_hub": "vqr1, which sends nothing anywhere",
+    "auto_find_batch_size": "trainer.images_per_step",
+}
+
+# Settings of ours that live beside GRPOConfig's under trainer.
+OURS = {"images_per_step": int, "answers_per_device": int}
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a step's answers are laid over devices and forward passes."""
+
+    per_device: int  # answers in one forward and backward pass of one device
+    accumulation: int  # such passes to one optimiser step
+    steps_per_generation: int  # such passes to one generation batch
+    images_per_generation: int  # pictures of a generation batch, over all devices
+
+
+def plan_batches(
+    images_per_step: int,
+    k: int,
+    world_size: int,
+    answers_per_device: int | None = None,
+    steps_per_generation: int | None = None,
+) -> BatchPlan:
+    """Lay ``images_per_step`` pictures with ``k`` answers each over ``world_size`` devices.
+
+    ``answers_per_device`` bounds the answers in one pass (memory); the largest number below it that divides a device's
+    share is taken. ``steps_per_generation`` defaults to one generation batch per optimiser step.
+
+    Raises ValueError for k < 2, an image count that does not divide over the devices (naming those that do), or a
+    generation batch that would leave the answers to one picture on two devices.
+    """
+    if k < 2:
+        raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
+    if images_per_step < 1 or (answers_per_device is not None and answers_per_device < 1):
+        raise ValueError("trainer.images_per_step and trainer.answers_per_device must be at least 1")
+    if images_per_step % world_size:
+        below = images_per_step // world_size * world_size
+        fitting = " or ".join(str(n) for n in (below, below + world_size) if n > 0)
+        raise ValueError(
+            f"trainer.images_per_step={images_per_step} cannot be shared by {world_size} devices; set it to {fitting}"
+        )
+    share = images_per_step // world_size * k
+    limit = min(answers_per_device or share, share)
+    per_device = next(n for n in range(limit, 0, -1) if share % n == 0)
+    accumulation = share // per_device
+    passes = steps_per_generation or accumulation
+    if (per_device * passes) % k:
+        step = k // math.gcd(per_device, k)
+        raise ValueError(
+            f"trainer.steps_per_generation={passes} passes of {per_device} answers split the {k} answers to a picture "
+            f"over devices; set it to a multiple of {step}"
+        )
+    if passes % accumulation and accumulation % passes:
+        raise ValueError(
+            f"trainer.steps_per_generation={passes} and {accumulation} passes to an optimiser step do not divide each "
+            "other; set one to a multiple of the other"
+        )
+    return BatchPlan(per_device, accumulation, passes, per_device * passes * world_size // k)
+
+
+def check(config: Config) -> None:
+    """What several settings together can get wrong. Raises ValueError naming the setting and the remedy."""
+    for name, low in {
+        "rollout.temperature": 0,
+        "reward.fidelity_weight": -1e-12,
+        "reward.format_weight": -1e-12,
+        "data.mix_temperature": 0,
+        "rollout.max_tokens": 0,
+        "evaluation.k": 0,
+        "evaluation.test_k": 0,
+        "evaluation.batch": 0,
+    }.items():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        if not value > low:
+            raise ValueError(f"{name}={value}: set it above {max(low, 0)}")
+    if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
+        raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
+    if config.rollout.k < 2:
+        raise ValueError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
+    if config.reward.cohort_size < 2:
+        raise ValueError(f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more")
+    if config.logger.wandb not in ("offline", "online", "disabled"):
+        raise ValueError(f"logger.wandb={config.logger.wandb}: choose offline, online or disabled")
+    if not config.data.train:
+        raise ValueError("data.train names no dataset; choose an experiment or a data group, see conf/data")
+    if config.policy.min_pixels > config.policy.max_pixels:
+        raise ValueError("policy.min_pixels is above policy.max_pixels")
+    if "images_per_step" not in config.trainer:
+        raise ValueError("trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from")
+    for key in config.trainer:
+        if key in OWNED:
+            raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
+    _check_reward_is_used(config.reward)
+
+
+def _check_reward_is_used(reward: RewardConfig) -> None:
+    """A setting that would have no effect is a mistake."""
+    idle: dict[str, Any] = {}
+    if reward.kind is RewardKind.regression:
+        idle = {"rivals": Rivals.batch, "opponent": Opponent.mean, "agreement": Agreement.fidelity}
+    elif reward.agreement is Agreement.binary:
+        idle = {"variance": Variance.sample, "gamma": 1e-6, "root_epsilon": 0.0, "preference": Preference.hard}
+    cause = "kind=regression" if reward.kind is RewardKind.regression else "agreement=binary"
+    for key, default in idle.items():
+        value = getattr(reward, key)
+        if value != default:
+            shown = value.value if isinstance(value, Enum) else value
+            raise ValueError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
+
+
+def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """GRPOConfig's share of the ``trainer`` settings, each value checked against the type GRPOConfig declares.
+
+    ``known`` maps GRPOConfig's fields to their types. GRPOConfig itself refuses unknown names but takes
+    ``learning_rate="abc"`` without a word.
+
+    Raises ValueError naming the setting for an unknown name or a value of the wrong type.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    # A type adapter takes no configuration for a dataclass or model; none of the fields is one at the top level.
+    lenient = ConfigDict(arbitrary_types_allowed=True)
+    settings = {}
+    for key, value in trainer.items():
+        expected = OURS.get(key) or known.get(key)
+        if expected is None:
+            raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
+        try:
+            value = TypeAdapter(expected, config=lenient).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ValueError(f"trainer.{key}={value!r}: {reason}") from error
+        if key not in OURS:
+            settings[key] = value
+    return settings
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses, checked."""
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def register() -> None:
+    """Make :class:`Config` the schema that conf/train.yaml builds on."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+
+
+def as_dict(value: Any) -> Any:
+    """Dataclasses and enums as plain values, for the run folder."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_dict(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {k: as_dict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_dict(v) for v in value]
+    return value

@@ -1,0 +1,126 @@
+"""How a run is started: here, under accelerate, or as the jobs of a sweep.
+
+The process that reads the command line settles what depends on the machine (LoRA or all weights, DDP or ZeRO-3, the
+run's name) and looks whether data and weights are there. With one device it trains itself; with several it starts
+accelerate, which starts this command again on every device; in a sweep each job is a process of its own, so no job
+inherits another's memory or random state.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from vqr1.config import Config, Launcher, Tuning
+
+
+def start(config: Config) -> None:
+    """Train, in this process or in others. Raises what :func:`vqr1.training.run.train` raises."""
+    if "LOCAL_RANK" in os.environ or "RANK" in os.environ:  # a launcher started us
+        _train(config)
+        return
+    hydra = HydraConfig.get()
+    sweeping = hydra.mode is RunMode.MULTIRUN
+    overrides = list(hydra.overrides.task)
+    gpus = visible_gpus()
+    settled = settle(config, gpus)
+    if sweeping:
+        sweep = os.environ["VQR1_SWEEP"]
+        settled["name"] = f"{sweep}/{hydra.job.override_dirname}"
+        settled["logger.group"] = sweep
+    launcher = Launcher(settled["launcher"])
+    if not sweeping and launcher is Launcher.none:
+        config.policy.tuning = Tuning(settled["policy.tuning"])
+        config.launcher = launcher
+        _announce(config, gpus, None)
+        _train(config)
+        return
+    # The command line's own words first, then what was settled: Hydra takes the last word of a key.
+    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in settled]
+    words += [f"{key}={_quoted(value)}" for key, value in settled.items()]
+    command = [*launch_command(launcher, gpus), "train", *words]
+    _announce(config, gpus, command)
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{settled['name']} ended with exit code {done.returncode}")
+
+
+def _train(config: Config) -> None:
+    from vqr1.training.run import train
+
+    train(config)
+
+
+def _quoted(value: str) -> str:
+    """For Hydra's grammar, which gives commas and equal signs a meaning."""
+    return f"'{value}'" if set(value) & set(",=") else value
+
+
+def visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def settle(config: Config, gpus: int) -> dict[str, str]:
+    """What depends on the machine, as overrides.
+
+    One GPU holds a 7B policy only with LoRA; several share all its weights under ZeRO-3. Without a GPU the policy is
+    small and everything is trained.
+    """
+    tuning = config.policy.tuning
+    if tuning is Tuning.auto:
+        tuning = Tuning.lora if gpus == 1 else Tuning.full
+    launcher = config.launcher
+    if launcher is Launcher.auto:
+        launcher = Launcher.none if gpus <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
+    name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    return {"policy.tuning": tuning.value, "launcher": launcher.value, "name": name}
+
+
+def launch_command(launcher: Launcher, gpus: int) -> list[str]:
+    """The words before ``train``: this interpreter, under accelerate where a launcher is asked for."""
+    from vqr1.cli import packaged
+
+    if launcher is Launcher.none:
+        return [sys.executable, "-m", "vqr1"]
+    configuration = packaged("launch") / "accelerate" / f"{launcher.value}.yaml"
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    return [*accelerate, "--num_processes", str(max(gpus, 1)), "-m", "vqr1"]
+
+
+def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
+    """On a GPU: what was chosen, and whether it will fit. Stops at once where data or weights are missing."""
+    from vqr1.data import read_dataset
+    from vqr1.policy.load import find_weights
+
+    tuning = settle(config, gpus)["policy.tuning"]
+    for name in config.data.train:
+        if not name.startswith("demo_"):
+            read_dataset(name, Path(config.data.root).expanduser())
+    weights = find_weights(config.policy.path)
+    if config.policy.path == "tiny":
+        return
+    size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+    print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
+    print(f"memory: about {memory_estimate(size, tuning, max(gpus, 1)):.0f} GB per GPU, plus activations and the cache")
+    if command:
+        print("command: " + " ".join(command), flush=True)
+
+
+def memory_estimate(weight_bytes: int, tuning: str, gpus: int) -> float:
+    """GB per GPU for weights, gradients, optimiser and reference, without activations.
+
+    ``weight_bytes`` are of bfloat16 weights, 2 a parameter. LoRA keeps those, with the reference being the same
+    weights without the adapters, whose own share is below 5 %. All weights under ZeRO-3 take 2 + 2 for weights and
+    gradients, 12 for float32 weights and AdamW's two moments, and 2 for the reference, all shared by the GPUs.
+    """
+    parameters = weight_bytes / 2
+    total = 2.1 * parameters if tuning == Tuning.lora.value else 18 * parameters / gpus
+    return total / 1e9

@@ -1,0 +1,127 @@
+"""A Qwen2.5-VL to train: weights, processor, what is frozen, LoRA."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vqr1.config import LoraSettings, PolicyConfig, Tuning
+from vqr1.data.pictures import TOKEN_PIXELS
+
+SHIPPED = Path(__file__).parent / "tiny_policy"
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """``auto`` is bfloat16 on a GPU that has it, else float32. Raises ValueError for an unknown name."""
+    if name == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    if name in ("float32", "bfloat16", "float16"):
+        return getattr(torch, name)
+    raise ValueError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
+
+
+def resolve_attention(name: str) -> str:
+    """``auto`` is flash_attention_2 where it imports, else sdpa.
+
+    Without the import transformers would try to fetch a kernel from the hub.
+    """
+    if name == "auto":
+        return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
+    if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
+    return name
+
+
+def check_precision(policy: PolicyConfig, sharded: bool) -> None:
+    """Refuse full fine-tuning of half-precision weights without a float32 master copy.
+
+    bfloat16 keeps 8 bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and
+    ZeRO (``sharded``) keeps float32 master weights of its own.
+    """
+    if policy.tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
+        raise ValueError(
+            f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
+            "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
+            "ZeRO-3 (launcher=zero3)"
+        )
+
+
+def load_policy(policy: PolicyConfig) -> torch.nn.Module:
+    """The model, in the dtype and with the attention asked for, frozen where asked. Moved nowhere yet."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        str(find_weights(policy.path)),
+        dtype=resolve_dtype(policy.dtype),
+        attn_implementation=resolve_attention(policy.attention),
+    )
+    if not policy.train_vision:
+        model.model.visual.requires_grad_(False)
+    return model
+
+
+def load_processor(policy: PolicyConfig) -> Any:
+    """The model's own processor, held to the pixel limits, padding on the left.
+
+    The limits are set on the image processor itself; set anywhere else they have no effect.
+    """
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(str(find_weights(policy.path)), padding_side="left")
+    processor.image_processor.size = {"shortest_edge": policy.min_pixels, "longest_edge": policy.max_pixels}
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def find_weights(path: str) -> Path:
+    """The folder that holds the model: the shipped one, a folder of yours, or the hub's cache on this machine.
+
+    Raises FileNotFoundError, saying what to fetch, where it is not here. Nothing is downloaded: a policy of many
+    gigabytes is fetched once, on purpose, and not by every rank.
+    """
+    folder = SHIPPED if path == "tiny" else Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(path, "config.json")
+        if isinstance(cached, str):
+            return Path(cached).parent
+        fetch = f"fetch it with: hf download {path}   or give a folder that holds it: policy.path=FOLDER"
+        raise FileNotFoundError(f"policy.path={path} is not on this machine; {fetch}")
+    raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json is missing)")
+
+
+def lora_config(settings: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_grid(processor: Any, picture: Image.Image, policy: PolicyConfig) -> None:
+    """Assert that the processor cuts a fitted picture into exactly the tokens that its size says.
+
+    A limit that silently has no effect, or a second resize, shows here before the first step.
+    """
+    width, height = picture.size
+    grid = processor.image_processor([picture], return_tensors="pt")["image_grid_thw"][0].tolist()
+    merge = processor.image_processor.merge_size
+    tokens = math.prod(grid) // merge**2
+    expected = (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
+    if tokens != expected or not policy.min_pixels <= width * height <= policy.max_pixels:
+        raise ValueError(
+            f"a picture of {width}x{height} pixels became a grid of {grid}, {tokens} tokens instead of {expected}; the "
+            "policy's processor has other patch sizes or pixel limits than policy.min_pixels and policy.max_pixels"
+        )

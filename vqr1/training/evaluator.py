@@ -1,0 +1,127 @@
+"""Evaluation while training: named sets of pictures, rated by the trainer's current weights.
+
+It changes nothing: answers are drawn from a forked random state that depends only on the seed, the set and the place
+in the set, so the same weights give the same ratings, on one rank or several, and training goes on as if it had not
+been there. TRL's own evaluation is left alone: it wraps batches round and repeats pictures.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+
+from vqr1.answer import read_score
+from vqr1.data.sample import Sample
+from vqr1.evaluation.correlation import plcc, srcc, srcc_interval
+from vqr1.training.trainer import RankingTrainer
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """K answers to each of N pictures. A score is NaN where the answer cannot be read; none is imputed."""
+
+    samples: Sequence[Sample]
+    texts: list[list[str]] = field(repr=False)  # N lists of K
+    scores_NK: np.ndarray
+
+    @property
+    def rated(self) -> np.ndarray:
+        """Which pictures have a readable answer, (N,) bool; the others enter no correlation."""
+        return ~np.isnan(self.scores_NK).all(axis=1)
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The mean readable score of each rated picture."""
+        return np.nanmean(self.scores_NK[self.rated], axis=1)
+
+    @property
+    def mos(self) -> np.ndarray:
+        """The opinion scores of the rated pictures."""
+        return np.array([sample.mos for sample in self.samples])[self.rated]
+
+    def score_std(self) -> float:
+        """Mean over pictures of the standard deviation of their readable scores (the paper's Figure 3)."""
+        several = (~np.isnan(self.scores_NK)).sum(axis=1) > 1
+        return float(np.nanstd(self.scores_NK[several], axis=1, ddof=1).mean()) if several.any() else float("nan")
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "srcc": srcc(self.predictions, self.mos),
+            "plcc": plcc(self.predictions, self.mos),
+            "score_std": self.score_std(),
+            "unreadable": float(np.isnan(self.scores_NK).mean()),
+            "n": len(self.samples),
+        }
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the SRCC."""
+        return srcc_interval(self.predictions, self.mos)
+
+
+class Evaluator:
+    """Rates sets of pictures with a trainer's current weights."""
+
+    def __init__(
+        self,
+        trainer: RankingTrainer,
+        load: Callable[[str], Image.Image],
+        prompt: list[dict[str, str]],
+        *,
+        batch: int,
+        seed: int,
+    ):
+        self._trainer = trainer
+        self._load = load
+        self._prompt = prompt
+        self._batch = batch
+        self._seed = seed
+
+    def rate(self, name: str, samples: Sequence[Sample], k: int, temperature: float | None = None) -> Ratings:
+        """``k`` answers to each picture of the set ``name``. Collective: all ranks call it and get all ratings."""
+        state = PartialState()
+        pictures = max(1, self._batch // k)
+        batches = [range(i, min(i + pictures, len(samples))) for i in range(0, len(samples), pictures)]
+        own: list[tuple[int, list[str]]] = []
+        # Every rank generates as often as every other (ZeRO-3 and vLLM wait for one another): who runs out of
+        # batches repeats the last one, and only the batch's owner keeps the answers.
+        for first in range(0, len(batches), state.num_processes):
+            mine = first + state.process_index
+            answers = self._answers(name, min(mine, len(batches) - 1), batches, samples, k, temperature)
+            if mine < len(batches):
+                own.extend(answers)
+        texts = [answers for _, answers in sorted(gather_object(own))]
+        scores = [[np.nan if (s := read_score(text)) is None else s for text in answers] for answers in texts]
+        return Ratings(samples, texts, np.array(scores, dtype=float).reshape(len(samples), k))
+
+    def _answers(
+        self,
+        name: str,
+        batch: int,
+        batches: Sequence[range],
+        samples: Sequence[Sample],
+        k: int,
+        temperature: float | None,
+    ) -> list[tuple[int, list[str]]]:
+        indices = batches[batch]
+        examples: list[dict[str, Any]] = [
+            {"image": self._load(samples[i].image), "prompt": self._prompt, "image_id": samples[i].image_id}
+            for i in indices
+            for _ in range(k)
+        ]
+        trainer = self._trainer
+        was_training = trainer.model.training
+        trainer.model.eval()
+        cuda = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(zlib.crc32(f"{self._seed}/{name}/{batch}".encode()))
+            texts = trainer.answer(examples, temperature)
+        trainer.model.train(was_training)
+        return [(i, texts[n * k : (n + 1) * k]) for n, i in enumerate(indices)]

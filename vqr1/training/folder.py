@@ -1,0 +1,127 @@
+"""The run folder: what a run leaves behind.
+
+::
+
+    runs/<name>/
+      config.yaml      the resolved configuration
+      versions.json    packages, Python, machine, git commit
+      metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
+      timings.jsonl    what differs from run to run: seconds and speeds
+      answers.jsonl    the probe pictures' answers at every evaluation (the paper's Figure 4)
+      checkpoint-N/    to resume from
+      best/            the weights with the best mean validation SRCC
+      final/           the weights at the end
+      summary.json     start and end, per set
+      curves.png       reward, fidelity, SRCC, score std (the paper's Figure 3), KL
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vqr1.config import Config, as_dict
+
+PACKAGES = ("vqr1", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm", "numpy", "scipy")
+
+
+class RunFolder:
+    """Writes on one rank; on the others every call does nothing, so callers need not ask."""
+
+    def __init__(self, path: Path, writes: bool):
+        self.path = path
+        self._writes = writes
+
+    def open(self, config: Config) -> None:
+        """Make the folder, or take it up again where ``config.resume`` says so.
+
+        Raises ValueError where it holds another run, or where there is nothing to resume.
+        """
+        used = self.path.is_dir() and any(self.path.iterdir())
+        if used and not config.resume:
+            raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
+        if config.resume and self.last_checkpoint() is None:
+            raise ValueError(f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out")
+        if config.resume:
+            self._check_same(config)
+        elif self._writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").write_text(yaml.safe_dump(as_dict(config), sort_keys=False))
+            self.write("versions.json", versions())
+
+    def _check_same(self, config: Config) -> None:
+        before = yaml.safe_load((self.path / "config.yaml").read_text())
+        now = as_dict(config)
+        for setting in ("seed", "data", "policy", "rollout", "reward"):
+            if before[setting] != now[setting]:
+                raise ValueError(
+                    f"resume=true, but {setting} was {before[setting]} in {self.path} and is {now[setting]}; resume with "
+                    "the same settings or start another run"
+                )
+
+    def last_checkpoint(self) -> Path | None:
+        found = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+        return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines that a resumed run will write again."""
+        for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl"):
+            path = self.path / name
+            if self._writes and path.is_file():
+                kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+                path.write_text("".join(kept))
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        if self._writes:
+            with (self.path / name).open("a") as file:
+                file.write(json.dumps(finite(row)) + "\n")
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        if self._writes:
+            (self.path / name).write_text(json.dumps(finite(content), indent=2) + "\n")
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions() -> dict[str, str | None]:
+    def installed(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    found: dict[str, str | None] = {package: installed(package) for package in PACKAGES}
+    return {**found, "python": platform.python_version(), "machine": platform.machine(), "commit": git_commit()}
+
+
+def git_commit() -> str | None:
+    """The commit this package is run from, with ``+changes`` where the tree differs; None outside a checkout."""
+
+    def git(*args: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + ("+changes" if git("status", "--porcelain") else "")

@@ -1,0 +1,71 @@
+"""The trainer: GRPO with our order of pictures, and answers on request.
+
+The algorithm is TRL's GRPOTrainer: K answers to each picture are drawn from the current policy, each is rewarded
+(vqr1.reward), rewards are standardised within the K answers of a picture, and the policy climbs the clipped objective
+under a KL penalty to the policy it started from. This subclass only decides in which order pictures are visited, lets
+tests replay answers from a script, and answers questions outside training with the current weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
+
+# Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
+Script = Callable[[int, str, int, int], str]
+
+
+class RankingTrainer(GRPOTrainer):
+    """GRPOTrainer over a :class:`vqr1.cohorts.CohortSampler`."""
+
+    def __init__(self, *args: Any, cohorts: Iterable[int], script: Script | None = None, **kwargs: Any):
+        self._cohorts = cohorts
+        self._script = script
+        self._asked: Sequence[dict[str, Any]] = []
+        self.generation_seconds = 0.0  # spent so far
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return self._cohorts
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._asked = inputs
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        generated = self._replay() if self._script else super()._generate_single_turn(*args, **kwargs)
+        self.generation_seconds += time.perf_counter() - began
+        return generated
+
+    def _replay(self) -> tuple[list[list[int]], None]:
+        """The script's answers to the examples at hand, as TRL's generation would give them."""
+        assert self._script is not None
+        texts: list[str] = []
+        seen: dict[str, int] = {}
+        for example in self._asked:
+            name = example["image_id"]
+            k = seen[name] = seen.get(name, -1) + 1
+            texts.append(self._script(self.args.seed, name, k, self.state.global_step))
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
+
+    def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
+        """One answer of the current policy to each example (``image``, ``prompt``, ``image_id``), in order.
+
+        Collective: every rank calls it, each with examples of its own. Draws from torch's global generator.
+        """
+        self._asked = examples
+        prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
+        prompt_ids, images, fields = self._tokenize_prompts(prompts)
+        usual = self.generation_config.temperature
+        self.generation_config.temperature = self.temperature if temperature is None else temperature
+        try:
+            completion_ids, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
+        finally:
+            self.generation_config.temperature = usual
+        return self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
