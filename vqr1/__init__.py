@@ -1,2 +1,3 @@
 """Reinforcement learning to rank for image quality."""
+
 __version__ = "0.1.0"

@@ -89,7 +89,8 @@ class CohortSampler:
         mixed = [cohorts[i] for i in rng.permutation(len(cohorts))]
         per_batch = self._cohorts_per_batch
         return [
-            np.concatenate(mixed[i * per_batch : (i + 1) * per_batch]).tolist() for i in range(self.batches_per_epoch)
+            np.concatenate(mixed[i * per_batch : (i + 1) * per_batch]).tolist()
+            for i in range(self.batches_per_epoch)
         ]
 
     def __iter__(self) -> Iterator[int]:

@@ -64,7 +64,9 @@ class DataConfig:
 
     root: str = "data"
     train: list[str] = field(default_factory=list)
-    validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
+    validation: list[str] = field(
+        default_factory=list
+    )  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
 
@@ -82,7 +84,9 @@ class LoraSettings:
 class PolicyConfig:
     """Which Qwen2.5-VL, and what of it is trained."""
 
-    path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
+    path: str = (
+        MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
+    )
     dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     attention: str = "auto"  # auto: flash_attention_2 where it imports, else sdpa
     tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
@@ -230,7 +234,9 @@ def plan_batches(
     generation batch that would leave the answers to one picture on two devices.
     """
     if k < 2:
-        raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
+        raise ValueError(
+            f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more"
+        )
     if images_per_step < 1 or (answers_per_device is not None and answers_per_device < 1):
         raise ValueError("trainer.images_per_step and trainer.answers_per_device must be at least 1")
     if images_per_step % world_size:
@@ -275,11 +281,17 @@ def check(config: Config) -> None:
         if not value > low:
             raise ValueError(f"{name}={value}: set it above {max(low, 0)}")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
-        raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
+        raise ValueError(
+            "reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt"
+        )
     if config.rollout.k < 2:
-        raise ValueError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
+        raise ValueError(
+            f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more"
+        )
     if config.reward.cohort_size < 2:
-        raise ValueError(f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more")
+        raise ValueError(
+            f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more"
+        )
     if config.logger.wandb not in ("offline", "online", "disabled"):
         raise ValueError(f"logger.wandb={config.logger.wandb}: choose offline, online or disabled")
     if not config.data.train:
@@ -287,7 +299,9 @@ def check(config: Config) -> None:
     if config.policy.min_pixels > config.policy.max_pixels:
         raise ValueError("policy.min_pixels is above policy.max_pixels")
     if "images_per_step" not in config.trainer:
-        raise ValueError("trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from")
+        raise ValueError(
+            "trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from"
+        )
     for key in config.trainer:
         if key in OWNED:
             raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
@@ -300,7 +314,12 @@ def _check_reward_is_used(reward: RewardConfig) -> None:
     if reward.kind is RewardKind.regression:
         idle = {"rivals": Rivals.batch, "opponent": Opponent.mean, "agreement": Agreement.fidelity}
     elif reward.agreement is Agreement.binary:
-        idle = {"variance": Variance.sample, "gamma": 1e-6, "root_epsilon": 0.0, "preference": Preference.hard}
+        idle = {
+            "variance": Variance.sample,
+            "gamma": 1e-6,
+            "root_epsilon": 0.0,
+            "preference": Preference.hard,
+        }
     cause = "kind=regression" if reward.kind is RewardKind.regression else "agreement=binary"
     for key, default in idle.items():
         value = getattr(reward, key)
@@ -325,7 +344,9 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
     for key, value in trainer.items():
         expected = OURS.get(key) or known.get(key)
         if expected is None:
-            raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
+            raise ValueError(
+                f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation"
+            )
         try:
             value = TypeAdapter(expected, config=lenient).validate_python(value)
         except ValidationError as error:

@@ -57,7 +57,9 @@ def as_answers(rows: Sequence[Row], k: int) -> Answers:
     by_image: dict[str, list[Row]] = {}
     for row in rows:
         by_image.setdefault(row[0], []).append(row)
-    assert all(len(group) == k for group in by_image.values()), "a picture's K answers are not in one generation batch"
+    assert all(len(group) == k for group in by_image.values()), (
+        "a picture's K answers are not in one generation batch"
+    )
     names = tuple(dict.fromkeys(group[0][1] for group in by_image.values()))
     firsts = [group[0] for group in by_image.values()]
     stds = [row[3] for row in firsts]
@@ -141,7 +143,10 @@ class RankingReward:
     def _by_row(self, rows: Sequence[Row], answers: Answers, reward_BK: torch.Tensor) -> list[float | None]:
         comparable_B = ~reward_BK.isnan().all(dim=1)
         paid_BK = torch.where(answers.readable_BK, reward_BK, self._unreadable_reward)
-        paid = [row if ok else [None] * self._k for row, ok in zip(paid_BK.tolist(), comparable_B.tolist(), strict=True)]
+        paid = [
+            row if ok else [None] * self._k
+            for row, ok in zip(paid_BK.tolist(), comparable_B.tolist(), strict=True)
+        ]
         answers_left = {name: iter(paid[i]) for i, name in enumerate(dict.fromkeys(row[0] for row in rows))}
         return [next(answers_left[row[0]]) for row in rows]
 
@@ -171,7 +176,12 @@ class RegressionReward(RankingReward):
     """Q-Insight's baseline under the same interface: 1 within ``threshold`` of the rescaled MOS, else 0."""
 
     def __init__(
-        self, k: int, *, ranges: dict[str, tuple[float, float]], threshold: float, unreadable_reward: float = 0.0
+        self,
+        k: int,
+        *,
+        ranges: dict[str, tuple[float, float]],
+        threshold: float,
+        unreadable_reward: float = 0.0,
     ):
         super().__init__(k, cohort_size=None, unreadable_reward=unreadable_reward)
         self._ranges = ranges
@@ -201,7 +211,9 @@ class FormatReward:
     def __call__(
         self, *, completions: Sequence[Any], log_metric: LogMetric | None = None, **_: Any
     ) -> list[float | None]:
-        rewards: list[float | None] = [float(follows_format(text, self._thinking)) for text in texts_of(completions)]
+        rewards: list[float | None] = [
+            float(follows_format(text, self._thinking)) for text in texts_of(completions)
+        ]
         if log_metric is not None:
             log_metric("reward/format", sum(r or 0.0 for r in rewards) / len(rewards))
         return rewards

@@ -60,4 +60,11 @@ def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> None:
         points = _points(rows, f"eval/{name}/{figure}")
         if points:
             steps, values = zip(*points, strict=True)
-            axis.plot(steps, values, marker="o", markersize=3, label=name, linestyle="--" if len(points) == 2 else "-")
+            axis.plot(
+                steps,
+                values,
+                marker="o",
+                markersize=3,
+                label=name,
+                linestyle="--" if len(points) == 2 else "-",
+            )

@@ -50,7 +50,11 @@ class Ratings:
     def score_std(self) -> float:
         """Mean over pictures of the standard deviation of their readable scores (the paper's Figure 3)."""
         several = (~np.isnan(self.scores_NK)).sum(axis=1) > 1
-        return float(np.nanstd(self.scores_NK[several], axis=1, ddof=1).mean()) if several.any() else float("nan")
+        return (
+            float(np.nanstd(self.scores_NK[several], axis=1, ddof=1).mean())
+            if several.any()
+            else float("nan")
+        )
 
     def metrics(self) -> dict[str, float]:
         return {

@@ -29,7 +29,18 @@ import yaml
 
 from vqr1.config import Config, as_dict
 
-PACKAGES = ("vqr1", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm", "numpy", "scipy")
+PACKAGES = (
+    "vqr1",
+    "torch",
+    "trl",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "vllm",
+    "numpy",
+    "scipy",
+)
 
 
 class RunFolder:
@@ -46,9 +57,13 @@ class RunFolder:
         """
         used = self.path.is_dir() and any(self.path.iterdir())
         if used and not config.resume:
-            raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
+            raise ValueError(
+                f"{self.path} holds another run; give resume=true to go on with it, or another name="
+            )
         if config.resume and self.last_checkpoint() is None:
-            raise ValueError(f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out")
+            raise ValueError(
+                f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out"
+            )
         if config.resume:
             self._check_same(config)
         elif self._writes:
@@ -75,7 +90,11 @@ class RunFolder:
         for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl"):
             path = self.path / name
             if self._writes and path.is_file():
-                kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+                kept = [
+                    line
+                    for line in path.read_text().splitlines(keepends=True)
+                    if json.loads(line)["step"] <= step
+                ]
                 path.write_text("".join(kept))
 
     def append(self, name: str, row: dict[str, Any]) -> None:
@@ -109,7 +128,12 @@ def versions() -> dict[str, str | None]:
             return None
 
     found: dict[str, str | None] = {package: installed(package) for package in PACKAGES}
-    return {**found, "python": platform.python_version(), "machine": platform.machine(), "commit": git_commit()}
+    return {
+        **found,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": git_commit(),
+    }
 
 
 def git_commit() -> str | None:

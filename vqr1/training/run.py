@@ -20,7 +20,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from PIL import Image
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from trl import GRPOConfig
 
 from vqr1.answer import build_prompt, expects_thinking
@@ -194,7 +201,9 @@ def read_data(config: Config) -> dict[str, Any]:
     }
     for name in config.data.train:
         if len(splits[name].train) < 2:
-            raise ValueError(f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more")
+            raise ValueError(
+                f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more"
+            )
     for part in ("validation", "test"):
         for name, samples in data[part].items():
             if len(samples) < 3:
@@ -223,11 +232,15 @@ def check_pictures(data: dict[str, Any], load: Load) -> None:
     own = paths[state.process_index :: state.num_processes]
     with ThreadPoolExecutor() as pool:
         opened = pool.map(load, own)
-        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=not state.is_main_process, leave=False):
+        for _ in tqdm(
+            opened, total=len(own), desc="opening pictures", disable=not state.is_main_process, leave=False
+        ):
             pass
 
 
-def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int) -> CohortSampler:
+def cohort_sampler(
+    config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int
+) -> CohortSampler:
     return CohortSampler(
         [sample.dataset for sample in samples],
         images_per_batch=plan.images_per_generation,
@@ -365,11 +378,15 @@ class Diary(TrainerCallback):
         self._data = data
         self.seconds = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if state.global_step == 0:
             self._evaluate(0, tests=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         last = state.global_step >= state.max_steps
         due = self._settings.every > 0 and state.global_step % self._settings.every == 0
         if due or last:
@@ -379,7 +396,10 @@ class Diary(TrainerCallback):
         began = time.perf_counter()
         sets = [(name, samples, self._settings.k) for name, samples in self._data["validation"].items()]
         if tests:
-            sets += [(f"{name}_test", samples, self._settings.test_k) for name, samples in self._data["test"].items()]
+            sets += [
+                (f"{name}_test", samples, self._settings.test_k)
+                for name, samples in self._data["test"].items()
+            ]
         values: dict[str, float] = {}
         for name, samples, k in sets:
             ratings = self._evaluator.rate(name, samples, k)
@@ -406,7 +426,9 @@ class Diary(TrainerCallback):
             self._folder.append("answers.jsonl", {**answers, "answers": ratings.texts[i][:4]})
 
     def _evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self._folder.rows("metrics.jsonl") if any(key.startswith("eval/") for key in row)]
+        return [
+            row for row in self._folder.rows("metrics.jsonl") if any(key.startswith("eval/") for key in row)
+        ]
 
     def best_step(self) -> int | None:
         """The evaluated step with the best mean SRCC over the validation sets, the earliest of equals."""
