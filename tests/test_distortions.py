@@ -352,9 +352,7 @@ def test_the_curves_pass_their_points(level: int):
     """Black and white stay, and middle grey goes where the parameter says (grey's L is not its value)."""
     ramp = np.repeat(np.linspace(0, 1, 101)[None, :, None], 48, axis=0).repeat(3, axis=2)
     dark = distort(ramp, "darken", level, rng())[0, :, 0]
-    assert dark[[0, 50, 100]] == pytest.approx(
-        [0, 0.5 - DISTORTIONS["darken"].levels[level - 1] / 2, 1], abs=1e-6
-    )
+    assert dark[[0, 50, 100]] == pytest.approx([0, 0.5 - DISTORTIONS["darken"].levels[level - 1] / 2, 1], abs=1e-6)
     bright = distort(ramp, "brighten", level, rng())[0, :, 0]
     assert bright[[0, 100]] == pytest.approx([0, 1], abs=1e-3)
     assert (bright[1:-1] > ramp[0, 1:-1, 0]).all()

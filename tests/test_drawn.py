@@ -65,8 +65,7 @@ def test_pictures_are_not_washed_out(pictures: list[np.ndarray]):
 def test_edges_are_soft(pictures: list[np.ndarray]):
     """Second differences have twice the energy of first ones at a step one pixel wide, less at soft ones."""
     first, second = (
-        sum(float((np.diff(picture.astype(float), n, axis=1) ** 2).mean()) for picture in pictures)
-        for n in (1, 2)
+        sum(float((np.diff(picture.astype(float), n, axis=1) ** 2).mean()) for picture in pictures) for n in (1, 2)
     )
     assert second / first < 1.45
 

@@ -25,9 +25,7 @@ SIZES = {
 
 
 def test_sizes_and_form():
-    assert {photo.name: photo.pixels.shape for photo in photographs()} == {
-        n: (*s, 3) for n, s in SIZES.items()
-    }
+    assert {photo.name: photo.pixels.shape for photo in photographs()} == {n: (*s, 3) for n, s in SIZES.items()}
     for photo in photographs():
         assert photo.pixels.dtype == np.uint8
         assert photo.pixels.std() > 10

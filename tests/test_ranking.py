@@ -62,9 +62,7 @@ def oracle(
         p_k = statistics.fmean([phi((q - r) / math.sqrt(both + gamma)) for r in against])
         q_k = statistics.fmean([phi((r - q) / math.sqrt(both + gamma)) for r in against])
         s = math.hypot(spread[i], spread[j])
-        p, not_p = (
-            (phi((mos[i] - mos[j]) / s), phi((mos[j] - mos[i]) / s)) if s else (step(mos[i] - mos[j]),) * 2
-        )
+        p, not_p = (phi((mos[i] - mos[j]) / s), phi((mos[j] - mos[i]) / s)) if s else (step(mos[i] - mos[j]),) * 2
         if not s:
             not_p = 1 - p
         return math.sqrt(p * p_k + root_epsilon) + math.sqrt(not_p * q_k + root_epsilon)
@@ -132,9 +130,7 @@ def test_closed_form_with_the_unbiased_variance():
 
 def test_fixed_variance_is_case_v():
     scores_BK = torch.tensor([[1.0, 3.0], [4.0, 5.0]], dtype=torch.float64)
-    reward_BK = fidelity_reward(
-        scores_BK, torch.tensor([1.0, 2.0]), opponent="each", variance="unit", gamma=0.25
-    )
+    reward_BK = fidelity_reward(scores_BK, torch.tensor([1.0, 2.0]), opponent="each", variance="unit", gamma=0.25)
     p = (phi(3 / 1.5) + phi(4 / 1.5)) / 2  # sqrt(1 + 1 + gamma) = 1.5
     assert reward_BK[0, 0].item() == pytest.approx(math.sqrt(p), abs=1e-12)
 
@@ -260,9 +256,7 @@ def test_gamma_decides_what_a_gap_means_without_spread():
     mos_B = torch.tensor([1.0, 2.0])
     for gamma in (1e-6, 1e-2, 1.0):
         expected = math.sqrt(phi(0.1 / math.sqrt(gamma)))
-        assert fidelity_reward(scores_BK, mos_B, gamma=gamma)[0, 0].item() == pytest.approx(
-            expected, abs=1e-9
-        )
+        assert fidelity_reward(scores_BK, mos_B, gamma=gamma)[0, 0].item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -282,9 +276,7 @@ def test_float32_keeps_the_tail(opponent, z):
     """A response on the wrong side by z still earns sqrt(Phi(-z)); 1 - Phi(z) would be 0 by z = 6."""
     q = 1 + z * math.sqrt(2)
     scores_BK = torch.tensor([[q, q], [1.0, 1.0]])
-    reward_BK = fidelity_reward(
-        scores_BK, torch.tensor([1.0, 2.0]), variance="unit", gamma=0.0, opponent=opponent
-    )
+    reward_BK = fidelity_reward(scores_BK, torch.tensor([1.0, 2.0]), variance="unit", gamma=0.0, opponent=opponent)
     assert reward_BK.dtype == torch.float32
     expected = math.sqrt(phi(-z))
     assert reward_BK[0, 0].item() == pytest.approx(expected, rel=1e-4)
@@ -345,9 +337,7 @@ def test_is_fast(opponent, limit_ms):
     assert 1000 * statistics.median(taken) < limit_ms
 
 
-def pair_oracle(
-    scores_BK: Tensor, mos_B: Tensor, readable_BK: Tensor | None, dataset_B: Tensor | None
-) -> float:
+def pair_oracle(scores_BK: Tensor, mos_B: Tensor, readable_BK: Tensor | None, dataset_B: Tensor | None) -> float:
     rows, mos = readable_rows(scores_BK, readable_BK), mos_B.tolist()
     hits = []
     for i, j in itertools.combinations(range(len(mos)), 2):

@@ -19,9 +19,7 @@ def test_equals_the_loop():
     mos_B = low_B + (high_B - low_B) * torch.rand(40, generator=generator, dtype=torch.float64)
     expected = [
         [float(abs(q - (1 + 4 * (mos - low) / (high - low))) < 0.35) for q in row]
-        for row, mos, low, high in zip(
-            scores_BK.tolist(), mos_B.tolist(), low_B.tolist(), high_B.tolist(), strict=True
-        )
+        for row, mos, low, high in zip(scores_BK.tolist(), mos_B.tolist(), low_B.tolist(), high_B.tolist(), strict=True)
     ]
     reward_BK = regression_reward(scores_BK, mos_B, low_B, high_B)
     assert reward_BK.tolist() == expected

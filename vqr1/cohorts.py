@@ -48,7 +48,7 @@ class CohortSampler:
     ):
         if images_per_batch % cohort_size:
             raise ValueError(
-                f"reward.cohort_size={cohort_size} does not divide the {images_per_batch} images of a generation batch; "
+                f"reward.cohort_size={cohort_size} does not divide a generation batch of {images_per_batch} images; "
                 f"set trainer.images_per_step to a multiple of {cohort_size} or change reward.cohort_size"
             )
         self._members: dict[Hashable, list[int]] = {}
@@ -57,7 +57,7 @@ class CohortSampler:
         for name, members in self._members.items():
             if len(members) < cohort_size:
                 raise ValueError(
-                    f"dataset {name} has {len(members)} training pictures, fewer than reward.cohort_size={cohort_size}: "
+                    f"dataset {name} has {len(members)} training pictures, under reward.cohort_size={cohort_size}: "
                     "they would never meet rivals; add pictures or lower reward.cohort_size (2 at least)"
                 )
         sizes = [len(members) for members in self._members.values()]
@@ -82,15 +82,14 @@ class CohortSampler:
     def batches(self, epoch: int) -> list[list[int]]:
         """The generation batches of an epoch: lists of distinct indices, cohort after cohort."""
         rng = np.random.default_rng([self._seed, epoch])
-        cohorts = []
+        cohorts: list[np.ndarray] = []
         for members, count in zip(self._members.values(), self._counts, strict=True):
             order = rng.permutation(members)[: count * self._cohort_size]
             cohorts.extend(order.reshape(count, self._cohort_size))
         mixed = [cohorts[i] for i in rng.permutation(len(cohorts))]
         per_batch = self._cohorts_per_batch
         return [
-            np.concatenate(mixed[i * per_batch : (i + 1) * per_batch]).tolist()
-            for i in range(self.batches_per_epoch)
+            np.concatenate(mixed[i * per_batch : (i + 1) * per_batch]).tolist() for i in range(self.batches_per_epoch)
         ]
 
     def __iter__(self) -> Iterator[int]:

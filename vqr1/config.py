@@ -40,6 +40,12 @@ class Preference(Enum):
     thurstone = "thurstone"
 
 
+class Wandb(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
 class RewardKind(Enum):
     ranking = "ranking"
     regression = "regression"
@@ -64,9 +70,7 @@ class DataConfig:
 
     root: str = "data"
     train: list[str] = field(default_factory=list)
-    validation: list[str] = field(
-        default_factory=list
-    )  # the best checkpoint is chosen by these sets' mean SRCC
+    validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
 
@@ -84,9 +88,7 @@ class LoraSettings:
 class PolicyConfig:
     """Which Qwen2.5-VL, and what of it is trained."""
 
-    path: str = (
-        MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
-    )
+    path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
     dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     attention: str = "auto"  # auto: flash_attention_2 where it imports, else sdpa
     tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
@@ -141,7 +143,7 @@ class EvaluationConfig:
 
 @dataclass
 class LoggerConfig:
-    wandb: str = "offline"  # offline, online, disabled
+    wandb: Wandb = Wandb.offline
     project: str = "vqr1"
     group: str | None = None
 
@@ -234,9 +236,7 @@ def plan_batches(
     generation batch that would leave the answers to one picture on two devices.
     """
     if k < 2:
-        raise ValueError(
-            f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more"
-        )
+        raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
     if images_per_step < 1 or (answers_per_device is not None and answers_per_device < 1):
         raise ValueError("trainer.images_per_step and trainer.answers_per_device must be at least 1")
     if images_per_step % world_size:
@@ -281,19 +281,13 @@ def check(config: Config) -> None:
         if not value > low:
             raise ValueError(f"{name}={value}: set it above {max(low, 0)}")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
-        raise ValueError(
-            "reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt"
-        )
+        raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
     if config.rollout.k < 2:
-        raise ValueError(
-            f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more"
-        )
+        raise ValueError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
     if config.reward.cohort_size < 2:
         raise ValueError(
             f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more"
         )
-    if config.logger.wandb not in ("offline", "online", "disabled"):
-        raise ValueError(f"logger.wandb={config.logger.wandb}: choose offline, online or disabled")
     if not config.data.train:
         raise ValueError("data.train names no dataset; choose an experiment or a data group, see conf/data")
     if config.policy.min_pixels > config.policy.max_pixels:
@@ -344,9 +338,7 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
     for key, value in trainer.items():
         expected = OURS.get(key) or known.get(key)
         if expected is None:
-            raise ValueError(
-                f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation"
-            )
+            raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
         try:
             value = TypeAdapter(expected, config=lenient).validate_python(value)
         except ValidationError as error:

@@ -109,9 +109,7 @@ def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
         return
     size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
-    print(
-        f"memory: about {memory_estimate(size, tuning, max(gpus, 1)):.0f} GB per GPU, plus activations and the cache"
-    )
+    print(f"memory: about {memory_estimate(size, tuning, max(gpus, 1)):.0f} GB per GPU, plus activations and the cache")
     if command:
         print("command: " + " ".join(command), flush=True)
 

@@ -57,9 +57,7 @@ def as_answers(rows: Sequence[Row], k: int) -> Answers:
     by_image: dict[str, list[Row]] = {}
     for row in rows:
         by_image.setdefault(row[0], []).append(row)
-    assert all(len(group) == k for group in by_image.values()), (
-        "a picture's K answers are not in one generation batch"
-    )
+    assert all(len(group) == k for group in by_image.values()), "a picture's K answers are not in one generation batch"
     names = tuple(dict.fromkeys(group[0][1] for group in by_image.values()))
     firsts = [group[0] for group in by_image.values()]
     stds = [row[3] for row in firsts]
@@ -144,8 +142,7 @@ class RankingReward:
         comparable_B = ~reward_BK.isnan().all(dim=1)
         paid_BK = torch.where(answers.readable_BK, reward_BK, self._unreadable_reward)
         paid = [
-            row if ok else [None] * self._k
-            for row, ok in zip(paid_BK.tolist(), comparable_B.tolist(), strict=True)
+            row if ok else [None] * self._k for row, ok in zip(paid_BK.tolist(), comparable_B.tolist(), strict=True)
         ]
         answers_left = {name: iter(paid[i]) for i, name in enumerate(dict.fromkeys(row[0] for row in rows))}
         return [next(answers_left[row[0]]) for row in rows]
@@ -158,9 +155,7 @@ class RankingReward:
         mean_B = answers.scores_BK.nan_to_num().sum(1) / count_B
         square_B = ((answers.scores_BK - mean_B[:, None]) ** 2).nan_to_num().sum(1)
         std_B = (square_B / (count_B - 1)).sqrt()[count_B > 1]
-        pairs = pair_accuracy(
-            answers.scores_BK, answers.mos_B, readable_BK=readable_BK, dataset_B=answers.dataset_B
-        )
+        pairs = pair_accuracy(answers.scores_BK, answers.mos_B, readable_BK=readable_BK, dataset_B=answers.dataset_B)
         return {
             "reward/fidelity": reward_BK[~reward_BK.isnan()].mean().item(),
             "reward/pair_accuracy": float(pairs),
@@ -211,9 +206,7 @@ class FormatReward:
     def __call__(
         self, *, completions: Sequence[Any], log_metric: LogMetric | None = None, **_: Any
     ) -> list[float | None]:
-        rewards: list[float | None] = [
-            float(follows_format(text, self._thinking)) for text in texts_of(completions)
-        ]
+        rewards: list[float | None] = [float(follows_format(text, self._thinking)) for text in texts_of(completions)]
         if log_metric is not None:
             log_metric("reward/format", sum(r or 0.0 for r in rewards) / len(rewards))
         return rewards

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,11 +17,11 @@ def srcc(predictions: ArrayLike, mos: ArrayLike) -> float:
 
 
 def plcc(predictions: ArrayLike, mos: ArrayLike) -> float:
-    """Pearson's linear correlation of the raw predictions, -1..1; NaN for fewer than two pictures or a constant side."""
+    """Pearson's linear correlation of the raw predictions, -1..1; NaN where :func:`srcc` is."""
     return _correlation(stats.pearsonr, predictions, mos)
 
 
-def _correlation(function, predictions: ArrayLike, mos: ArrayLike) -> float:  # type: ignore[no-untyped-def]
+def _correlation(function: Callable[..., Any], predictions: ArrayLike, mos: ArrayLike) -> float:
     x, y = np.asarray(predictions, dtype=float), np.asarray(mos, dtype=float)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"{x.shape} predictions for {y.shape} opinion scores: one each, as vectors")

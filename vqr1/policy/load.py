@@ -19,9 +19,7 @@ SHIPPED = Path(__file__).parent / "tiny_policy"
 def resolve_dtype(name: str) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU that has it, else float32. Raises ValueError for an unknown name."""
     if name == "auto":
-        return (
-            torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-        )
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     if name in ("float32", "bfloat16", "float16"):
         return getattr(torch, name)
     raise ValueError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")

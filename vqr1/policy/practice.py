@@ -58,8 +58,6 @@ def _focus(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         return x
     field = ndimage.gaussian_filter(rng.standard_normal(x.shape[:2]), 24)
-    near = ndimage.gaussian_filter((field > np.quantile(field, rng.uniform(0.2, 0.7))).astype(float), 3)[
-        ..., None
-    ]
+    near = ndimage.gaussian_filter((field > np.quantile(field, rng.uniform(0.2, 0.7))).astype(float), 3)[..., None]
     far = ndimage.gaussian_filter(x, (rng.uniform(1, 5),) * 2 + (0,))
     return np.clip(near * x + (1 - near) * far, 0, 1)

@@ -50,11 +50,7 @@ class Ratings:
     def score_std(self) -> float:
         """Mean over pictures of the standard deviation of their readable scores (the paper's Figure 3)."""
         several = (~np.isnan(self.scores_NK)).sum(axis=1) > 1
-        return (
-            float(np.nanstd(self.scores_NK[several], axis=1, ddof=1).mean())
-            if several.any()
-            else float("nan")
-        )
+        return float(np.nanstd(self.scores_NK[several], axis=1, ddof=1).mean()) if several.any() else float("nan")
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -121,6 +117,7 @@ class Evaluator:
             for _ in range(k)
         ]
         trainer = self._trainer
+        assert trainer.model is not None
         was_training = trainer.model.training
         trainer.model.eval()
         cuda = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []

@@ -57,9 +57,7 @@ class RunFolder:
         """
         used = self.path.is_dir() and any(self.path.iterdir())
         if used and not config.resume:
-            raise ValueError(
-                f"{self.path} holds another run; give resume=true to go on with it, or another name="
-            )
+            raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
         if config.resume and self.last_checkpoint() is None:
             raise ValueError(
                 f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out"
@@ -77,8 +75,8 @@ class RunFolder:
         for setting in ("seed", "data", "policy", "rollout", "reward"):
             if before[setting] != now[setting]:
                 raise ValueError(
-                    f"resume=true, but {setting} was {before[setting]} in {self.path} and is {now[setting]}; resume with "
-                    "the same settings or start another run"
+                    f"resume=true, but {setting} was {before[setting]} in {self.path} and is {now[setting]}; "
+                    "resume with the same settings or start another run"
                 )
 
     def last_checkpoint(self) -> Path | None:
@@ -90,11 +88,7 @@ class RunFolder:
         for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl"):
             path = self.path / name
             if self._writes and path.is_file():
-                kept = [
-                    line
-                    for line in path.read_text().splitlines(keepends=True)
-                    if json.loads(line)["step"] <= step
-                ]
+                kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
                 path.write_text("".join(kept))
 
     def append(self, name: str, row: dict[str, Any]) -> None:

@@ -33,13 +33,9 @@ OWN_PREFIXES = ("reward/", "rollout/")
 
 def renamed(logs: dict[str, Any]) -> dict[str, float]:
     """What is logged of ``logs``, under our names, without what could not be measured in this step."""
-    named = {
-        NAMES.get(key, key if key.startswith(OWN_PREFIXES) else ""): value for key, value in logs.items()
-    }
+    named = {NAMES.get(key, key if key.startswith(OWN_PREFIXES) else ""): value for key, value in logs.items()}
     named.pop("", None)
-    return {
-        key: value for key, value in named.items() if isinstance(value, (int, float)) and math.isfinite(value)
-    }
+    return {key: value for key, value in named.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
 class Logger:
@@ -60,9 +56,7 @@ class Logger:
 
     def _send(self, step: int, values: dict[str, float]) -> None:
         if self._wandb is not None:
-            self._wandb.log(
-                {key: value for key, value in finite(values).items() if value is not None}, step=step
-            )
+            self._wandb.log({key: value for key, value in finite(values).items() if value is not None}, step=step)
 
     def say(self, line: str) -> None:
         if self._main:
@@ -78,9 +72,7 @@ class StepCallback(TrainerCallback):
         self._answers_per_step = answers_per_step
         self._began = self._generated = self._tokens = 0.0
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = time.perf_counter()
         self._generated = self._generation_seconds()
         self._tokens = state.num_input_tokens_seen
@@ -120,6 +112,4 @@ def progress_line(step: int, steps: int, values: dict[str, float], seconds: floa
     }
     figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
     left = (steps - step) * seconds
-    return (
-        f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  about {left / 60:.0f} min left"
-    )
+    return f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  about {left / 60:.0f} min left"

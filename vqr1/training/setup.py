@@ -1,0 +1,228 @@
+"""From settings to the parts of a run: TRL's configuration, the data, the order of pictures, rewards, trainer."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from PIL import Image
+from tqdm import tqdm
+from transformers import PrinterCallback
+from trl import GRPOConfig
+
+from vqr1.answer import build_prompt, expects_thinking
+from vqr1.cohorts import CohortSampler
+from vqr1.config import BatchPlan, Config, Preference, RewardKind, Rivals, Tuning, plan_batches, trainer_settings
+from vqr1.data import DATASETS, Sample, read_dataset
+from vqr1.policy.load import load_policy, lora_config
+from vqr1.reward import FormatReward, RankingReward, RegressionReward
+from vqr1.training.trainer import RankingTrainer, Script
+
+# Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
+LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
+
+Load = Callable[[str], Image.Image]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The records of a run: all training sets as one list, the others set by set."""
+
+    train: list[Sample]
+    validation: dict[str, list[Sample]]
+    test: dict[str, list[Sample]]
+
+
+def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
+    """TRL's configuration out of ours, every value checked."""
+    settings = trainer_settings(config.trainer, typing.get_type_hints(GRPOConfig))
+    plan = plan_batches(
+        config.trainer["images_per_step"],
+        config.rollout.k,
+        world_size,
+        config.trainer.get("answers_per_device"),
+        settings.pop("steps_per_generation", None),
+    )
+    check_boundaries(settings, plan)
+    if settings.get("learning_rate") is None:
+        settings["learning_rate"] = LEARNING_RATE[config.policy.tuning]
+    on_gpu = torch.cuda.is_available()
+    half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
+    grpo = GRPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        num_generations=config.rollout.k,
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.max_tokens,
+        per_device_train_batch_size=plan.per_device,
+        gradient_accumulation_steps=plan.accumulation,
+        steps_per_generation=plan.steps_per_generation,
+        reward_weights=[config.reward.fidelity_weight, config.reward.format_weight],
+        gradient_checkpointing=config.policy.gradient_checkpointing,
+        bf16=half,
+        use_cpu=not on_gpu,
+        report_to=[],
+        logging_strategy="steps",
+        eval_strategy="no",
+        **settings,
+    )
+    return plan, grpo
+
+
+def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
+    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError."""
+    reuse = plan.steps_per_generation * settings.get("num_iterations", 1)
+    if reuse <= plan.accumulation:
+        return
+    updates = reuse // plan.accumulation
+    every = settings.get("save_steps", 500)
+    if every % updates:
+        raise ValueError(
+            f"trainer.save_steps={every} would cut a generation batch of {updates} updates in two; "
+            f"set it to a multiple of {updates}"
+        )
+
+
+def read_data(config: Config) -> Data:
+    """The records of every set that is named. Raises ValueError for a set too small to be ranked or correlated."""
+    root = Path(config.data.root).expanduser()
+    names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
+    splits = {name: read_dataset(name, root) for name in names}
+    limit = config.evaluation.max_pictures
+    data = Data(
+        train=[sample for name in config.data.train for sample in splits[name].train],
+        validation={name: splits[name].validation[:limit] for name in config.data.validation},
+        test={name: splits[name].test[:limit] for name in config.data.test},
+    )
+    for name in config.data.train:
+        if len(splits[name].train) < 2:
+            raise ValueError(f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more")
+    for part, sets in (("validation", data.validation), ("test", data.test)):
+        for name, samples in sets.items():
+            if len(samples) < 3:
+                raise ValueError(
+                    f"data.{part}: {name} has {len(samples)} {part} pictures, and a correlation needs three; "
+                    f"take it out of data.{part}"
+                )
+    if config.reward.preference is Preference.thurstone:
+        without = next((s for s in data.train if s.mos_std is None), None)
+        if without is not None:
+            raise ValueError(
+                "reward.preference=thurstone needs the spread of the ratings, and "
+                f"{without.image_id} has none; use hard"
+            )
+    return data
+
+
+def check_pictures(data: Data, load: Load) -> None:
+    """Open every picture once, so that a broken one stops the run now and not in its third hour."""
+    sets = [data.train, *data.validation.values(), *data.test.values()]
+    paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
+    state = PartialState()
+    own = paths[state.process_index :: state.num_processes]
+    with ThreadPoolExecutor() as pool:
+        opened = pool.map(load, own)
+        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=not state.is_main_process, leave=False):
+            pass
+
+
+def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int) -> CohortSampler:
+    return CohortSampler(
+        [sample.dataset for sample in samples],
+        images_per_batch=plan.images_per_generation,
+        cohort_size=config.reward.cohort_size,
+        answers_per_image=config.rollout.k,
+        reuse=plan.steps_per_generation * iterations,
+        temperature=config.data.mix_temperature,
+        seed=config.seed,
+    )
+
+
+def reward_functions(config: Config) -> list[Callable[..., list[float | None]]]:
+    """What TRL calls: the quality reward and the format reward, in the order of their weights."""
+    reward, k = config.reward, config.rollout.k
+    quality: RankingReward
+    if reward.kind is RewardKind.regression:
+        quality = RegressionReward(
+            k,
+            ranges={name: DATASETS[name].range for name in config.data.train if name in DATASETS},
+            threshold=reward.regression_threshold,
+            unreadable_reward=reward.unreadable_reward,
+        )
+    else:
+        quality = RankingReward(
+            k,
+            cohort_size=reward.cohort_size if reward.rivals is Rivals.cohort else None,
+            use_mos_std=reward.preference is Preference.thurstone,
+            unreadable_reward=reward.unreadable_reward,
+            opponent=reward.opponent.value,
+            variance=reward.variance.value,
+            agreement=reward.agreement.value,
+            gamma=reward.gamma,
+            root_epsilon=reward.root_epsilon,
+        )
+    return [quality, FormatReward(expects_thinking(config.rollout.prompt))]
+
+
+def as_dataset(samples: Sequence[Sample], prompt: list[dict[str, str]], load: Load) -> Dataset:
+    """The records as the columns that TRL and the reward read; pictures are opened as they are asked for."""
+    rows = Dataset.from_list(
+        [
+            {
+                "image": sample.image,
+                "mos": sample.mos,
+                "mos_std": sample.mos_std,
+                "dataset": sample.dataset,
+                "group": sample.group,
+                "image_id": sample.image_id,
+            }
+            for sample in samples
+        ]
+    )
+
+    def open_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pictures = [load(path) for path in batch["image"]]
+        return {**batch, "image": pictures, "prompt": [prompt] * len(pictures)}
+
+    return rows.with_transform(open_pictures)
+
+
+def make_trainer(
+    config: Config,
+    grpo: GRPOConfig,
+    plan: BatchPlan,
+    sampler: CohortSampler,
+    samples: Sequence[Sample],
+    load: Load,
+    processor: Any,
+) -> RankingTrainer:
+    if grpo.ddp_find_unused_parameters is None:
+        # Every sample has a picture, so every trained weight gets a gradient; looking for others costs a pass.
+        grpo.ddp_find_unused_parameters = False
+    trainer = RankingTrainer(
+        model=load_policy(config.policy),
+        reward_funcs=reward_functions(config),
+        args=grpo,
+        train_dataset=as_dataset(samples, build_prompt(config.rollout.prompt), load),
+        processing_class=processor,
+        peft_config=lora_config(config.policy.lora) if config.policy.tuning is Tuning.lora else None,
+        cohorts=sampler,
+        script=_script(config.rollout.script),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _script(name: str | None) -> Script | None:
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
