@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 SEED   ?= 0
+JOBS   ?= 2
 ARGS   ?=
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
@@ -31,8 +32,21 @@ train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights ne
 train-kadid: $(VENV)/.made ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
+tiny-policy: $(VENV)/.made ## make the tiny policy anew, as shipped (about an hour on one core)
+	$(BIN)/python -m vqr1.policy.cold_start $(ARGS)
+
+ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true labels (about half an hour)
+	$(BIN)/python -m vqr1.training.ceiling $(ARGS)
+
 test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
-	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-wheel: wheel ## the built wheel, alone in an empty environment, trains two steps
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-wheel
+	$(UV) pip install --quiet --python .venv-wheel/bin/python --constraint constraints.txt dist/*.whl
+	there=$$(mktemp -d) && cd $$there && $(CURDIR)/.venv-wheel/bin/vqr1 train experiment=demo name=wheel \
+		trainer.max_steps=2 evaluation.max_pictures=4 evaluation.test_k=2 evaluation.proof=false && \
+		test -s runs/wheel/summary.json && rm -rf $$there .venv-wheel
 
 check: $(VENV)/.made ## ruff, types, tests
 	$(BIN)/ruff check .
@@ -45,6 +59,7 @@ format: $(VENV)/.made ## let ruff lay the code out
 	$(BIN)/ruff format .
 
 wheel: $(VENV)/.made ## build dist/*.whl
-	$(BIN)/python -m build --installer uv --outdir dist .
+	rm -rf dist
+	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid test check format wheel
+.PHONY: help env train train-kadid tiny-policy ceiling test test-wheel check format wheel

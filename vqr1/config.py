@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -139,6 +140,7 @@ class EvaluationConfig:
     test_k: int = 16  # answers to each test picture, at the start and at the end
     batch: int = 192  # answers generated at once
     probes: int = 4  # pictures whose answers are kept at every evaluation (the paper's Figure 4)
+    proof: bool = False  # judge both ends of the run as vqr1.training.proof says
 
 
 @dataclass
@@ -189,25 +191,29 @@ OWNED = {
     "eval_strategy": "evaluation.every",
     "eval_steps": "evaluation.every",
     "do_eval": "evaluation.every",
+    "eval_on_start": "evaluation.every",
+    "eval_delay": "evaluation.every",
     "do_train": "the command",
     "do_predict": "the command",
     "save_strategy": "trainer.save_steps",
     "logging_strategy": "trainer.logging_steps",
     "load_best_model_at_end": "data.validation",
     "metric_for_best_model": "data.validation",
+    "greater_is_better": "data.validation",
     "report_to": "logger.wandb",
     "project": "logger.project",
     "gradient_checkpointing": "policy.gradient_checkpointing",
     "model_init_kwargs": "policy",
     "bf16": "policy.dtype",
     "fp16": "policy.dtype",
+    "use_cpu": "CUDA_VISIBLE_DEVICES, which hides GPUs",
     "remove_unused_columns": "the reward, which reads every column",
     "push_to_hub": "vqr1, which sends nothing anywhere",
     "auto_find_batch_size": "trainer.images_per_step",
 }
 
-# Settings of ours that live beside GRPOConfig's under trainer.
-OURS = {"images_per_step": int, "answers_per_device": int}
+# Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
+OURS: dict[str, Any] = {"images_per_step": int, "answers_per_device": int | None}
 
 
 @dataclass(frozen=True)
@@ -237,8 +243,13 @@ def plan_batches(
     """
     if k < 2:
         raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
-    if images_per_step < 1 or (answers_per_device is not None and answers_per_device < 1):
-        raise ValueError("trainer.images_per_step and trainer.answers_per_device must be at least 1")
+    for name, number in {
+        "images_per_step": images_per_step,
+        "answers_per_device": answers_per_device,
+        "steps_per_generation": steps_per_generation,
+    }.items():
+        if number is not None and number < 1:
+            raise ValueError(f"trainer.{name}={number}: set it to 1 or more")
     if images_per_step % world_size:
         below = images_per_step // world_size * world_size
         fitting = " or ".join(str(n) for n in (below, below + world_size) if n > 0)
@@ -264,22 +275,34 @@ def plan_batches(
     return BatchPlan(per_device, accumulation, passes, per_device * passes * world_size // k)
 
 
+ABOVE_ZERO = (
+    "rollout.temperature",
+    "rollout.max_tokens",
+    "reward.regression_threshold",
+    "data.mix_temperature",
+    "evaluation.k",
+    "evaluation.test_k",
+    "evaluation.batch",
+)
+ZERO_OR_MORE = (
+    "seed",
+    "reward.fidelity_weight",
+    "reward.format_weight",
+    "reward.gamma",
+    "reward.root_epsilon",
+    "evaluation.every",
+    "evaluation.probes",
+)
+
+
 def check(config: Config) -> None:
     """What several settings together can get wrong. Raises ValueError naming the setting and the remedy."""
-    for name, low in {
-        "rollout.temperature": 0,
-        "reward.fidelity_weight": -1e-12,
-        "reward.format_weight": -1e-12,
-        "data.mix_temperature": 0,
-        "rollout.max_tokens": 0,
-        "evaluation.k": 0,
-        "evaluation.test_k": 0,
-        "evaluation.batch": 0,
-    }.items():
-        section, key = name.split(".")
-        value = getattr(getattr(config, section), key)
-        if not value > low:
-            raise ValueError(f"{name}={value}: set it above {max(low, 0)}")
+    for name in ABOVE_ZERO + ZERO_OR_MORE:
+        value = attrgetter(name)(config)
+        if name in ABOVE_ZERO and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value}: set it above 0")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: set it to 0 or more")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
         raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
     if config.rollout.k < 2:
@@ -290,6 +313,10 @@ def check(config: Config) -> None:
         )
     if not config.data.train:
         raise ValueError("data.train names no dataset; choose an experiment or a data group, see conf/data")
+    for part in ("train", "validation", "test"):
+        names = getattr(config.data, part)
+        if len(set(names)) < len(names):
+            raise ValueError(f"data.{part}={names} names a dataset twice; name each once")
     if config.policy.min_pixels > config.policy.max_pixels:
         raise ValueError("policy.min_pixels is above policy.max_pixels")
     if "images_per_step" not in config.trainer:
@@ -304,22 +331,21 @@ def check(config: Config) -> None:
 
 def _check_reward_is_used(reward: RewardConfig) -> None:
     """A setting that would have no effect is a mistake."""
-    idle: dict[str, Any] = {}
+    graded = ("variance", "gamma", "root_epsilon", "preference")  # what only the fidelity reads
+    idle: dict[str, tuple[str, ...]] = {}
     if reward.kind is RewardKind.regression:
-        idle = {"rivals": Rivals.batch, "opponent": Opponent.mean, "agreement": Agreement.fidelity}
-    elif reward.agreement is Agreement.binary:
-        idle = {
-            "variance": Variance.sample,
-            "gamma": 1e-6,
-            "root_epsilon": 0.0,
-            "preference": Preference.hard,
-        }
-    cause = "kind=regression" if reward.kind is RewardKind.regression else "agreement=binary"
-    for key, default in idle.items():
-        value = getattr(reward, key)
-        if value != default:
-            shown = value.value if isinstance(value, Enum) else value
-            raise ValueError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
+        idle["kind=regression"] = ("rivals", "opponent", "agreement", *graded)
+    else:
+        idle["kind=ranking"] = ("regression_threshold",)
+        if reward.agreement is Agreement.binary:
+            idle["agreement=binary"] = graded
+    defaults = RewardConfig()
+    for cause, keys in idle.items():
+        for key in keys:
+            value = getattr(reward, key)
+            if value != getattr(defaults, key):
+                shown = value.value if isinstance(value, Enum) else value
+                raise ValueError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
 
 
 def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -340,7 +366,7 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
         if expected is None:
             raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
         try:
-            value = TypeAdapter(expected, config=lenient).validate_python(value)
+            value = TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ValueError(f"trainer.{key}={value!r}: {reason}") from error
@@ -351,10 +377,21 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
 
 def from_hydra(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, checked."""
+    _check_known(composed, Config, "")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     check(config)
     return config
+
+
+def _check_known(node: DictConfig, schema: type, section: str) -> None:
+    """Hydra lets ``+key=value`` add what the schema does not have; only ``trainer`` is open."""
+    for key in node:
+        if key not in {f.name for f in fields(schema)}:
+            raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in vqr1/config.py")
+        inner = OmegaConf.get_type(node, str(key))
+        if is_dataclass(inner):
+            _check_known(node[key], inner, f"{section}{key}.")
 
 
 def register() -> None:

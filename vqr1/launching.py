@@ -9,6 +9,7 @@ inherits another's memory or random state.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -22,7 +23,9 @@ from vqr1.config import Config, Launcher, Tuning
 
 def start(config: Config) -> None:
     """Train, in this process or in others. Raises what :func:`vqr1.training.run.train` raises."""
-    if "LOCAL_RANK" in os.environ or "RANK" in os.environ:  # a launcher started us
+    if "LOCAL_RANK" in os.environ or "RANK" in os.environ:  # a launcher started us, ours or the user's own
+        devices = int(os.environ.get("WORLD_SIZE", "1")) if visible_gpus() else 0
+        config.policy.tuning = Tuning(settle(config, devices)["policy.tuning"])
         _train(config)
         return
     hydra = HydraConfig.get()
@@ -43,7 +46,7 @@ def start(config: Config) -> None:
         return
     # The command line's own words first, then what was settled: Hydra takes the last word of a key.
     words = [word for word in overrides if word.split("=")[0].lstrip("+") not in settled]
-    words += [f"{key}={_quoted(value)}" for key, value in settled.items()]
+    words += [f"{key}={quoted(value)}" for key, value in settled.items()]
     command = [*launch_command(launcher, gpus), "train", *words]
     _announce(config, gpus, command)
     done = subprocess.run(command, check=False)
@@ -57,9 +60,9 @@ def _train(config: Config) -> None:
     train(config)
 
 
-def _quoted(value: str) -> str:
-    """For Hydra's grammar, which gives commas and equal signs a meaning."""
-    return f"'{value}'" if set(value) & set(",=") else value
+def quoted(value: str) -> str:
+    """A text for Hydra's grammar, which would read numbers, commas, equal signs and brackets in it."""
+    return "'" + value.replace("'", r"\'") + "'"
 
 
 def visible_gpus() -> int:
@@ -111,7 +114,7 @@ def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
     print(f"memory: about {memory_estimate(size, tuning, max(gpus, 1)):.0f} GB per GPU, plus activations and the cache")
     if command:
-        print("command: " + " ".join(command), flush=True)
+        print("command: " + shlex.join(command), flush=True)
 
 
 def memory_estimate(weight_bytes: int, tuning: str, gpus: int) -> float:

@@ -13,7 +13,9 @@ Policy for answers that cannot be read:
 
 One unreadable answer among K dominates its group's spread: with five answers near 0.8 and one at 0, the five share an
 advantage of about +0.41 whatever their order. ``trainer.multi_objective_aggregation=normalize_then_sum`` standardises
-each reward by itself before they are added, which keeps the format's spread out of the fidelity's.
+each reward by itself before they are added. That keeps the order of answers of which one can be read but breaks the
+format; beside an unreadable answer it changes next to nothing, for the 0 that this answer earns spreads the fidelity
+by itself.
 
 Legend: B pictures, K answers to each.
 """
@@ -152,8 +154,10 @@ class RankingReward:
         readable_BK = answers.readable_BK
         known = answers.scores_BK[readable_BK]
         count_B = readable_BK.sum(1)
-        mean_B = answers.scores_BK.nan_to_num().sum(1) / count_B
-        square_B = ((answers.scores_BK - mean_B[:, None]) ** 2).nan_to_num().sum(1)
+        # As distances from the largest score, so that equal scores have a spread of exactly zero.
+        gap_BK = answers.scores_BK - answers.scores_BK.nan_to_num(nan=-math.inf).amax(1, keepdim=True)
+        mean_B = gap_BK.nan_to_num().sum(1) / count_B
+        square_B = ((gap_BK - mean_B[:, None]) ** 2).nan_to_num().sum(1)
         std_B = (square_B / (count_B - 1)).sqrt()[count_B > 1]
         pairs = pair_accuracy(answers.scores_BK, answers.mos_B, readable_BK=readable_BK, dataset_B=answers.dataset_B)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,30 @@ def find_weights(path: str) -> Path:
     gigabytes is fetched once, on purpose, and not by every rank.
     """
     folder = SHIPPED if path == "tiny" else Path(path).expanduser()
-    if (folder / "config.json").is_file():
+    if _is_whole(folder):
         return folder
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(path, "config.json")
-        if isinstance(cached, str):
+        if isinstance(cached, str) and _is_whole(Path(cached).parent):
             return Path(cached).parent
         fetch = f"fetch it with: hf download {path}   or give a folder that holds it: policy.path=FOLDER"
-        raise FileNotFoundError(f"policy.path={path} is not on this machine; {fetch}")
-    raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json is missing)")
+        raise FileNotFoundError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
+    raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
+
+
+def _is_whole(folder: Path) -> bool:
+    """An interrupted download has the configuration, and not yet all files of weights."""
+    index = folder / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return (folder / "config.json").is_file() and all((folder / file).is_file() for file in files)
+
+
+def vision_tower(model: Any) -> torch.nn.Module:
+    """The vision tower of a policy, with or without LoRA around it."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    return base.model.visual
 
 
 def lora_config(settings: LoraSettings) -> Any:

@@ -7,6 +7,9 @@ pictures of seeds of their own take part, so that no validation or test content 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 
 import numpy as np
 from PIL import Image
@@ -17,18 +20,30 @@ from vqr1.data.demonstration import TYPES, Content, drawn_contents, photograph_c
 SIDE = 160  # pixels of a pristine picture before it is distorted and cropped
 WINDOW = (70, 320)  # pixels of a content that fill it: enlarged up to 2.3 times, reduced down to half
 DRAWN_SEED = 7000
+CHUNK = 500  # pictures
+DRAWN = 25  # contents of our own in a chunk
 
 
-def practice(count: int, seed: int, drawn: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """``count`` times a distorted crop (112, 112, 3) uint8, its type as an index into ``TYPES``, its level 1..5."""
-    rng = np.random.default_rng([seed, DRAWN_SEED])
+def practice(chunks: int, seed: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """``chunks`` times 500 distorted crops (112, 112, 3) uint8, each with its type as an index into ``TYPES`` and its
+    level 1..5. Drawn by as many processes as there are cores; the same on any number.
+    """
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for rows in pool.map(_chunk, range(chunks), repeat(seed)):
+            yield from rows
+
+
+def _chunk(chunk: int, seed: int) -> list[tuple[np.ndarray, int, int]]:
+    rng = np.random.default_rng([DRAWN_SEED, seed, chunk])
     photographs = photograph_contents("train")
-    leaves = list(drawn_contents(drawn, DRAWN_SEED + seed))
-    for _ in range(count):
-        source = photographs if rng.random() < 0.5 else leaves
+    drawn = list(drawn_contents(DRAWN, DRAWN_SEED + 1000 * seed + chunk))
+    rows = []
+    for _ in range(CHUNK):
+        source = photographs if rng.random() < 0.5 else drawn
         pristine = vary(source[int(rng.integers(len(source)))], rng)
         kind, level = int(rng.integers(len(TYPES))), int(rng.integers(1, 6))
-        yield render(pristine, TYPES[kind], level, rng), kind, level
+        rows.append((render(pristine, TYPES[kind], level, rng), kind, level))
+    return rows
 
 
 def vary(content: Content, rng: np.random.Generator) -> Content:

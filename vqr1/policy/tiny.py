@@ -128,7 +128,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": TEMPORAL_PATCH,
-            "window_size": 2 * PATCH * MERGE,
+            "window_size": 112,  # Qwen's own; a demonstration picture is one window
             "fullatt_block_indexes": [2],
             "out_hidden_size": 128,
             "initializer_range": INITIALIZER_RANGE,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.config import Config
+from vqr1.data import Sample
+from vqr1.policy.load import find_weights
 from vqr1.training.evaluator import Evaluator, Ratings
 from vqr1.training.folder import RunFolder
 from vqr1.training.metrics import Logger
+from vqr1.training.proof import LOW_TEMPERATURE, low_temperature_name, make_proof, proof_table
 from vqr1.training.setup import Data
 from vqr1.training.trainer import RankingTrainer
 
@@ -49,13 +54,10 @@ class Diary(TrainerCallback):
 
     def _evaluate(self, step: int, tests: bool) -> None:
         began = time.perf_counter()
-        sets = [(name, samples, self._settings.k) for name, samples in self._data.validation.items()]
-        if tests:
-            sets += [(f"{name}_test", samples, self._settings.test_k) for name, samples in self._data.test.items()]
         values: dict[str, float] = {}
-        for name, samples, k in sets:
-            ratings = self._evaluator.rate(name, samples, k)
-            figures = ratings.metrics()
+        for name, samples, k, temperature in self._sets(step, tests):
+            ratings = self._evaluator.rate(name, samples, k, temperature)
+            figures = ratings.metrics() | (ratings.interval() if tests else {})
             values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
             self._keep_probes(step, name, ratings)
             self._logger.say(
@@ -69,6 +71,20 @@ class Diary(TrainerCallback):
         spent = time.perf_counter() - began
         self.seconds += spent
         self._logger.timings(step, {"speed/evaluation_seconds": spent})
+
+    def _sets(self, step: int, tests: bool) -> Iterator[tuple[str, list[Sample], int, float | None]]:
+        """What to rate: name, pictures, answers to each, temperature (None: as in training)."""
+        for name, samples in self._data.validation.items():
+            yield name, samples, self._settings.k, None
+        if not tests:
+            return
+        for name, samples in self._test_sets().items():
+            yield name, samples, self._settings.test_k, None
+            if self._settings.proof and step == 0:
+                yield low_temperature_name(name), samples, self._settings.test_k, LOW_TEMPERATURE
+
+    def _test_sets(self) -> dict[str, list[Sample]]:
+        return {f"{name}_test": samples for name, samples in self._data.test.items()}
 
     def _keep_probes(self, step: int, name: str, ratings: Ratings) -> None:
         count = min(self._settings.probes, len(ratings.samples))
@@ -103,12 +119,23 @@ class Diary(TrainerCallback):
                     sets.setdefault(name, {})[figure] = value
             return sets
 
-        best = self.best_step()
-        return {
+        start, final = per_set(rows[0]), per_set(rows[-1])
+        summary: dict[str, Any] = {
             "seed": self._config.seed,
             "steps": self._trainer.state.global_step,
             "seconds": seconds,
-            "start": per_set(rows[0]) if rows else {},
-            "final": per_set(rows[-1]) if rows else {},
-            "best_step": best,
+            "start": start,
+            "final": final,
+            "best_step": self.best_step(),
         }
+        if self._settings.proof:
+            summary["proof"] = make_proof(
+                start,
+                final,
+                self._test_sets(),
+                answers=self._settings.test_k,
+                root=Path(self._config.data.root).expanduser(),
+                policy=find_weights(self._config.policy.path),
+            )
+            self._logger.say(proof_table(summary["proof"]))
+        return summary

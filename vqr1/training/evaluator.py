@@ -1,4 +1,4 @@
-"""Evaluation while training: named sets of pictures, rated by the trainer's current weights.
+"""Evaluation: named sets of pictures, rated by the current weights.
 
 It changes nothing: answers are drawn from a forked random state that depends only on the seed, the set and the place
 in the set, so the same weights give the same ratings, on one rank or several, and training goes on as if it had not
@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from PIL import Image
 from vqr1.answer import read_score
 from vqr1.data.sample import Sample
 from vqr1.evaluation.correlation import plcc, srcc, srcc_interval
-from vqr1.training.trainer import RankingTrainer
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,31 @@ class Ratings:
             "n": len(self.samples),
         }
 
-    def interval(self) -> tuple[float, float]:
+    def interval(self) -> dict[str, float]:
         """The 95 % bootstrap interval of the SRCC."""
-        return srcc_interval(self.predictions, self.mos)
+        low, high = srcc_interval(self.predictions, self.mos)
+        return {"low": low, "high": high}
+
+
+class Answerer(Protocol):
+    """Anything that answers: the trainer with its current weights, or a policy by itself."""
+
+    def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]: ...
 
 
 class Evaluator:
-    """Rates sets of pictures with a trainer's current weights."""
+    """Rates sets of pictures with whatever answers."""
 
     def __init__(
         self,
-        trainer: RankingTrainer,
+        answerer: Answerer,
         load: Callable[[str], Image.Image],
         prompt: list[dict[str, str]],
         *,
         batch: int,
         seed: int,
     ):
-        self._trainer = trainer
+        self._answerer = answerer
         self._load = load
         self._prompt = prompt
         self._batch = batch
@@ -116,13 +122,8 @@ class Evaluator:
             for i in indices
             for _ in range(k)
         ]
-        trainer = self._trainer
-        assert trainer.model is not None
-        was_training = trainer.model.training
-        trainer.model.eval()
-        cuda = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        own_device = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=own_device):
             torch.manual_seed(zlib.crc32(f"{self._seed}/{name}/{batch}".encode()))
-            texts = trainer.answer(examples, temperature)
-        trainer.model.train(was_training)
+            texts = self._answerer.answer(examples, temperature)
         return [(i, texts[n * k : (n + 1) * k]) for n, i in enumerate(indices)]

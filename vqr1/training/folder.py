@@ -42,6 +42,19 @@ PACKAGES = (
     "scipy",
 )
 
+# What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
+# answers are laid over memory, how long the run is, how often it saves.
+FIXED = ("seed", "data", "policy", "rollout", "reward", "trainer")
+FREE = (
+    "trainer.answers_per_device",
+    "trainer.max_steps",
+    "trainer.num_train_epochs",
+    "trainer.save_steps",
+    "trainer.save_total_limit",
+    "trainer.logging_steps",
+    "trainer.dataloader_num_workers",
+)
+
 
 class RunFolder:
     """Writes on one rank; on the others every call does nothing, so callers need not ask."""
@@ -70,12 +83,13 @@ class RunFolder:
             self.write("versions.json", versions())
 
     def _check_same(self, config: Config) -> None:
-        before = yaml.safe_load((self.path / "config.yaml").read_text())
-        now = as_dict(config)
-        for setting in ("seed", "data", "policy", "rollout", "reward"):
-            if before[setting] != now[setting]:
+        before = _flat(yaml.safe_load((self.path / "config.yaml").read_text()))
+        now = _flat(as_dict(config))
+        for name in sorted({*before, *now}):
+            fixed = name.split(".")[0] in FIXED and name not in FREE
+            if fixed and before.get(name) != now.get(name):
                 raise ValueError(
-                    f"resume=true, but {setting} was {before[setting]} in {self.path} and is {now[setting]}; "
+                    f"resume=true, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
                     "resume with the same settings or start another run"
                 )
 
@@ -103,6 +117,14 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, Any]]:
         path = self.path / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _flat(settings: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flat(value, f"{section}{key}.") if isinstance(value, dict) else {f"{section}{key}": value})
+    return flat
 
 
 def finite(value: Any) -> Any:

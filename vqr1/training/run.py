@@ -39,7 +39,7 @@ def train(config: Config) -> Path:
     began = time.perf_counter()
     if config.threads:
         torch.set_num_threads(config.threads)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
     folder = RunFolder(Path(config.runs) / run_name(config), writes=state.is_main_process)
     plan, grpo = grpo_config(config, folder.path, state.num_processes)
     reward_functions(config)  # its settings are checked before anything is read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -22,7 +24,8 @@ from vqr1.answer import build_prompt, expects_thinking
 from vqr1.cohorts import CohortSampler
 from vqr1.config import BatchPlan, Config, Preference, RewardKind, Rivals, Tuning, plan_batches, trainer_settings
 from vqr1.data import DATASETS, Sample, read_dataset
-from vqr1.policy.load import load_policy, lora_config
+from vqr1.policy.load import load_policy, lora_config, vision_tower
+from vqr1.policy.share import encode_each_picture_once
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.trainer import RankingTrainer, Script
 
@@ -43,7 +46,10 @@ class Data:
 
 def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
     """TRL's configuration out of ours, every value checked."""
-    settings = trainer_settings(config.trainer, typing.get_type_hints(GRPOConfig))
+    trainer = dict(config.trainer)
+    if trainer.get("learning_rate") is None:
+        trainer["learning_rate"] = LEARNING_RATE[config.policy.tuning]
+    settings = trainer_settings(trainer, typing.get_type_hints(GRPOConfig))
     plan = plan_batches(
         config.trainer["images_per_step"],
         config.rollout.k,
@@ -52,8 +58,6 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         settings.pop("steps_per_generation", None),
     )
     check_boundaries(settings, plan)
-    if settings.get("learning_rate") is None:
-        settings["learning_rate"] = LEARNING_RATE[config.policy.tuning]
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
     grpo = GRPOConfig(
@@ -78,15 +82,16 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
 
 
 def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
-    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError."""
-    reuse = plan.steps_per_generation * settings.get("num_iterations", 1)
-    if reuse <= plan.accumulation:
-        return
-    updates = reuse // plan.accumulation
+    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError otherwise."""
+    iterations = settings.get("num_iterations", 1)
+    if iterations < 1:
+        raise ValueError(f"trainer.num_iterations={iterations}: set it to 1 or more")
+    reuse = plan.steps_per_generation * iterations
+    updates = reuse // math.gcd(reuse, plan.accumulation)  # between two steps that end with a generation batch
     every = settings.get("save_steps", 500)
     if every % updates:
         raise ValueError(
-            f"trainer.save_steps={every} would cut a generation batch of {updates} updates in two; "
+            f"trainer.save_steps={every} would cut a generation batch in two, for one ends every {updates} steps; "
             f"set it to a multiple of {updates}"
         )
 
@@ -99,8 +104,8 @@ def read_data(config: Config) -> Data:
     limit = config.evaluation.max_pictures
     data = Data(
         train=[sample for name in config.data.train for sample in splits[name].train],
-        validation={name: splits[name].validation[:limit] for name in config.data.validation},
-        test={name: splits[name].test[:limit] for name in config.data.test},
+        validation={name: some_of(splits[name].validation, limit) for name in config.data.validation},
+        test={name: some_of(splits[name].test, limit) for name in config.data.test},
     )
     for name in config.data.train:
         if len(splits[name].train) < 2:
@@ -122,15 +127,27 @@ def read_data(config: Config) -> Data:
     return data
 
 
+def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:
+    """At most ``limit`` records, drawn over the whole list and in its order, the same in every run.
+
+    Label files are sorted by content and level: the first ones, or every n-th, would be no fair share.
+    """
+    if limit is None or limit >= len(samples):
+        return samples
+    chosen = np.random.default_rng(0).choice(len(samples), size=limit, replace=False)
+    return [samples[i] for i in sorted(chosen)]
+
+
 def check_pictures(data: Data, load: Load) -> None:
     """Open every picture once, so that a broken one stops the run now and not in its third hour."""
     sets = [data.train, *data.validation.values(), *data.test.values()]
     paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
     state = PartialState()
     own = paths[state.process_index :: state.num_processes]
+    hidden = None if state.is_main_process else True  # None: hidden where nobody watches
     with ThreadPoolExecutor() as pool:
         opened = pool.map(load, own)
-        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=not state.is_main_process, leave=False):
+        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=hidden, leave=False):
             pass
 
 
@@ -218,6 +235,8 @@ def make_trainer(
         script=_script(config.rollout.script),
     )
     trainer.remove_callback(PrinterCallback)
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        encode_each_picture_once(vision_tower(trainer.accelerator.unwrap_model(model)))
     return trainer
 
 

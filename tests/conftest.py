@@ -1,0 +1,35 @@
+"""What many tests share: a small untrained policy, and the demonstration data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained tiny policy, saved in the format of a Qwen2.5-VL."""
+    from vqr1.policy.cold_start import corpus
+    from vqr1.policy.tiny import build_model, build_processor
+
+    folder = tmp_path_factory.mktemp("policy")
+    processor = build_processor(corpus())
+    build_model(processor.tokenizer, seed=1).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both demonstration datasets, as ``make train`` draws them."""
+    from vqr1.data.demonstration import RECIPES, load_pictures
+
+    root = tmp_path_factory.mktemp("data")
+    for name in RECIPES:
+        load_pictures(name, root / name)
+    return root

@@ -1,0 +1,393 @@
+"""Every shipped configuration composes and is accepted; what is wrong with one is refused by its name."""
+
+import dataclasses
+import itertools
+import re
+import shutil
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import GRPOConfig
+
+from vqr1.cli import packaged
+from vqr1.config import (
+    OWNED,
+    Agreement,
+    Config,
+    Opponent,
+    RewardKind,
+    Rivals,
+    Tuning,
+    Variance,
+    as_dict,
+    check,
+    from_hydra,
+    plan_batches,
+    register,
+    trainer_settings,
+)
+from vqr1.data import DATASETS
+from vqr1.training.setup import check_boundaries, grpo_config, reward_functions, some_of
+
+CONF = packaged("conf").resolve()
+# Found, not listed: a new file of conf/ is a new test. conf/local belongs to the machine.
+SHIPPED = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name != "local")
+WITHOUT_LOCAL = ["~local"] if (CONF / "local" / "default.yaml").is_file() else []
+GRPO_TYPES = typing.get_type_hints(GRPOConfig)
+
+
+def composed(*overrides: str, conf: Path = CONF) -> Config:
+    register()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return from_hydra(compose("train", [*overrides, *(WITHOUT_LOCAL if conf == CONF else [])]))
+
+
+def grpo_defaults() -> dict[str, typing.Any]:
+    """Every setting of GRPOConfig that is nobody's but the trainer's, at its default."""
+    return {
+        f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(GRPOConfig)
+        if f.name not in OWNED
+    }
+
+
+@pytest.mark.parametrize("option", [None, *SHIPPED])
+def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, tmp_path):
+    config = composed(*([option] if option else []))
+    config.policy.tuning = Tuning.full  # auto is settled at the start of a run
+    assert set(config.data.train) <= set(DATASETS)
+    plan, grpo = grpo_config(config, tmp_path, world_size=1)
+    assert plan.images_per_generation == config.trainer["images_per_step"]
+    assert grpo.num_generations == config.rollout.k
+    assert len(reward_functions(config)) == len(grpo.reward_weights) == 2
+
+
+def test_all_groups_are_found():
+    assert {option.split("=")[0] for option in SHIPPED} == {
+        folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "local"
+    }
+    assert {"experiment=demo", "experiment=kadid10k", "reward=published"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("ranking", (RewardKind.ranking, Rivals.batch, Opponent.mean, Variance.sample, Agreement.fidelity, 0.0)),
+        ("published", (RewardKind.ranking, Rivals.cohort, Opponent.mean, Variance.sample, Agreement.fidelity, 1e-6)),
+        (
+            "probability_average",
+            (RewardKind.ranking, Rivals.batch, Opponent.each, Variance.sample, Agreement.fidelity, 0),
+        ),
+        ("fixed_variance", (RewardKind.ranking, Rivals.batch, Opponent.each, Variance.unit, Agreement.fidelity, 0)),
+        ("binary", (RewardKind.ranking, Rivals.batch, Opponent.mean, Variance.sample, Agreement.binary, 0.0)),
+        ("regression", (RewardKind.regression, Rivals.batch, Opponent.mean, Variance.sample, Agreement.fidelity, 0.0)),
+    ],
+)
+def test_each_reward_is_its_row_of_table_4(option, expected):
+    reward = composed(f"reward={option}").reward
+    fields = ("kind", "rivals", "opponent", "variance", "agreement", "root_epsilon")
+    assert tuple(getattr(reward, name) for name in fields) == expected
+    assert (reward.gamma, reward.cohort_size, reward.regression_threshold) == (1e-6, 8, 0.35)
+
+
+def test_kadid10k_holds_the_papers_values(tmp_path):
+    config = composed("experiment=kadid10k")
+    assert config.policy.path == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert config.policy.train_vision
+    assert (config.data.train, config.rollout.prompt) == (["kadid10k"], "paper")
+    config.policy.tuning = Tuning.full
+    plan, grpo = grpo_config(config, tmp_path, world_size=16)
+    assert plan.images_per_generation == 128
+    expected = {
+        "num_generations": 6,
+        "beta": 0.04,
+        "epsilon": 0.2,
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "num_train_epochs": 10,
+        "max_steps": -1,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "multi_objective_aggregation": "sum_then_normalize",
+        "max_completion_length": 256,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "use_bias_correction_kl": False,
+        "reward_weights": [1.0, 1.0],
+        "num_iterations": 1,
+    }
+    assert {key: getattr(grpo, key) for key in expected} == expected
+    config.policy.tuning = Tuning.lora
+    assert grpo_config(config, tmp_path, world_size=1)[1].learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("reward.gamma=abc", "reward.gamma"),
+        ("rollout.k=six", "rollout.k"),
+        ("seed=1.5", "seed"),
+        ("reward.rivals=world", "reward.rivals"),
+        ("policy.train_vision=perhaps", "policy.train_vision"),
+        ("reward.gama=1", "reward.gama"),
+        ("trainer.learning_rte=1", "trainer.learning_rte"),
+        ("reward=rank", "reward/rank"),
+        ("rewards=ranking", "rewards"),
+        ("experiment=kadid", "experiment/kadid"),
+    ],
+)
+def test_wrong_types_and_names_do_not_compose(override, named):
+    with pytest.raises(HydraException) as error:
+        composed(override)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+reward.gama=1", "reward.gama is no setting; see RewardConfig"),
+        ("+policy.lora.rank=8", "policy.lora.rank is no setting; see LoraSettings"),
+        ("+gamma=1", "gamma is no setting; see Config"),
+        ("+trainer.bf16=true", "trainer.bf16 follows from another setting: use policy.dtype"),
+        ("~trainer.images_per_step", "trainer.images_per_step is not set"),
+        ("data.train=[]", "data.train names no dataset; choose an experiment"),
+        ("data.test=[demo_five,demo_five]", r"data.test=\['demo_five', 'demo_five'\] names a dataset twice"),
+        ("rollout.k=1", "rollout.k=1: .* set rollout.k to 2 or more"),
+        ("rollout.temperature=0", "rollout.temperature=0.0: set it above 0"),
+        ("rollout.temperature=nan", "rollout.temperature=nan: set it above 0"),
+        ("rollout.max_tokens=0", "rollout.max_tokens=0: set it above 0"),
+        ("reward.cohort_size=1", "reward.cohort_size=1: .* set it to 2 or more"),
+        ("reward.gamma=-1", "reward.gamma=-1.0: set it to 0 or more"),
+        ("reward.regression_threshold=0", "reward.regression_threshold=0.0: set it above 0"),
+        ("reward.format_weight=-1", "reward.format_weight=-1.0: set it to 0 or more"),
+        ("evaluation.every=-1", "evaluation.every=-1: set it to 0 or more"),
+        ("evaluation.k=0", "evaluation.k=0: set it above 0"),
+        ("seed=-1", "seed=-1: set it to 0 or more"),
+        ("policy.min_pixels=999999", "policy.min_pixels is above policy.max_pixels"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(override, message):
+    with pytest.raises(ValueError, match=message):
+        composed(override)
+
+
+def test_a_reward_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"reward.fidelity_weight and reward.format_weight are both 0"):
+        composed("reward.fidelity_weight=0", "reward.format_weight=0")
+    assert composed("reward.format_weight=0").reward.format_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "idle"),
+    [
+        *itertools.product(
+            ["kind=regression"],
+            ["rivals=cohort", "opponent=each", "agreement=binary", "variance=unit", "gamma=0.1", "root_epsilon=0.1"],
+        ),
+        ("kind=regression", "preference=thurstone"),
+        *itertools.product(
+            ["agreement=binary"], ["variance=unit", "gamma=0.1", "root_epsilon=0.1", "preference=thurstone"]
+        ),
+        ("kind=ranking", "regression_threshold=0.5"),
+    ],
+)
+def test_a_reward_setting_without_effect_is_refused(cause, idle):
+    with pytest.raises(ValueError, match=rf"reward.{idle} has no effect with reward.{cause}; leave it out"):
+        composed(f"reward.{cause}", f"reward.{idle}")
+
+
+def test_owned_settings_are_all_trls():
+    assert set(OWNED) <= {f.name for f in dataclasses.fields(GRPOConfig)}
+
+
+@pytest.mark.parametrize("key", sorted(OWNED))
+def test_an_owned_setting_is_refused_and_its_owner_named(key):
+    config = composed()
+    config.trainer[key] = grpo_defaults().get(key)
+    with pytest.raises(ValueError, match=re.escape(f"trainer.{key} follows from another setting: use {OWNED[key]}")):
+        check(config)
+
+
+@pytest.mark.parametrize("owner", sorted({o for o in OWNED.values() if re.fullmatch(r"[a-z_.]+\.[a-z_]+", o)}))
+def test_the_named_owner_exists(owner):
+    section, key = owner.split(".")
+    settings = as_dict(composed())
+    known = {*settings[section], *(grpo_defaults() if section == "trainer" else ())}
+    assert key in known
+
+
+@pytest.mark.parametrize("key", sorted(grpo_defaults()))
+def test_every_other_setting_of_trl_is_accepted_at_its_default(key):
+    default = grpo_defaults()[key]
+    assert trainer_settings({key: default}, GRPO_TYPES) == {key: default}
+
+
+def test_every_other_setting_of_trl_can_be_given_at_once(tmp_path):
+    # grpo_config sets some of GRPOConfig itself; one of those that OWNED forgot would collide here.
+    config = composed()
+    config.policy.tuning = Tuning.full
+    config.trainer = {"images_per_step": 16, **grpo_defaults(), "learning_rate": 3e-6}
+    check(config)
+    assert grpo_config(config, tmp_path, world_size=1)[1].learning_rate == 3e-6
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"learning_rate": "abc"}, r"trainer.learning_rate='abc': Input should be a valid number"),
+        ({"beta": [1]}, r"trainer.beta=\[1\]: Input should be a valid number"),
+        ({"max_steps": 1.5}, r"trainer.max_steps=1.5: Input should be a valid integer"),
+        ({"learning_rte": 1e-6}, r"trainer.learning_rte is no setting of GRPOConfig; see conf/trainer"),
+        ({"images_per_step": "many"}, r"trainer.images_per_step='many': Input should be a valid integer"),
+        ({"images_per_step": "16"}, r"trainer.images_per_step='16': Input should be a valid integer"),
+        ({"images_per_step": None}, r"trainer.images_per_step=None: Input should be a valid integer"),
+    ],
+)
+def test_trainer_settings_of_the_wrong_type_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_settings(setting, GRPO_TYPES)
+
+
+def test_trainer_settings_keeps_ours_from_trl():
+    given_ = {"images_per_step": 16, "answers_per_device": None, "beta": 0.1}
+    assert trainer_settings(given_, GRPO_TYPES) == {"beta": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((128, 6, 16, 8), (8, 6, 6, 128)),  # the paper's: 16 GPUs with eight pictures each
+        ((128, 6, 1, 8), (8, 96, 96, 128)),
+        ((16, 6, 1, 48), (48, 2, 2, 16)),  # experiment=demo
+        ((16, 6, 1, None), (96, 1, 1, 16)),
+        ((10, 6, 2, 7), (6, 5, 5, 10)),  # 30 answers to a device; 7 does not divide them, 6 does
+        ((4, 3, 4, 100), (3, 1, 1, 4)),
+        ((2, 7, 1, 1), (1, 14, 14, 2)),
+    ],
+)
+def test_plans(sizes, expected):
+    assert dataclasses.astuple(plan_batches(*sizes)) == expected
+
+
+def test_a_generation_batch_may_span_steps_or_a_part_of_one():
+    assert dataclasses.astuple(plan_batches(16, 6, 1, 48, 4)) == (48, 2, 4, 32)
+    assert dataclasses.astuple(plan_batches(16, 6, 1, 48, 1)) == (48, 2, 1, 8)
+
+
+@given(
+    per_rank=st.integers(1, 40),
+    k=st.integers(2, 12),
+    world=st.integers(1, 16),
+    answers_per_device=st.none() | st.integers(1, 200),
+)
+def test_a_plan_holds_all_answers_and_no_more(per_rank, k, world, answers_per_device):
+    images = per_rank * world
+    plan = plan_batches(images, k, world, answers_per_device)
+    assert plan.per_device * plan.accumulation * world == images * k
+    assert plan.images_per_generation == images
+    share = per_rank * k
+    limit = min(answers_per_device or share, share)
+    assert plan.per_device == max(n for n in range(1, limit + 1) if share % n == 0)
+
+
+@given(
+    per_rank=st.integers(1, 24),
+    k=st.integers(2, 8),
+    world=st.integers(1, 8),
+    answers_per_device=st.integers(1, 64),
+    passes=st.integers(1, 48),
+)
+def test_a_generation_batch_keeps_a_pictures_answers_together(per_rank, k, world, answers_per_device, passes):
+    accumulation = plan_batches(per_rank * world, k, world, answers_per_device).accumulation
+    try:
+        plan = plan_batches(per_rank * world, k, world, answers_per_device, passes)
+    except ValueError as error:
+        assert "trainer.steps_per_generation" in str(error)
+        fitting = re.search(r"multiple of (\d+)$", str(error))
+        if fitting:  # the remedy is one
+            assert (per_rank * k // accumulation * int(fitting[1])) % k == 0
+        return
+    assert (plan.per_device * plan.steps_per_generation) % k == 0
+    assert plan.steps_per_generation == passes
+    assert plan.images_per_generation * k == plan.per_device * passes * world
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((10, 6, 4), "trainer.images_per_step=10 cannot be shared by 4 devices; set it to 8 or 12"),
+        ((3, 6, 4), "trainer.images_per_step=3 cannot be shared by 4 devices; set it to 4"),
+        ((8, 1, 4), "rollout.k=1: .* set rollout.k to 2 or more"),
+        ((0, 6, 1), "trainer.images_per_step=0: set it to 1 or more"),
+        ((8, 6, 1, 0), "trainer.answers_per_device=0: set it to 1 or more"),
+        ((8, 6, 1, 8, -6), "trainer.steps_per_generation=-6: set it to 1 or more"),
+        ((8, 6, 1, 8, 2), "trainer.steps_per_generation=2 .* set it to a multiple of 3"),
+        ((8, 6, 1, 6, 3), "trainer.steps_per_generation=3 and 8 passes .* set one to a multiple of the other"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_some_that_do(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_batches(*sizes)
+    suggested = [int(n) for n in re.findall(r"\d+", message.partition("devices; set it to")[2])]
+    for images in suggested:
+        assert plan_batches(images, *sizes[1:]).images_per_generation == images
+
+
+@pytest.mark.parametrize(
+    ("passes", "iterations", "save_steps", "multiple"),
+    [(2, 1, 7, None), (4, 1, 7, 2), (4, 3, 9, 6), (1, 3, 7, 3), (1, 2, 7, None), (4, 1, 8, None)],
+)
+def test_checkpoints_lie_where_generation_batches_end(passes, iterations, save_steps, multiple):
+    plan = plan_batches(16, 6, 1, 48, passes)  # two passes to a step
+    settings = {"num_iterations": iterations, "save_steps": save_steps}
+    if multiple is None:
+        check_boundaries(settings, plan)
+        return
+    with pytest.raises(ValueError, match=f"trainer.save_steps={save_steps} .* set it to a multiple of {multiple}$"):
+        check_boundaries(settings, plan)
+    check_boundaries({**settings, "save_steps": multiple}, plan)
+
+
+def test_no_iterations_are_refused():
+    with pytest.raises(ValueError, match="trainer.num_iterations=0: set it to 1 or more"):
+        check_boundaries({"num_iterations": 0}, plan_batches(16, 6, 1))
+
+
+def test_a_limited_set_is_drawn_over_the_whole_of_it():
+    samples = list(range(2000))  # KADID-10k's order: 125 rows to a reference, five levels to a type
+    chosen = some_of(samples, 400)
+    assert chosen == some_of(samples, 400) == sorted(set(chosen))
+    assert len(chosen) == 400
+    assert len({i // 125 for i in chosen}) == 16
+    assert min(sum(i % 5 == level for i in chosen) for level in range(5)) > 50
+    assert some_of(samples, None) is some_of(samples, 2000) is samples
+
+
+def test_local_settings_come_after_the_experiment(tmp_path):
+    shutil.copytree(CONF, tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    (tmp_path / "conf" / "local").mkdir()
+    local = tmp_path / "conf" / "local" / "default.yaml"
+    local.write_text("# @package _global_\nruns: /scratch/runs\nthreads: 3\n")
+    config = composed("experiment=demo", conf=tmp_path / "conf")
+    assert (config.runs, config.threads, config.experiment_name) == ("/scratch/runs", 3, "demo")
+    assert composed("experiment=demo", "threads=2", conf=tmp_path / "conf").threads == 2
+    local.write_text("# @package _global_\ndata:\n  rot: /data\n")
+    with pytest.raises(HydraException, match="rot"):
+        composed(conf=tmp_path / "conf")
+    local.write_text("runs: /scratch/runs\n")  # without its first line
+    with pytest.raises(HydraException, match="local"):
+        composed(conf=tmp_path / "conf")
+
+
+def test_plain_values_survive_yaml():
+    plain = as_dict(composed("experiment=kadid10k", "reward=published", "trainer.learning_rate=1e-6"))
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert plain["reward"]["rivals"] == "cohort"

@@ -1,0 +1,81 @@
+"""The curves of a run, from figures made up for the test."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqr1.report.curves import draw_curves
+
+
+def steps(count=40):
+    for step in range(1, count + 1):
+        yield {
+            "step": step,
+            "train/reward": 1 + 0.5 * step / count,
+            "reward/fidelity": 0.6 + 0.3 * step / count,
+            "rollout/score_std": 0.5 * math.exp(-step / count),
+            "policy/kl": 0.001 * step,
+        }
+
+
+def evaluations(*at):
+    for step in at:
+        for name in ("demo_five", "demo_hundred"):
+            yield {"step": step, f"eval/{name}/srcc": 0.02 * step, f"eval/{name}/score_std": 0.4}
+    for step in (0, max(at)):
+        yield {"step": step, "eval/demo_five_test/srcc": 0.5, "eval/demo_five_test/score_std": None}
+
+
+def draw(folder, rows):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = draw_curves(folder)
+    assert path == folder / "curves.png"
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def ink(pixels, panel):
+    """Coloured pixels (lines are; axes and words are grey) in one of the five panels."""
+    width = pixels.shape[1] // 5
+    part = pixels[:, panel * width : (panel + 1) * width]
+    return int(((part.max(-1) - part.min(-1)) > 40).sum())
+
+
+def test_every_panel_has_its_lines(tmp_path):
+    pixels = draw(tmp_path, [*steps(), *evaluations(0, 20, 40)])
+    assert pixels.shape[0] > 300
+    assert pixels.shape[1] > 2000
+    assert all(ink(pixels, panel) > 200 for panel in range(5))
+
+
+@pytest.mark.parametrize(
+    ("missing", "empty"),
+    [("train/reward", {0}), ("reward/fidelity", {1}), ("eval/", {2}), ("policy/kl", {4}), ("", {0, 1, 2, 3, 4})],
+)
+def test_a_figure_that_was_not_measured_leaves_its_panel_empty(tmp_path, missing, empty):
+    rows = [
+        {key: value for key, value in row.items() if key == "step" or not key.startswith(missing)}
+        for row in [*steps(), *evaluations(0, 20, 40)]
+    ]
+    pixels = draw(tmp_path, rows)
+    assert {panel for panel in range(5) if ink(pixels, panel) < 50} == empty
+
+
+def test_undefined_figures_are_left_out(tmp_path):
+    rows = [{**row, "policy/kl": None, "train/reward": None if row["step"] % 2 else 1.0} for row in steps()]
+    pixels = draw(tmp_path, rows)
+    assert ink(pixels, 0) > 200
+    assert ink(pixels, 4) < 50
+
+
+def test_one_step_is_enough(tmp_path):
+    assert draw(tmp_path, [*steps(1), *evaluations(0)]).size
+
+
+def test_drawn_again_it_is_the_same(tmp_path):
+    rows = [*steps(), *evaluations(0, 40)]
+    assert np.array_equal(draw(tmp_path, rows), draw(tmp_path, rows))

@@ -1,0 +1,60 @@
+"""The same training, however it is laid over ranks and passes: answers come from a script, so nothing may differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.runs import rows, train, training_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+LAYOUTS = {
+    "one pass": {"ranks": 1, "trainer__answers_per_device": 24},
+    "three passes": {"ranks": 1, "trainer__answers_per_device": 8},
+    "two ranks": {"ranks": 2, "trainer__answers_per_device": 6},
+    "four ranks": {"ranks": 4, "trainer__answers_per_device": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, policy_folder, data_root):
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        name: train(
+            folder / name.replace(" ", "-"),
+            policy__path=policy_folder,
+            data__root=data_root,
+            rollout__script="vqr1.rollout.scripted:answer",
+            trainer__max_steps=3,
+            **settings,
+        )
+        for name, settings in LAYOUTS.items()
+    }
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one pass"])
+def test_rewards_are_identical_and_gradients_agree(runs, layout):
+    plain, other = training_rows(runs["one pass"]), training_rows(runs[layout])
+    assert len(plain) == len(other) == 3
+    exact = [key for key in plain[0] if key.startswith(("reward/", "rollout/", "train/reward"))]
+    assert {"reward/fidelity", "train/reward", "rollout/unreadable", "reward/pair_accuracy"} <= set(exact)
+    for expected, found in zip(plain, other, strict=True):
+        assert {key: found[key] for key in exact} == {key: expected[key] for key in exact}
+        for key in ("train/loss", "train/grad_norm", "policy/kl", "policy/entropy"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4), key
+
+
+def test_the_script_has_something_to_tell_apart(runs):
+    """A guard on the tests above: rewards differ from step to step and some answers cannot be read."""
+    found = training_rows(runs["one pass"])
+    assert len({row["reward/fidelity"] for row in found}) == 3
+    assert any(row["rollout/unreadable"] > 0 for row in found)
+    assert all(row["train/grad_norm"] > 1e-3 for row in found)
+
+
+def test_evaluations_are_the_same_on_any_number_of_ranks(runs):
+    def evaluations(folder):
+        return [row for row in rows(folder) if "train/loss" not in row]
+
+    assert evaluations(runs["two ranks"]) == evaluations(runs["one pass"])
+    assert evaluations(runs["four ranks"]) == evaluations(runs["one pass"])

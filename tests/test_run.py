@@ -1,0 +1,176 @@
+"""Whole runs of the real system with the untrained tiny policy: what they leave behind, repeat, resume, refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.support.runs import rows, start, train, training_rows
+
+pytestmark = pytest.mark.slow
+
+DOCUMENTED = {
+    "train/reward", "train/reward_std", "train/loss", "train/lr", "train/grad_norm",
+    "reward/fidelity", "reward/format", "reward/pair_accuracy", "reward/zero_spread", "reward/no_rival",
+    "rollout/score_mean", "rollout/score_std", "rollout/unreadable", "rollout/length", "rollout/clipped",
+    "policy/kl", "policy/entropy", "policy/clip",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def where(policy_folder, data_root):
+    return {"policy__path": policy_folder, "data__root": data_root}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, where):
+    """Four free-running steps, evaluated after every second, saved after every second; wandb offline."""
+    return train(
+        tmp_path_factory.mktemp("runs") / "plain",
+        **where,
+        logger="offline",
+        trainer__max_steps=4,
+        trainer__save_steps=2,
+        evaluation__every=2,
+    )
+
+
+def test_the_run_folder_holds_what_is_promised(plain):
+    present = {path.name for path in plain.iterdir()}
+    assert {"config.yaml", "versions.json", "metrics.jsonl", "timings.jsonl", "answers.jsonl"} <= present
+    assert {"summary.json", "curves.png", "checkpoint-4", "final", "wandb"} <= present
+    assert Image.open(plain / "curves.png").size[0] > 1000
+    assert [row["step"] for row in training_rows(plain)] == [1, 2, 3, 4]
+
+
+def test_metrics_are_named_as_documented_and_finite(plain):
+    for row in training_rows(plain):
+        assert set(row) - {"step"} <= DOCUMENTED
+        assert {"train/loss", "train/reward", "policy/kl", "rollout/unreadable"} <= set(row)
+        assert all(math.isfinite(value) for value in row.values())
+    speeds = [row for row in rows(plain, "timings.jsonl") if "speed/step_seconds" in row]
+    assert all(0 < row["speed/generate_share"] < 1 for row in speeds)
+
+
+def test_the_summary_says_where_it_started_and_ended(plain):
+    summary = json.loads((plain / "summary.json").read_text())
+    assert summary["seed"] == 0 and summary["steps"] == 4
+    assert set(summary["seconds"]) == {"prepare", "train", "evaluate"}
+    sets = {"demo_five", "demo_hundred", "demo_five_test", "demo_hundred_test"}
+    for end in ("start", "final"):
+        assert set(summary[end]) == sets
+        assert set(summary[end]["demo_five"]) == {"srcc", "plcc", "score_std", "unreadable", "n"}
+
+
+def test_test_sets_are_read_at_start_and_end_only(plain):
+    steps = {key.split("/")[1]: set() for row in rows(plain) for key in row if key.startswith("eval/")}
+    for row in rows(plain):
+        for key in row:
+            if key.startswith("eval/"):
+                steps[key.split("/")[1]].add(row["step"])
+    assert steps["demo_five_test"] == {0, 4}
+    assert steps["demo_five"] == {0, 2, 4}
+
+
+def test_probe_answers_are_kept_at_every_evaluation(plain):
+    kept = [(row["step"], row["set"], row["image_id"]) for row in rows(plain, "answers.jsonl")]
+    of_one = [step for step, name, _ in kept if name == "demo_five"]
+    assert of_one == [0, 2, 4]
+    assert len({image for _, name, image in kept if name == "demo_five"}) == 1
+
+
+def test_one_line_per_step_is_printed(tmp_path, where):
+    done = start(runs=tmp_path, name="lines", **where)
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("step ")]
+    assert len(lines) == 2 and "left" in lines[0]
+
+
+def test_two_runs_with_one_seed_are_byte_equal_and_evaluating_changes_nothing(plain, tmp_path, where):
+    again = train(tmp_path / "again", **where, trainer__max_steps=4, trainer__save_steps=2, evaluation__every=2)
+    assert (again / "metrics.jsonl").read_bytes() == (plain / "metrics.jsonl").read_bytes()
+    unseen = train(tmp_path / "unseen", **where, trainer__max_steps=4, evaluation__every=0)
+    assert training_rows(unseen) == training_rows(plain)
+    other = train(tmp_path / "other", **where, trainer__max_steps=4, seed=1)
+    assert training_rows(other) != training_rows(plain)
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(plain, tmp_path, where):
+    torn = tmp_path / "torn"
+    shutil.copytree(plain, torn)
+    shutil.rmtree(torn / "checkpoint-4")
+    for left_over in ("summary.json", "curves.png"):
+        (torn / left_over).unlink()
+    train(torn, **where, trainer__max_steps=4, trainer__save_steps=2, evaluation__every=2, resume="true")
+    ours, theirs = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (torn, plain))
+    assert ours == theirs
+    assert (
+        json.loads((torn / "summary.json").read_text())["final"]
+        == json.loads((plain / "summary.json").read_text())["final"]
+    )
+
+
+def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
+    folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3)
+    assert (folder / "final" / "adapter_model.safetensors").is_file()
+    first, second = training_rows(folder)
+    assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # the adapter starts as nothing
+    assert second["policy/kl"] > 1e-6
+
+
+REFUSED = {
+    "one answer": ({"rollout__k": 1}, "rollout.k=1"),
+    "sizes that do not divide": ({"trainer__images_per_step": 6}, "multiple of 4"),
+    "an unknown key": ({"rollout__kk": 3}, "rollout.kk"),
+    "no number": ({"rollout__k": "abc"}, "rollout.k"),
+    "no number for TRL": ({"trainer__learning_rate": "abc"}, "trainer.learning_rate='abc'"),
+    "a key that another owns": ({"+trainer.num_generations": 4}, "use rollout.k"),
+    "an empty evaluation set": ({"data__validation": "[kadid10k]"}, "kadid10k"),
+    "half precision without a master copy": ({"policy__dtype": "bfloat16"}, "float32 master"),
+    "an unknown dataset": ({"data__train": "[demo_six]"}, "demo_six"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_settings_stop_the_run_before_it_leaves_a_folder(case, tmp_path, where):
+    settings, message = REFUSED[case]
+    done = start(runs=tmp_path, name="refused", **{**where, **settings})
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_folder_that_holds_another_run_is_never_overwritten(plain, where):
+    before = (plain / "metrics.jsonl").read_bytes()
+    done = start(runs=plain.parent, name=plain.name, **where)
+    assert done.returncode == 2
+    assert "resume=true" in done.stderr and "another name" in done.stderr
+    assert (plain / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_broken_picture_stops_the_run_with_its_name(tmp_path, where, data_root):
+    shutil.copytree(data_root, tmp_path / "data")
+    (tmp_path / "data" / "demo_five" / "train_0007.png").write_bytes(b"broken")
+    done = start(runs=tmp_path, name="refused", **{**where, "data__root": tmp_path / "data"})
+    assert done.returncode == 2
+    assert "train_0007.png: not a readable picture" in done.stderr
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path, where):
+    import subprocess
+
+    from tests.support.runs import command, environment
+
+    named = {key.replace("__", "."): str(value) for key, value in where.items()}
+    words = command(1, {**named, "runs": str(tmp_path), "trainer.max_steps": "1", "seed": "0,1"})
+    done = subprocess.run([*words, "-m"], capture_output=True, text=True, env=environment(), timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summaries = sorted(tmp_path.glob("sweep-*/*/summary.json"))
+    assert [json.loads(path.read_text())["seed"] for path in summaries] == [0, 1]
+    groups = {(path.parent / "config.yaml").read_text().split("group: ")[1].split("\n")[0] for path in summaries}
+    assert len(groups) == 1 and next(iter(groups)).startswith("sweep-")

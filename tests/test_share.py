@@ -1,0 +1,66 @@
+"""Each picture encoded once: the same numbers as with every copy encoded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vqr1.answer import build_prompt
+from vqr1.policy.share import distinct, encode_each_picture_once
+from vqr1.rollout.offline import encode_prompts
+
+
+@pytest.fixture(scope="module")
+def models(policy_folder):
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    plain, shared = (Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_folder) for _ in range(2))
+    encode_each_picture_once(shared.model.visual)
+    return plain, shared, AutoProcessor.from_pretrained(policy_folder, padding_side="left")
+
+
+def batch(processor, order=(0, 1, 0, 2, 1, 1)):
+    rng = np.random.default_rng(0)
+    sizes = ((112, 112), (56, 84), (112, 112))
+    pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+    return encode_prompts(processor, [{"image": pictures[i], "prompt": build_prompt("paper")} for i in order])
+
+
+def test_logits_and_gradients_are_the_same(models):
+    plain, shared, processor = models
+    inputs = batch(processor)
+    found = []
+    for model in (plain, shared):
+        model.zero_grad()
+        output = model(**inputs, labels=inputs["input_ids"])
+        output.loss.backward()
+        found.append((output.logits, [p.grad for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    norm = torch.cat([g.flatten() for g in found[0][1]]).norm()
+    assert all(torch.allclose(a, b, atol=1e-6 * float(norm)) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_greedy_answers_are_the_same(models):
+    plain, shared, processor = models
+    inputs = batch(processor)
+    one, other = (model.generate(**inputs, max_new_tokens=6, do_sample=False) for model in (plain, shared))
+    assert torch.equal(one, other)
+
+
+def test_the_tower_sees_each_picture_once(models):
+    _, shared, processor = models
+    seen = []
+    handle = shared.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    with torch.no_grad():
+        shared(**batch(processor))
+    handle.remove()
+    assert seen == [2 * 64 + 6 * 4]  # two pictures of 8 x 8 patches and one of 4 x 6
+
+
+def test_equal_sums_are_not_equal_pictures():
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 1.0]])
+    first, copy_of = distinct((a, b, a.clone(), b, torch.zeros(3, 1)))
+    assert first == [0, 1, 4]
+    assert copy_of.tolist() == [0, 1, 0, 1, 2]

@@ -1,0 +1,49 @@
+"""Answers from a policy by itself, outside training: transformers' generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from trl.data_utils import prepare_multimodal_messages
+
+
+def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]]) -> Any:
+    """The model's inputs for examples with ``image`` and ``prompt``, padded on the left."""
+    prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
+    return processor.apply_chat_template(
+        prompts,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+
+
+class Policy:
+    """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens."""
+
+    def __init__(self, model: Any, processor: Any, *, max_tokens: int, temperature: float = 1.0):
+        self.model = model
+        self.processor = processor
+        self._max_tokens = max_tokens
+        self._temperature = temperature
+
+    def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
+        """One answer to each example, in order. Draws from torch's global generator."""
+        inputs = encode_prompts(self.processor, examples).to(self.model.device)
+        self.model.eval()
+        with torch.inference_mode():
+            generated = self.model.generate(
+                **inputs,
+                max_new_tokens=self._max_tokens,
+                do_sample=True,
+                temperature=self._temperature if temperature is None else temperature,
+                top_k=0,
+                top_p=1.0,
+                suppress_tokens=[self.model.config.image_token_id],
+            )
+        answers = generated[:, inputs["input_ids"].shape[1] :]
+        return self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
