@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": set(),
     "data": set(),
     "reward": {"answer", "ranking", "regression"},
-    "policy": {"answer", "config", "data"},
-    "rollout": {"answer", "config", "data", "policy"},
+    "rollout": {"answer", "config", "data"},
+    "policy": {"answer", "config", "data", "rollout"},
     "report": {"evaluation"},
     "scoring": {"answer", "comparison", "config", "data", "evaluation", "levels", "policy", "rollout"},
     "training": {"answer", "cohorts", "config", "data", "evaluation", "policy", "report", "reward", "rollout"},
@@ -66,7 +67,9 @@ def imported(file: Path) -> list[tuple[str, bool]]:
 
 
 def test_the_reader_sees_every_kind_of_import():
-    source = "import vqr1.reward as r\nfrom vqr1 import config\nclass A:\n  def f(self):\n    from torch.nn import Module\n"
+    source = (
+        "import vqr1.reward as r\nfrom vqr1 import config\nclass A:\n  def f(self):\n    from torch.nn import Module\n"
+    )
     found = list(imports(ast.parse(source), PACKAGE))
     assert found == [("vqr1.reward", True), ("vqr1.config", True), ("torch.nn.Module", False)]
 
@@ -91,6 +94,10 @@ def test_these_do_without_torch(room):
 def test_the_doors_open_nothing_before_they_are_used(door):
     at_once = {name.split(".")[0] for name, now in imported(PACKAGE / f"{door}.py") if now}
     assert at_once <= {"__future__", "os", "sys", "collections", "datetime", "pathlib", "typing"}
+
+
+def test_arrows_run_one_way():
+    TopologicalSorter({room: used - DOORS for room, used in ROOMS.items()}).prepare()  # raises CycleError for a circle
 
 
 def test_nobody_imports_training_scoring_or_report_but_the_command_line():

@@ -357,7 +357,7 @@ def test_checkpoints_lie_where_generation_batches_end(passes, iterations, save_s
 
 
 def test_no_iterations_are_refused():
-    with pytest.raises(ValueError, match="trainer.num_iterations=0: set it to 1 or more"):
+    with pytest.raises(ValueError, match=r"trainer.num_iterations=0: set it to 1 or more"):
         check_boundaries({"num_iterations": 0}, plan_batches(16, 6, 1))
 
 

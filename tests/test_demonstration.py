@@ -75,7 +75,9 @@ def test_the_test_set_is_photographs_and_large_enough(root, name):
     test = read_dataset(name, root).test
     assert len(test) >= 200
     assert len({sample.group for sample in test}) >= 3
-    cells = Counter((row.content, row.kind, row.level) for row in load_pictures(name, root / name) if row.part == "test")
+    cells = Counter(
+        (row.content, row.kind, row.level) for row in load_pictures(name, root / name) if row.part == "test"
+    )
     assert set(cells.values()) == {demonstration.TEST_CROPS}
     assert len(cells) == 3 * 7 * 5
 

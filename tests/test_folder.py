@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import vqr1
 from vqr1.config import Config, PolicyConfig, RewardConfig, RolloutConfig, as_dict
 from vqr1.training.folder import PACKAGES, RunFolder, finite, versions
 
@@ -44,7 +45,7 @@ def test_a_new_folder_holds_the_configuration_and_the_versions(tmp_path):
     assert stored["reward"]["rivals"] == "batch"
     found = json.loads((folder.path / "versions.json").read_text())
     assert set(found) == {*PACKAGES, "python", "machine", "commit"}
-    assert found["torch"] == __import__("torch").__version__
+    assert found["vqr1"] == vqr1.__version__
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
@@ -77,7 +78,9 @@ def test_a_run_is_taken_up_with_its_own_settings(started):
 @pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir, lambda path: checkpoint(path, 5, whole=False)])
 def test_without_a_whole_checkpoint_there_is_nothing_to_resume(tmp_path, prepare):
     prepare(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"has no checkpoint to resume from; check name= and runs=, or leave resume out"):
+    with pytest.raises(
+        ValueError, match=r"has no checkpoint to resume from; check name= and runs=, or leave resume out"
+    ):
         RunFolder(tmp_path / "a", writes=True).open(config(resume=True))
 
 

@@ -68,7 +68,9 @@ def test_without_the_label_file_it_says_what_to_fetch(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         read_dataset("kadid10k", tmp_path)
     folder = tmp_path / "kadid10k"
-    assert str(error.value).startswith(f"kadid10k: {folder / 'dmos.csv'} is missing\n  To get it: download kadid10k.zip")
+    assert str(error.value).startswith(
+        f"kadid10k: {folder / 'dmos.csv'} is missing\n  To get it: download kadid10k.zip"
+    )
     assert str(error.value).endswith(f"dmos.csv and the folder images lie in {folder}")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vqr1.cli import USAGE, packaged
 from vqr1.config import Config, Launcher, PolicyConfig, Tuning
 from vqr1.launching import launch_command, memory_estimate, quoted, settle
-from vqr1.policy.load import check_precision, find_weights
+from vqr1.policy.load import find_weights
 
 
 def config(tuning=Tuning.auto, launcher=Launcher.auto, **settings):
@@ -118,7 +118,9 @@ def test_missing_weights_stop_at_once_and_say_what_to_fetch(tmp_path):
 
 
 def test_a_traceback_is_shown_on_request(tmp_path):
-    done = run(tmp_path, "train", "experiment=kadid10k", VQR1_DATA=str(tmp_path), VQR1_TRACEBACK="1", HYDRA_FULL_ERROR="1")
+    done = run(
+        tmp_path, "train", "experiment=kadid10k", VQR1_DATA=str(tmp_path), VQR1_TRACEBACK="1", HYDRA_FULL_ERROR="1"
+    )
     assert done.returncode != 0
     assert "Traceback" in done.stderr
     assert "dmos.csv is missing" in done.stderr
@@ -155,7 +157,9 @@ def test_an_unknown_command_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
-    code = "import sys, vqr1, vqr1.cli; print([m for m in ('torch', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, vqr1, vqr1.cli; print([m for m in ('torch', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    )
     seconds = []
     for _ in range(3):  # the quickest: the machine may be busy
         began = time.perf_counter()
@@ -180,7 +184,9 @@ def test_a_whole_policy_is_found(tmp_path):
     (folder / "model.safetensors").touch()
     assert find_weights(str(folder)) == folder
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}')
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'
+    )
     (folder / "one.safetensors").touch()
     with pytest.raises(FileNotFoundError):
         find_weights(str(folder))
@@ -192,12 +198,3 @@ def test_an_interrupted_download_is_no_policy(tmp_path):
     folder = hub_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match=rf"policy.path={folder}: .* holds no model"):
         find_weights(str(folder))
-
-
-def test_half_precision_without_a_master_copy_is_refused():
-    half = PolicyConfig(path="tiny", dtype="bfloat16", tuning=Tuning.full)
-    with pytest.raises(ValueError, match=r"policy.dtype=bfloat16 .* set policy.dtype=float32, use LoRA"):
-        check_precision(half, sharded=False)
-    check_precision(half, sharded=True)
-    check_precision(PolicyConfig(path="tiny", dtype="bfloat16", tuning=Tuning.lora), sharded=False)
-    check_precision(PolicyConfig(path="tiny", dtype="float32", tuning=Tuning.full), sharded=False)

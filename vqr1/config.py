@@ -73,6 +73,7 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
+    shuffle_mos: bool = False  # a control: training pictures get the opinion scores of others of their set
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
 
 
@@ -386,10 +387,10 @@ def from_hydra(composed: DictConfig) -> Config:
 
 def _check_known(node: DictConfig, schema: type, section: str) -> None:
     """Hydra lets ``+key=value`` add what the schema does not have; only ``trainer`` is open."""
-    for key in node:
+    for key in map(str, node):
         if key not in {f.name for f in fields(schema)}:
             raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in vqr1/config.py")
-        inner = OmegaConf.get_type(node, str(key))
+        inner = OmegaConf.get_type(node, key)
         if is_dataclass(inner):
             _check_known(node[key], inner, f"{section}{key}.")
 

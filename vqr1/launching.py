@@ -35,7 +35,7 @@ def start(config: Config) -> None:
     settled = settle(config, gpus)
     if sweeping:
         sweep = os.environ["VQR1_SWEEP"]
-        settled["name"] = f"{sweep}/{hydra.job.override_dirname}"
+        settled["name"] = f"{sweep}/{job_name(overrides, sys.argv)}"
         settled["logger.group"] = sweep
     launcher = Launcher(settled["launcher"])
     if not sweeping and launcher is Launcher.none:
@@ -52,6 +52,12 @@ def start(config: Config) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise RuntimeError(f"{settled['name']} ended with exit code {done.returncode}")
+
+
+def job_name(overrides: list[str], command_line: list[str]) -> str:
+    """What sets a job of a sweep apart: the overrides that the command line does not give word for word."""
+    swept = [word for word in overrides if word not in command_line]
+    return ",".join(swept).replace("/", "_") or "job"
 
 
 def _train(config: Config) -> None:

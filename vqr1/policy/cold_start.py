@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from vqr1.data.demonstration import CROP, TYPES, true_mos
 from vqr1.policy.load import SHIPPED
 from vqr1.policy.practice import CHUNK, practice
 from vqr1.policy.tiny import MERGE, PATCH, TEMPORAL_PATCH, build_model, build_processor
+from vqr1.rollout.offline import encode_prompts
 
 BRIGHTNESS = ("very dark", "dark", "medium", "bright", "very bright")
 BRIGHTNESS_EDGES = (60.0, 95.0, 130.0, 165.0)  # mean pixel values between them
@@ -63,7 +65,7 @@ class Recipe:
     noise: float = 0.5
 
 
-def make_tiny_policy(folder: Path, recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, object]:
+def make_tiny_policy(folder: Path, recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Make the tiny policy in ``folder``, in the format of a Qwen2.5-VL, and give its record (also written there)."""
     began = time.perf_counter()
     torch.set_num_threads(1)
@@ -140,9 +142,7 @@ def cosine_filters(count: int) -> torch.Tensor:
     return torch.stack([torch.einsum("c,h,w->chw", torch.tensor(c), basis[u], basis[v]) for c, (u, v) in chosen])
 
 
-def learn_to_see(
-    model: torch.nn.Module, pictures: Pictures, recipe: Recipe, say: Callable[[str], None]
-) -> list[dict[str, float]]:
+def learn_to_see(model: Any, pictures: Pictures, recipe: Recipe, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Train the vision tower to tell type and strength from the mean of its output tokens."""
     visual = model.model.visual
     width = visual.config.out_hidden_size
@@ -211,15 +211,15 @@ def standardised(x: np.ndarray) -> np.ndarray:
 
 
 def learn_to_answer(
-    model: torch.nn.Module,
-    processor: object,
+    model: Any,
+    processor: Any,
     pictures: Pictures,
     recipe: Recipe,
     say: Callable[[str], None],
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Supervised answers: the format, what is seen, and a biased score. The vision tower learns on, slower."""
-    tokenizer = processor.tokenizer  # type: ignore[attr-defined]
-    image = processor.image_processor  # type: ignore[attr-defined]
+    tokenizer = processor.tokenizer
+    image = processor.image_processor
     rng = np.random.default_rng([recipe.seed, 1])
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     brightness_N = pictures.brightness()
@@ -227,11 +227,7 @@ def learn_to_answer(
     scores = biased_scores(pictures, brightness_N, recipe, rng)
     mean, std = torch.tensor(image.image_mean), torch.tensor(image.image_std)
     blank = Image.new("RGB", (CROP, CROP))
-    message = [{**build_prompt("paper")[0]}]
-    message[0]["content"] = [{"type": "image", "image": blank}, {"type": "text", "text": message[0]["content"]}]
-    asked = processor.apply_chat_template(  # type: ignore[attr-defined]
-        [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
+    asked = encode_prompts(processor, [{"image": blank, "prompt": build_prompt("paper")}])
     prompt, types = asked["input_ids"], asked["mm_token_type_ids"]
     grid = asked["image_grid_thw"]
 
@@ -275,7 +271,7 @@ def _descend(
     sizes: tuple[int, int, float],
     generator: torch.Generator,
     say: Callable[[str], None],
-) -> Iterator[dict[str, float]]:
+) -> Iterator[dict[str, Any]]:
     """AdamW with warm-up and a cosine down to zero; yields the smoothed loss now and then."""
     steps, batch_size, peak = sizes
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.95))
@@ -292,7 +288,7 @@ def _descend(
         smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
         if (step + 1) % 250 == 0 or step + 1 == steps:
             say(f"{stage} step {step + 1}/{steps}  loss {smooth:.3f}")
-            yield {"stage": stage, "step": step + 1, "loss": round(smooth, 4)}  # type: ignore[dict-item]
+            yield {"stage": stage, "step": step + 1, "loss": round(smooth, 4)}
 
 
 def main() -> None:

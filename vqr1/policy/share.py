@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 
-def encode_each_picture_once(visual: torch.nn.Module) -> None:
+def encode_each_picture_once(visual: Any) -> None:
     """Let a Qwen2.5-VL vision tower skip the pictures that stand in its batch already.
 
     By hooks, so that the tower's own forward, its gradient checkpointing and whatever wraps the model see a smaller

@@ -132,7 +132,7 @@ def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str
     _, evaluator = fresh()
     own = evaluator.rate("lessons", samples, k=2)
     taught = [lesson for k in range(2) for lesson in lessons(samples, [texts[k] for texts in own.texts], load)]
-    tried = []
+    tried: list[dict[str, Any]] = []
     for rate in LEARNING_RATES:
         pupil, evaluator = fresh()
         steps = train_supervised(pupil.model, processor, taught, rate=rate, seconds=seconds, batch=48, seed=0)

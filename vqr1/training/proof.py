@@ -7,7 +7,7 @@ allows, and what the same weights reach when they are trained on the true labels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def label_ceiling(samples: Sequence[Sample], root: Path) -> float | None:
 def make_proof(
     start: dict[str, dict[str, float]],
     final: dict[str, dict[str, float]],
-    tests: dict[str, Sequence[Sample]],
+    tests: Mapping[str, Sequence[Sample]],
     *,
     answers: int,
     root: Path,

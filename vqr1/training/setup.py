@@ -6,7 +6,7 @@ import math
 import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,9 @@ def read_data(config: Config) -> Data:
     names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
     splits = {name: read_dataset(name, root) for name in names}
     limit = config.evaluation.max_pictures
+    train = [sample for name in config.data.train for sample in splits[name].train]
     data = Data(
-        train=[sample for name in config.data.train for sample in splits[name].train],
+        train=shuffled_mos(train, config.seed) if config.data.shuffle_mos else train,
         validation={name: some_of(splits[name].validation, limit) for name in config.data.validation},
         test={name: some_of(splits[name].test, limit) for name in config.data.test},
     )
@@ -136,6 +137,19 @@ def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:
         return samples
     chosen = np.random.default_rng(0).choice(len(samples), size=limit, replace=False)
     return [samples[i] for i in sorted(chosen)]
+
+
+def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The same pictures and the same opinion scores, dealt out anew within each dataset."""
+    rng = np.random.default_rng(seed)
+    places: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        places.setdefault(sample.dataset, []).append(i)
+    dealt = list(samples)
+    for own in places.values():
+        for here, other in zip(own, rng.permutation(own), strict=True):
+            dealt[here] = replace(samples[here], mos=samples[other].mos, mos_std=samples[other].mos_std)
+    return dealt
 
 
 def check_pictures(data: Data, load: Load) -> None:

@@ -62,12 +62,14 @@ class RankingTrainer(GRPOTrainer):
         self._asked = examples
         prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
         prompt_ids, images, fields = self._tokenize_prompts(prompts)
-        usual, was_training = self.generation_config.temperature, self.model.training
+        model = self.model
+        assert model is not None
+        usual, was_training = self.generation_config.temperature, model.training
         self.generation_config.temperature = usual if temperature is None else temperature
-        self.model.eval()
+        model.eval()
         try:
             completion_ids, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
         finally:
             self.generation_config.temperature = usual
-            self.model.train(was_training)
+            model.train(was_training)
         return self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
