@@ -115,6 +115,12 @@ def test_an_unreadable_answer_earns_what_is_set_and_moves_nobody(unreadable_rewa
     assert rewards == pytest.approx(expected_BK.flatten().tolist(), abs=1e-15)
 
 
+def test_an_unreadable_answer_can_be_left_to_the_format():
+    pictures = [("five", 4.0, [4.0, None, 3.75]), *FIVE[1:]]
+    rewards = RankingReward(3, cohort_size=None, unreadable_reward=None)(**columns(pictures))
+    assert [reward is None for reward in rewards] == [i == 1 for i in range(len(rewards))]
+
+
 def test_without_a_comparison_all_answers_of_a_picture_earn_none():
     pictures = [("five", 3.5, [None, 3.0, None]), *FIVE]
     rewards = RankingReward(3, cohort_size=None)(**columns(pictures))
@@ -267,16 +273,15 @@ def group_of(fidelity, form):
 
 WHOLE = group_of([0.78, 0.79, 0.80, 0.81, 0.82, 0.80], [1, 1, 1, 1, 1, 1])
 UNREADABLE = group_of([0.78, 0.79, 0.80, 0.81, 0.82, 0.0], [1, 1, 1, 1, 1, 0])
+LEFT_OUT = group_of([0.78, 0.79, 0.80, 0.81, 0.82, math.nan], [1, 1, 1, 1, 1, 0])  # unreadable_reward=None
 FORMLESS = group_of([0.78, 0.79, 0.80, 0.81, 0.82, 0.80], [1, 1, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("rest", [0, 7])
 def test_one_unreadable_answer_hides_the_order_of_the_others(rest):
     """What the docstring of vqr1.reward says, alone in a batch and beside seven whole groups."""
-    batches = {
-        name: torch.cat([group, *[WHOLE] * rest])
-        for name, group in {"whole": WHOLE, "unreadable": UNREADABLE, "formless": FORMLESS}.items()
-    }
+    groups = {"whole": WHOLE, "unreadable": UNREADABLE, "left out": LEFT_OUT, "formless": FORMLESS}
+    batches = {name: torch.cat([group, *[WHOLE] * rest]) for name, group in groups.items()}
     spread = {
         (name, how.__name__): how(batch, 6)[0, :5].std().item()
         for name, batch in batches.items()
@@ -288,6 +293,9 @@ def test_one_unreadable_answer_hides_the_order_of_the_others(rest):
     assert summed_first(batches["unreadable"], 6)[0, :5].tolist() == pytest.approx([0.41] * 5, abs=0.03)
     assert spread["unreadable", "summed_first"] < 0.03
     assert spread["unreadable", "normalised_first"] < 0.05
+    # Left out of the fidelity, it is punished by the format alone.
+    assert spread["left out", "normalised_first"] > 0.7
+    assert normalised_first(batches["left out"], 6)[0].argmin() == 5
     # Beside one that can be read but breaks the format, it does.
     assert spread["formless", "summed_first"] < 0.05
     assert spread["formless", "normalised_first"] > 0.7

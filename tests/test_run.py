@@ -13,6 +13,7 @@ from tests.support.runs import rows, start, train, training_rows
 
 pytestmark = pytest.mark.slow
 
+SCRIPT = "vqr1.rollout.scripted:answer"  # the untrained policy earns nothing, and so learns nothing, by itself
 DOCUMENTED = {
     "train/reward", "train/reward_std", "train/loss", "train/lr", "train/grad_norm",
     "reward/fidelity", "reward/format", "reward/pair_accuracy", "reward/zero_spread", "reward/no_rival",
@@ -63,7 +64,7 @@ def test_the_summary_says_where_it_started_and_ended(plain):
     sets = {"demo_five", "demo_hundred", "demo_five_test", "demo_hundred_test"}
     for end in ("start", "final"):
         assert set(summary[end]) == sets
-        assert set(summary[end]["demo_five"]) == {"srcc", "plcc", "score_std", "unreadable", "n"}
+        assert {"srcc", "plcc", "score_std", "unreadable", "n"} <= set(summary[end]["demo_five"])
 
 
 def test_test_sets_are_read_at_start_and_end_only(plain):
@@ -114,7 +115,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(plain, tmp_path, where):
 
 
 def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
-    folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3)
+    folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, rollout__script=SCRIPT)
     assert (folder / "final" / "adapter_model.safetensors").is_file()
     first, second = training_rows(folder)
     assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # the adapter starts as nothing

@@ -125,7 +125,7 @@ class RewardConfig:
     preference: Preference = Preference.hard
     gamma: float = 1e-6
     root_epsilon: float = 0.0
-    unreadable_reward: float = 0.0
+    unreadable_reward: float | None = 0.0  # None: left to the format reward, see vqr1/reward.py
     regression_threshold: float = 0.35
     fidelity_weight: float = 1.0
     format_weight: float = 1.0

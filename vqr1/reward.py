@@ -15,7 +15,8 @@ One unreadable answer among K dominates its group's spread: with five answers ne
 advantage of about +0.41 whatever their order. ``trainer.multi_objective_aggregation=normalize_then_sum`` standardises
 each reward by itself before they are added. That keeps the order of answers of which one can be read but breaks the
 format; beside an unreadable answer it changes next to nothing, for the 0 that this answer earns spreads the fidelity
-by itself.
+by itself. With ``reward.unreadable_reward=null`` as well, such an answer is left out of the fidelity's comparison and
+punished by the format alone, and the order of the others is kept.
 
 Legend: B pictures, K answers to each.
 """
@@ -94,7 +95,7 @@ class RankingReward:
         *,
         cohort_size: int | None,
         use_mos_std: bool = False,
-        unreadable_reward: float = 0.0,
+        unreadable_reward: float | None = 0.0,
         **settings: Any,
     ):
         self._k = k
@@ -141,13 +142,13 @@ class RankingReward:
         )
 
     def _by_row(self, rows: Sequence[Row], answers: Answers, reward_BK: torch.Tensor) -> list[float | None]:
-        comparable_B = ~reward_BK.isnan().all(dim=1)
-        paid_BK = torch.where(answers.readable_BK, reward_BK, self._unreadable_reward)
-        paid = [
-            row if ok else [None] * self._k for row, ok in zip(paid_BK.tolist(), comparable_B.tolist(), strict=True)
-        ]
-        answers_left = {name: iter(paid[i]) for i, name in enumerate(dict.fromkeys(row[0] for row in rows))}
-        return [next(answers_left[row[0]]) for row in rows]
+        """Rewards in the order of the rows, None where there is none."""
+        comparable_B1 = ~reward_BK.isnan().all(dim=1, keepdim=True)
+        unread = math.nan if self._unreadable_reward is None else self._unreadable_reward
+        paid_BK = torch.where(answers.readable_BK, reward_BK, unread).masked_fill(~comparable_B1, math.nan)
+        images = dict.fromkeys(row[0] for row in rows)  # in the order of the first dimension
+        left = {name: iter(paid) for name, paid in zip(images, paid_BK.tolist(), strict=True)}
+        return [None if math.isnan(paid := next(left[row[0]])) else paid for row in rows]
 
     def metrics(self, answers: Answers, reward_BK: torch.Tensor) -> dict[str, float]:
         """Figures of the whole batch, the same on every rank. NaN where there is nothing to measure."""
@@ -180,7 +181,7 @@ class RegressionReward(RankingReward):
         *,
         ranges: dict[str, tuple[float, float]],
         threshold: float,
-        unreadable_reward: float = 0.0,
+        unreadable_reward: float | None = 0.0,
     ):
         super().__init__(k, cohort_size=None, unreadable_reward=unreadable_reward)
         self._ranges = ranges
@@ -210,7 +211,8 @@ class FormatReward:
     def __call__(
         self, *, completions: Sequence[Any], log_metric: LogMetric | None = None, **_: Any
     ) -> list[float | None]:
-        rewards: list[float | None] = [float(follows_format(text, self._thinking)) for text in texts_of(completions)]
+        rewards = [float(follows_format(text, self._thinking)) for text in texts_of(completions)]
         if log_metric is not None:
-            log_metric("reward/format", sum(r or 0.0 for r in rewards) / len(rewards))
-        return rewards
+            everywhere = gather_object(rewards)  # the mean of all, so that rounding does not depend on the ranks
+            log_metric("reward/format", sum(everywhere) / len(everywhere))
+        return list(rewards)
