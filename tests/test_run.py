@@ -115,7 +115,9 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(plain, tmp_path, where):
 
 
 def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
-    folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, rollout__script=SCRIPT)
+    folder = train(
+        tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, rollout__script=SCRIPT
+    )
     assert (folder / "final" / "adapter_model.safetensors").is_file()
     first, second = training_rows(folder)
     assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # the adapter starts as nothing

@@ -56,12 +56,12 @@ class Recipe:
     sight_steps: int = 4000
     sight_batch: int = 64
     sight_lr: float = 1e-3
-    speech_steps: int = 1500
+    speech_steps: int = 800
     speech_batch: int = 64
     speech_lr: float = 1e-3
     bias_brightness: float = 0.6  # weights of the score's parts, each of about unit variance
     bias_type: float = 0.5
-    quality: float = 0.35
+    quality: float = 0.42
     noise: float = 0.5
 
 
