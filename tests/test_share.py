@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vqr1.answer import build_prompt
-from vqr1.policy.share import distinct, encode_each_picture_once
+from vqr1.policy.share import copies_in_a_row, distinct, encode_each_picture_once, read_each_prompt_once
 from vqr1.rollout.offline import encode_prompts
 
 
@@ -57,6 +59,42 @@ def test_the_tower_sees_each_picture_once(models):
         shared(**batch(processor))
     handle.remove()
     assert seen == [2 * 64 + 6 * 4]  # two pictures of 8 x 8 patches and one of 4 x 6
+
+
+@pytest.mark.parametrize("order", [(0, 0, 0, 1, 1, 1, 2, 2, 2), (0, 0, 1, 1, 1, 1), (0, 1, 2), (0, 0, 1, 2, 2)])
+def test_the_same_answers_are_drawn_when_prompts_are_read_once(models, order):
+    plain, _, processor = models
+    model = copy.deepcopy(plain)
+    read_each_prompt_once(model)
+    inputs = batch(processor, order)
+    found = []
+    for each in (plain, model):
+        torch.manual_seed(3)
+        found.append(each.generate(**inputs, max_new_tokens=8, do_sample=True, top_k=0))
+    assert torch.equal(*found)
+
+
+def test_prompts_are_read_once(models):
+    plain, _, processor = models
+    model = copy.deepcopy(plain)
+    read_each_prompt_once(model)
+    rows = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    inputs = batch(processor, (0, 0, 0, 1, 1, 1))
+    model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert rows[0] == (2, inputs["input_ids"].shape[1] - 1)
+    assert rows[1] == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("order", "k"), [((0, 0, 1, 1), 2), ((0, 0, 0, 0), 4), ((0, 1, 0, 1), 1), ((0, 0, 1, 1, 1), 1)]
+)
+def test_copies_in_a_row(models, order, k):
+    inputs = dict(batch(models[2], order))
+    assert copies_in_a_row(inputs) == k
+    assert copies_in_a_row({**inputs, "pixel_values": None}) == 0
 
 
 def test_equal_sums_are_not_equal_pictures():

@@ -108,8 +108,12 @@ def _is_whole(folder: Path) -> bool:
 
 def vision_tower(model: Any) -> torch.nn.Module:
     """The vision tower of a policy, with or without LoRA around it."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    return base.model.visual
+    return base_model(model).model.visual
+
+
+def base_model(model: Any) -> Any:
+    """The Qwen2.5-VL itself, with or without LoRA around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def lora_config(settings: LoraSettings) -> Any:

@@ -1,15 +1,21 @@
-"""Each picture encoded once, however many answers are asked for.
+"""Each picture encoded once, and each prompt read once, however many answers are asked for.
 
-TRL and transformers' generate send K copies of a prompt, each with its picture, through the policy and the reference.
-The vision tower is a function of the picture alone, so equal pictures of a batch are encoded once and the result is
-handed to every copy; gradients of the copies add up on the one encoding. Exact: nothing is approximated.
+TRL sends K copies of a prompt, each with its picture, through the policy and the reference. The vision tower is a
+function of the picture alone, so equal pictures of a batch are encoded once and the result is handed to every copy;
+gradients of the copies add up on the one encoding. When answers are generated, the cache of one reading of the prompt
+is handed to every copy. Exact: nothing is approximated, and the same random state draws the same answers.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
+from transformers import DynamicCache
+
+PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 def encode_each_picture_once(visual: Any) -> None:
@@ -56,3 +62,44 @@ def distinct(pictures: tuple[torch.Tensor, ...]) -> tuple[list[int], torch.Tenso
             candidates.append(match)
         copy_of.append(match)
     return first, torch.tensor(copy_of)
+
+
+def read_each_prompt_once(model: Any) -> None:
+    """Let a Qwen2.5-VL's ``generate`` read equal consecutive prompts once; other batches go the usual way."""
+    plain = model.generate
+
+    @functools.wraps(plain)
+    def generate(*args: Any, **inputs: Any) -> Any:
+        k = 0 if args else copies_in_a_row(inputs)
+        if k < 2:
+            return plain(*args, **inputs)
+        patches = inputs["image_grid_thw"].prod(-1).tolist()
+        once = {
+            "pixel_values": torch.cat(torch.split(inputs.pop("pixel_values"), patches)[::k]),
+            "image_grid_thw": inputs.pop("image_grid_thw")[::k],
+            # All but the last token, which generate takes up from the cache.
+            **{name: inputs[name][::k, :-1] for name in PER_TOKEN},
+        }
+        del inputs["mm_token_type_ids"]
+        cache = DynamicCache(config=model.config.get_text_config())
+        with torch.no_grad():
+            model(**once, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(k)
+        model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(k, dim=0)
+        return plain(**inputs, past_key_values=cache)
+
+    model.generate = generate
+
+
+def copies_in_a_row(inputs: dict[str, Any]) -> int:
+    """K where a batch is prompts with one picture each, every one K times in a row; else 0."""
+    if any(inputs.get(name) is None for name in (*PER_TOKEN, "pixel_values", "image_grid_thw")):
+        return 0
+    grid, rows = inputs["image_grid_thw"], inputs["input_ids"]
+    if len(grid) != len(rows) or "past_key_values" in inputs:
+        return 0
+    _, picture = distinct(torch.split(inputs["pixel_values"], grid.prod(-1).tolist()))
+    row = torch.cat([rows, inputs["attention_mask"], picture[:, None].to(rows)], dim=1)
+    _, lengths = torch.unique_consecutive(row, dim=0, return_counts=True)
+    # Runs of different lengths, or one prompt's copies that were meant as several runs, share their largest divisor.
+    return math.gcd(*lengths.tolist())

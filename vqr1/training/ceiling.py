@@ -27,7 +27,7 @@ from vqr1.data.demonstration import RECIPES
 from vqr1.data.pictures import picture_loader
 from vqr1.policy.cold_start import weights_hash
 from vqr1.policy.load import SHIPPED, load_policy, load_processor, vision_tower
-from vqr1.policy.share import encode_each_picture_once
+from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.rollout.offline import Policy, encode_prompts
 from vqr1.training.evaluator import Evaluator
 
@@ -126,6 +126,7 @@ def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str
     def fresh() -> tuple[Policy, Evaluator]:
         model = load_policy(settings)
         encode_each_picture_once(vision_tower(model))
+        read_each_prompt_once(model)
         pupil = Policy(model, processor, max_tokens=48)
         return pupil, Evaluator(pupil, load, build_prompt("paper"), batch=192, seed=0)
 

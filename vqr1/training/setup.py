@@ -24,8 +24,8 @@ from vqr1.answer import build_prompt, expects_thinking
 from vqr1.cohorts import CohortSampler
 from vqr1.config import BatchPlan, Config, Preference, RewardKind, Rivals, Tuning, plan_batches, trainer_settings
 from vqr1.data import DATASETS, Sample, read_dataset
-from vqr1.policy.load import load_policy, lora_config, vision_tower
-from vqr1.policy.share import encode_each_picture_once
+from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
+from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.trainer import RankingTrainer, Script
 
@@ -249,9 +249,15 @@ def make_trainer(
         script=_script(config.rollout.script),
     )
     trainer.remove_callback(PrinterCallback)
+    share_work(trainer)
+    return trainer
+
+
+def share_work(trainer: RankingTrainer) -> None:
+    """Policy and reference encode each picture once, and the policy reads each prompt once for its K answers."""
     for model in filter(None, (trainer.model, trainer.ref_model)):
         encode_each_picture_once(vision_tower(trainer.accelerator.unwrap_model(model)))
-    return trainer
+    read_each_prompt_once(base_model(trainer.accelerator.unwrap_model(trainer.model)))
 
 
 def _script(name: str | None) -> Script | None:
