@@ -1,0 +1,53 @@
+"""The shipped policy learns from opinion scores and from nothing else, by means of 16 answers to test pictures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.runs import train
+
+pytestmark = pytest.mark.slow
+
+SHORT = {
+    "trainer__images_per_step": 8,
+    "trainer__answers_per_device": 48,
+    "trainer__max_steps": 120,
+    "reward__cohort_size": 8,
+    "rollout__k": 6,
+    "rollout__max_tokens": 48,
+    "evaluation__k": 4,
+    "evaluation__test_k": 16,
+    "evaluation__max_pictures": 120,
+}
+RUNS = {
+    "opinion scores": {},
+    "shuffled scores": {"data__shuffle_mos": "true"},
+    "format alone": {"reward__fidelity_weight": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def rises(tmp_path_factory, data_root):
+    """By run, the mean rise of the two test sets' SRCC, and the policy's unreadable share at the end."""
+    folder = tmp_path_factory.mktemp("learning")
+    found = {}
+    for name, settings in RUNS.items():
+        run = train(folder / name.replace(" ", "-"), data__root=data_root, **SHORT, **settings)
+        summary = json.loads((run / "summary.json").read_text())
+        start, final = (
+            [summary[end][f"{s}_test"]["srcc"] for s in ("demo_five", "demo_hundred")] for end in ("start", "final")
+        )
+        found[name] = sum(final) / 2 - sum(start) / 2
+    return found
+
+
+def test_opinion_scores_teach(rises):
+    assert rises["opinion scores"] > 0.12, rises
+
+
+@pytest.mark.parametrize("control", ["shuffled scores", "format alone"])
+def test_nothing_else_does(rises, control):
+    assert rises[control] < 0.08, rises
+    assert rises[control] < rises["opinion scores"] - 0.1, rises
