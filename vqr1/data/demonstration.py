@@ -112,8 +112,9 @@ def render(content: Content, kind: str, level: int, rng: np.random.Generator) ->
 
     The window is wider than the crop on every side, so that no border effect of a filter is seen.
     """
-    height, width = (min(side, WINDOW) for side in content.pixels.shape[:2])
-    top, left = (int(rng.integers(side - cut + 1)) for side, cut in zip(content.pixels.shape[:2], (height, width), strict=True))
+    sides = content.pixels.shape[:2]
+    height, width = (min(side, WINDOW) for side in sides)
+    top, left = (int(rng.integers(side - min(side, WINDOW) + 1)) for side in sides)
     window = content.pixels[top : top + height, left : left + width].astype(np.float32) / 255
     distorted = distort(window, kind, level, rng)
     top, left = (height - CROP) // 2, (width - CROP) // 2

@@ -115,9 +115,7 @@ def _disc(radius: float, samples: int = 200) -> Array:
     x = (np.arange(side * samples) + 0.5) / samples - side / 2
     half_chord = np.sqrt(np.maximum(0, radius**2 - x**2))
     borders = np.arange(side + 1)[:, None] - side / 2
-    cover = (
-        np.diff(np.clip(borders, -half_chord, half_chord), axis=0).reshape(side, side, samples).mean(axis=2)
-    )
+    cover = np.diff(np.clip(borders, -half_chord, half_chord), axis=0).reshape(side, side, samples).mean(axis=2)
     return cover / cover.sum()
 
 

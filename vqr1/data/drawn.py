@@ -69,9 +69,7 @@ def _radii(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
     return ((1 - u) * low**-2 + u * high**-2) ** -0.5
 
 
-def _outline(
-    rng: np.random.Generator, x: float, y: float, radius: float, smooth: bool
-) -> list[tuple[float, float]]:
+def _outline(rng: np.random.Generator, x: float, y: float, radius: float, smooth: bool) -> list[tuple[float, float]]:
     """A turned ellipse, or a polygon of three to seven corners on a circle, about (x, y)."""
     corners = 12 + int(min(radius, 50)) if smooth else int(rng.integers(3, 8))
     flat = rng.uniform(0.2, 0.9) if smooth else 1.0

@@ -66,9 +66,7 @@ def _read(file: str, licence: str, credit: str) -> Photograph:
     spec = find_spec(package)
     path = Path(spec.origin).parent / inside if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"{library} does not carry {inside} here; install the {library} package from PyPI"
-        )
+        raise FileNotFoundError(f"{library} does not carry {inside} here; install the {library} package from PyPI")
     pixels = _pixels(path)
     pixels.setflags(write=False)
     return Photograph(name=path.stem, library=library, licence=licence, credit=credit, pixels=pixels)

@@ -43,7 +43,9 @@ def check_samples(samples: Sequence[Sample], where: str) -> None:
         if not math.isfinite(sample.mos):
             raise ValueError(f"{where}: {sample.image_id} has MOS {sample.mos}; give a finite number or drop the row")
         if sample.mos_std is not None and not (math.isfinite(sample.mos_std) and sample.mos_std >= 0):
-            raise ValueError(f"{where}: {sample.image_id} has spread {sample.mos_std}; a std is finite and not negative")
+            raise ValueError(
+                f"{where}: {sample.image_id} has spread {sample.mos_std}; a std is finite and not negative"
+            )
     repeated = [name for name, count in Counter(sample.image_id for sample in samples).items() if count > 1]
     if repeated:
         raise ValueError(f"{where}: {repeated[0]} stands more than once; keep one row per picture")
