@@ -242,6 +242,8 @@ def test_every_other_setting_of_trl_can_be_given_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"loss_type": "gpro"}, "trainer.loss_type='gpro': choose from grpo,"),
+        ({"multi_objective_aggregation": "sum"}, "choose from sum_then_normalize, normalize_then_sum"),
         ({"learning_rate": "abc"}, r"trainer.learning_rate='abc': Input should be a valid number"),
         ({"beta": [1]}, r"trainer.beta=\[1\]: Input should be a valid number"),
         ({"max_steps": 1.5}, r"trainer.max_steps=1.5: Input should be a valid integer"),

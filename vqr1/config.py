@@ -213,6 +213,13 @@ OWNED = {
     "auto_find_batch_size": "trainer.images_per_step",
 }
 
+# Words that GRPOConfig takes as any text and TRL refuses in the middle of the first step.
+CHOICES = {
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "importance_sampling_level": ("token", "sequence"),
+}
+
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
 OURS: dict[str, Any] = {"images_per_step": int, "answers_per_device": int | None}
 
@@ -371,6 +378,8 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ValueError(f"trainer.{key}={value!r}: {reason}") from error
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ValueError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
         if key not in OURS:
             settings[key] = value
     return settings
