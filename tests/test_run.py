@@ -124,6 +124,15 @@ def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
     assert second["policy/kl"] > 1e-6
 
 
+def test_gradient_checkpointing_changes_memory_and_nothing_else(tmp_path, where):
+    stored, again = (
+        train(tmp_path / word, **where, rollout__script=SCRIPT, policy__gradient_checkpointing=word)
+        for word in ("false", "true")
+    )
+    for expected, found in zip(training_rows(stored), training_rows(again), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 REFUSED = {
     "one answer": ({"rollout__k": 1}, "rollout.k=1"),
     "sizes that do not divide": ({"trainer__images_per_step": 6}, "multiple of 4"),
