@@ -63,11 +63,8 @@ class RunFolder:
         self.path = path
         self._writes = writes
 
-    def open(self, config: Config) -> None:
-        """Make the folder, or take it up again where ``config.resume`` says so.
-
-        Raises ValueError where it holds another run, or where there is nothing to resume.
-        """
+    def check(self, config: Config) -> None:
+        """Raises ValueError where the folder holds another run, or where there is nothing to resume."""
         used = self.path.is_dir() and any(self.path.iterdir())
         if used and not config.resume:
             raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
@@ -77,7 +74,11 @@ class RunFolder:
             )
         if config.resume:
             self._check_same(config)
-        elif self._writes:
+
+    def open(self, config: Config) -> None:
+        """Make the folder, or take it up again where ``config.resume`` says so. Raises what :meth:`check` raises."""
+        self.check(config)
+        if self._writes and not config.resume:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "config.yaml").write_text(yaml.safe_dump(as_dict(config), sort_keys=False))
             self.write("versions.json", versions())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,13 +52,10 @@ def train(config: Config) -> Path:
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
 
-    # Ranks look at the folder before the first of them writes into it.
-    folder_error = _error(lambda: folder.open(config)) if not state.is_main_process else None
-    state.wait_for_everyone()
+    folder.check(config)
+    state.wait_for_everyone()  # all have looked, and come to the same verdict, before the first rank writes
     if state.is_main_process:
-        folder_error = _error(lambda: folder.open(config))
-    if folder_error is not None:
-        raise folder_error
+        folder.open(config)
     state.wait_for_everyone()
 
     set_seed(config.seed)
@@ -119,11 +115,3 @@ def start_wandb(config: Config, folder: RunFolder) -> Any:
         config=as_dict(config),
         settings=wandb.Settings(silent=True, console="off"),
     )
-
-
-def _error(action: Callable[[], None]) -> ValueError | None:
-    try:
-        action()
-    except ValueError as error:
-        return error
-    return None
