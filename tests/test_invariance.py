@@ -40,7 +40,8 @@ def test_rewards_are_identical_and_gradients_agree(runs, layout):
     assert {"reward/fidelity", "train/reward", "rollout/unreadable", "reward/pair_accuracy"} <= set(exact)
     for expected, found in zip(plain, other, strict=True):
         assert {key: found[key] for key in exact} == {key: expected[key] for key in exact}
-        for key in ("train/loss", "train/grad_norm", "policy/kl", "policy/entropy"):
+        # Not policy/kl and policy/entropy: TRL logs the mean over passes of each pass's mean over tokens.
+        for key in ("train/loss", "train/grad_norm"):
             assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4), key
 
 

@@ -126,7 +126,7 @@ def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else(tmp_path, where):
     stored, again = (
-        train(tmp_path / word, **where, rollout__script=SCRIPT, policy__gradient_checkpointing=word)
+        train(tmp_path / f"run_{word}", **where, rollout__script=SCRIPT, policy__gradient_checkpointing=word)
         for word in ("false", "true")
     )
     for expected, found in zip(training_rows(stored), training_rows(again), strict=True):
