@@ -1,4 +1,4 @@
-"""The shipped policy learns from opinion scores and from nothing else, by means of 16 answers to test pictures."""
+"""The shipped policy learns from opinion scores and from nothing else, by means of 12 answers to test pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 SHORT = {
     "trainer__images_per_step": 8,
     "trainer__answers_per_device": 48,
-    "trainer__max_steps": 120,
+    "trainer__max_steps": 90,
     "reward__cohort_size": 8,
     "rollout__k": 6,
     "rollout__max_tokens": 48,
     "evaluation__k": 4,
-    "evaluation__test_k": 16,
-    "evaluation__max_pictures": 120,
+    "evaluation__test_k": 12,
+    "evaluation__max_pictures": 90,
 }
 RUNS = {
     "opinion scores": {},
