@@ -70,12 +70,16 @@ class StepCallback(TrainerCallback):
         self._logger = logger
         self._generation_seconds = generation_seconds
         self._answers_per_step = answers_per_step
-        self._began = self._generated = self._tokens = 0.0
+        self._began = self._generated = self._tokens = self._seconds = 0.0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = time.perf_counter()
         self._generated = self._generation_seconds()
         self._tokens = state.num_input_tokens_seen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._seconds = time.perf_counter() - self._began  # an evaluation after the step does not count
+        self._generated = self._generation_seconds() - self._generated
 
     def on_log(
         self,
@@ -88,7 +92,7 @@ class StepCallback(TrainerCallback):
         values = renamed(logs or {})
         if "train/loss" not in values:  # the summary at the very end
             return
-        seconds = time.perf_counter() - self._began
+        seconds = self._seconds
         self._logger.metrics(state.global_step, values)
         self._logger.timings(
             state.global_step,
@@ -96,7 +100,7 @@ class StepCallback(TrainerCallback):
                 "speed/step_seconds": seconds,
                 "speed/answers_per_second": self._answers_per_step / seconds,
                 "speed/tokens_per_second": (state.num_input_tokens_seen - self._tokens) / seconds,
-                "speed/generate_share": (self._generation_seconds() - self._generated) / seconds,
+                "speed/generate_share": self._generated / seconds,
             },
         )
         self._logger.say(progress_line(state.global_step, state.max_steps, values, seconds))
