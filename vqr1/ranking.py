@@ -82,8 +82,14 @@ def fidelity_reward(
         root_BB = (variance_B[:, None] + variance_B + gamma).sqrt()
         # With gamma = 0 and no spread the root is zero; the clamp then leaves the limit: 0, 1/2 or 1.
         z_BKBR = gap_BKBR / root_BB.clamp(min=torch.finfo(root_BB.dtype).tiny)[:, None, :, None]
-        better_BKB = _mean_where(_phi(z_BKBR), counted_BR, dim=-1)
-        worse_BKB = _mean_where(_phi(-z_BKBR), counted_BR, dim=-1)
+        better_BKBR = _phi(z_BKBR)
+        if opponent == "mean":
+            better_BKB, worse_BKB = better_BKBR[..., 0], _phi(-z_BKBR[..., 0])
+        else:
+            # Score k of image i is below score r of image j as often as that one is above it: half the work.
+            weight_BR = counted_BR / counted_BR.sum(1, keepdim=True).to(scores_BK)
+            better_BKB = torch.einsum("ikjr,jr->ikj", better_BKBR, weight_BR)
+            worse_BKB = torch.einsum("jrik,jr->ikj", better_BKBR, weight_BR)
         p_BB = _preference(mos_B, mos_std_B).to(scores_BK)
         agree_BKB = (p_BB[:, None, :] * better_BKB + root_epsilon).sqrt()
         agree_BKB += (p_BB.T[:, None, :] * worse_BKB + root_epsilon).sqrt()  # 1 - p(i,j) = p(j,i)
