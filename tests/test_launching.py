@@ -38,6 +38,12 @@ def test_the_machine_settles_what_is_left_open(tuning, launcher, gpus, expected)
     assert settled["name"] == "mine"
 
 
+@pytest.mark.parametrize("launcher", ["ddp", "zero3"])
+def test_a_launcher_for_gpus_is_refused_where_there_are_none(launcher):
+    with pytest.raises(ValueError, match=f"launcher={launcher} needs a GPU"):
+        settle(config(Tuning.full, Launcher(launcher)), 0)
+
+
 def test_a_run_without_a_name_is_named_after_experiment_and_time():
     name = settle(config(experiment_name="demo"), 0)["name"]
     assert time.strptime(name, "demo-%Y-%m-%d-%H%M%S")

@@ -89,6 +89,8 @@ def settle(config: Config, gpus: int) -> dict[str, str]:
     launcher = config.launcher
     if launcher is Launcher.auto:
         launcher = Launcher.none if gpus <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
+    if gpus == 0 and launcher is not Launcher.none:
+        raise ValueError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
     name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     return {"policy.tuning": tuning.value, "launcher": launcher.value, "name": name}
 
@@ -109,27 +111,29 @@ def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
     from vqr1.data import read_dataset
     from vqr1.policy.load import find_weights
 
-    tuning = settle(config, gpus)["policy.tuning"]
     for name in config.data.train:
         if not name.startswith("demo_"):
             read_dataset(name, Path(config.data.root).expanduser())
     weights = find_weights(config.policy.path)
-    if config.policy.path == "tiny":
+    if not gpus:
         return
+    settled = settle(config, gpus)
+    tuning = settled["policy.tuning"]
+    sharing = gpus if settled["launcher"] == Launcher.zero3.value else 1
     size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
-    print(f"memory: about {memory_estimate(size, tuning, max(gpus, 1)):.0f} GB per GPU, plus activations and the cache")
+    print(f"memory: about {memory_estimate(size, tuning, sharing):.0f} GB per GPU, plus activations and the cache")
     if command:
         print("command: " + shlex.join(command), flush=True)
 
 
-def memory_estimate(weight_bytes: int, tuning: str, gpus: int) -> float:
+def memory_estimate(weight_bytes: int, tuning: str, sharing: int) -> float:
     """GB per GPU for weights, gradients, optimiser and reference, without activations.
 
     ``weight_bytes`` are of bfloat16 weights, 2 a parameter. LoRA keeps those, with the reference being the same
-    weights without the adapters, whose own share is below 5 %. All weights under ZeRO-3 take 2 + 2 for weights and
-    gradients, 12 for float32 weights and AdamW's two moments, and 2 for the reference, all shared by the GPUs.
+    weights without the adapters, whose own share is below 5 %. Training all weights takes 2 + 2 bytes for weights and
+    gradients, 12 for float32 weights and AdamW's two moments, and 2 for the reference, spread over ``sharing`` GPUs.
     """
     parameters = weight_bytes / 2
-    total = 2.1 * parameters if tuning == Tuning.lora.value else 18 * parameters / gpus
+    total = 2.1 * parameters if tuning == Tuning.lora.value else 18 * parameters / sharing
     return total / 1e9
