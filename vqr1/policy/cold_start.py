@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vqr1.answer import PROMPTS, build_prompt
 from vqr1.data.demonstration import CROP, TYPES, true_mos
@@ -149,7 +150,7 @@ def learn_to_see(model: Any, pictures: Pictures, recipe: Recipe, say: Callable[[
     tokens = (CROP // PATCH // MERGE) ** 2
     grid = torch.tensor([[1, CROP // PATCH, CROP // PATCH]])
     generator = torch.Generator().manual_seed(recipe.seed)
-    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    mean, std = torch.tensor(OPENAI_CLIP_MEAN), torch.tensor(OPENAI_CLIP_STD)  # the image processor's own
     with torch.no_grad():
         filters = cosine_filters(visual.config.hidden_size)[:, :, None].expand(-1, -1, TEMPORAL_PATCH, -1, -1)
         sample = to_patches(pictures.pixels[:: max(1, len(pictures) // 600)], mean, std)
