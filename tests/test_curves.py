@@ -65,6 +65,21 @@ def test_a_figure_that_was_not_measured_leaves_its_panel_empty(tmp_path, missing
     assert {panel for panel in range(5) if ink(pixels, panel) < 50} == empty
 
 
+def test_ceilings_are_lines_among_the_srccs(tmp_path):
+    rows = [*steps(), *evaluations(0, 20, 40)]
+    rows.append({"step": 40, "eval/demo_five_test/srcc": 0.7})
+    plain = draw(tmp_path, rows)
+    unmeasured = {"supervised_ceiling": None, "label_ceiling": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"proof": {"demo_five_test": unmeasured}}))
+    assert np.array_equal(draw(tmp_path, rows), plain)
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"proof": {"demo_five_test": {"supervised_ceiling": 0.6, "label_ceiling": 0.95}}})
+    )
+    pixels = draw(tmp_path, rows)
+    assert ink(pixels, 2) > ink(plain, 2) + 100
+    assert np.array_equal(pixels[:, : pixels.shape[1] // 3], plain[:, : plain.shape[1] // 3])
+
+
 def test_undefined_figures_are_left_out(tmp_path):
     rows = [{**row, "policy/kl": None, "train/reward": None if row["step"] % 2 else 1.0} for row in steps()]
     pixels = draw(tmp_path, rows)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.support.runs import train
+from tests.support.runs import train, training_rows
+from vqr1.training.metrics import CollapseWatch
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +30,19 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def rises(tmp_path_factory, data_root):
-    """By run, the mean rise of the two test sets' SRCC, and the policy's unreadable share at the end."""
+def runs(tmp_path_factory, data_root):
     folder = tmp_path_factory.mktemp("learning")
+    return {
+        name: train(folder / name.replace(" ", "-"), data__root=data_root, **SHORT, **settings)
+        for name, settings in RUNS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def rises(runs):
+    """By run, the mean rise of the two test sets' SRCC."""
     found = {}
-    for name, settings in RUNS.items():
-        run = train(folder / name.replace(" ", "-"), data__root=data_root, **SHORT, **settings)
+    for name, run in runs.items():
         summary = json.loads((run / "summary.json").read_text())
         start, final = (
             [summary[end][f"{s}_test"]["srcc"] for s in ("demo_five", "demo_hundred")] for end in ("start", "final")
@@ -51,3 +59,13 @@ def test_opinion_scores_teach(rises):
 def test_nothing_else_does(rises, control):
     assert rises[control] < 0.08, rises
     assert rises[control] < rises["opinion scores"] - 0.1, rises
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_collapse_to_one_score_is_announced_where_it_comes(runs, name):
+    watch = CollapseWatch()
+    rows = training_rows(runs[name])
+    warned = next((row["step"] for row in rows if watch(row)), None)
+    assert (warned is not None) == (name == "shuffled scores"), warned
+    if warned is not None:  # while there is a spread left to save
+        assert rows[warned - 1]["rollout/score_std"] > 0.1

@@ -25,6 +25,7 @@ METRICS = {
     "reward/no_rival",
     "rollout/score_mean",
     "rollout/score_std",
+    "rollout/score_std_between",
     "rollout/unreadable",
 }
 
@@ -196,6 +197,7 @@ def test_metrics_by_hand():
     assert set(metrics) == METRICS
     assert metrics["rollout/score_mean"] == pytest.approx((12 + 5 + 9 + 5) / 9)
     assert metrics["rollout/score_std"] == pytest.approx((0 + math.sqrt(0.5) + 1) / 3)
+    assert metrics["rollout/score_std_between"] == pytest.approx(statistics.stdev([4, 2.5, 3, 5]))
     assert metrics["rollout/unreadable"] == pytest.approx(3 / 12)
     assert metrics["reward/zero_spread"] == pytest.approx(1 / 3)
     assert metrics["reward/no_rival"] == pytest.approx(1 / 4)

@@ -17,7 +17,8 @@ SCRIPT = "vqr1.rollout.scripted:answer"  # the untrained policy earns nothing, a
 DOCUMENTED = {
     "train/reward", "train/reward_std", "train/loss", "train/lr", "train/grad_norm",
     "reward/fidelity", "reward/format", "reward/pair_accuracy", "reward/zero_spread", "reward/no_rival",
-    "rollout/score_mean", "rollout/score_std", "rollout/unreadable", "rollout/length", "rollout/clipped",
+    "rollout/score_mean", "rollout/score_std", "rollout/score_std_between",
+    "rollout/unreadable", "rollout/length", "rollout/clipped",
     "policy/kl", "policy/entropy", "policy/clip",
 }  # fmt: skip
 
@@ -43,7 +44,7 @@ def plain(tmp_path_factory, where):
 def test_the_run_folder_holds_what_is_promised(plain):
     present = {path.name for path in plain.iterdir()}
     assert {"config.yaml", "versions.json", "metrics.jsonl", "timings.jsonl", "answers.jsonl"} <= present
-    assert {"summary.json", "curves.png", "checkpoint-4", "final", "wandb"} <= present
+    assert {"summary.json", "curves.png", "reasoning.png", "checkpoint-4", "final", "wandb"} <= present
     assert Image.open(plain / "curves.png").size[0] > 1000
     assert [row["step"] for row in training_rows(plain)] == [1, 2, 3, 4]
 
@@ -103,7 +104,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(plain, tmp_path, where):
     torn = tmp_path / "torn"
     shutil.copytree(plain, torn)
     shutil.rmtree(torn / "checkpoint-4")
-    for left_over in ("summary.json", "curves.png"):
+    for left_over in ("summary.json", "curves.png", "reasoning.png"):
         (torn / left_over).unlink()
     train(torn, **where, trainer__max_steps=4, trainer__save_steps=2, evaluation__every=2, resume="true")
     ours, theirs = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (torn, plain))

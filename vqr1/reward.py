@@ -160,6 +160,7 @@ class RankingReward:
         mean_B = gap_BK.nan_to_num().sum(1) / count_B
         square_B = ((gap_BK - mean_B[:, None]) ** 2).nan_to_num().sum(1)
         std_B = (square_B / (count_B - 1)).sqrt()[count_B > 1]
+        means = answers.scores_BK.nanmean(1)[count_B > 0]
         pairs = pair_accuracy(answers.scores_BK, answers.mos_B, readable_BK=readable_BK, dataset_B=answers.dataset_B)
         return {
             "reward/fidelity": reward_BK[~reward_BK.isnan()].mean().item(),
@@ -168,6 +169,7 @@ class RankingReward:
             "reward/no_rival": reward_BK.isnan().all(dim=1).double().mean().item(),
             "rollout/score_mean": known.mean().item(),
             "rollout/score_std": std_B.mean().item(),
+            "rollout/score_std_between": means.std().item() if len(means) > 1 else math.nan,
             "rollout/unreadable": (~readable_BK).double().mean().item(),
         }
 

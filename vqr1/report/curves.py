@@ -10,20 +10,25 @@ TITLES = ("reward", "fidelity (best 1)", "SRCC", "score std over K answers", "KL
 
 
 def draw_curves(folder: Path) -> Path:
-    """``curves.png`` from a run folder's ``metrics.jsonl``: reward, fidelity, SRCC and score std per set, KL."""
+    """``curves.png`` from a run folder: reward, fidelity, SRCC and score std per set, KL, over ``metrics.jsonl``.
+
+    The ceilings of ``summary.json``'s proof, where it has one, are dotted lines in their set's colour.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = folder / "summary.json"
+    proof = json.loads(summary.read_text()).get("proof", {}) if summary.is_file() else {}
     figure, axes = plt.subplots(1, 5, figsize=(22, 4), constrained_layout=True)
     for axis, title in zip(axes, TITLES, strict=True):
         axis.set_title(title)
         axis.set_xlabel("step")
     _curve(axes[0], rows, "train/reward")
     _curve(axes[1], rows, "reward/fidelity")
-    _sets(axes[2], rows, "srcc")
+    _ceilings(axes[2], _sets(axes[2], rows, "srcc"), proof)
     _sets(axes[3], rows, "score_std")
     _curve(axes[3], rows, "rollout/score_std", label="training")
     _curve(axes[4], rows, "policy/kl")
@@ -54,17 +59,25 @@ def _curve(axis: Any, rows: list[dict[str, Any]], key: str, label: str | None = 
     axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
 
 
-def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> None:
+def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
+    """A line for each evaluated set, by name."""
     names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith("eval/")})
+    lines = {}
     for name in names:
         points = _points(rows, f"eval/{name}/{figure}")
-        if points:
+        if len(points) > 1:  # a set that was rated once makes no curve
             steps, values = zip(*points, strict=True)
-            axis.plot(
-                steps,
-                values,
-                marker="o",
-                markersize=3,
-                label=name,
-                linestyle="--" if len(points) == 2 else "-",
+            ends_only = len(points) == 2
+            (lines[name],) = axis.plot(
+                steps, values, marker="o", markersize=3, label=name, linestyle="--" if ends_only else "-"
             )
+    return lines
+
+
+def _ceilings(axis: Any, lines: dict[str, Any], proof: dict[str, Any]) -> None:
+    """Both ceilings of each set as horizontal lines."""
+    for name, row in proof.items():
+        for ceiling, style in (("supervised", ":"), ("label", (0, (1, 4)))):
+            value = row[f"{ceiling}_ceiling"]
+            if value is not None:
+                axis.axhline(value, linestyle=style, color=lines[name].get_color(), label=f"{name}, {ceiling} ceiling")

@@ -1,9 +1,9 @@
 """The supervised ceiling: how well the tiny policy's weights rank when they are trained on the true labels.
 
-The same weights, pictures and time as a demonstration run, but told the answers: the reasoning is the start policy's
-own, the score is the opinion score rescaled to 1..5, and only the score's tokens are trained. The best of three
-learning rates, by the test sets themselves: a ceiling is to be high. Reinforcement learning to rank, which never sees a
-score, is measured against it.
+The same weights, pictures and time as a demonstration run, and the vision tower frozen as there, but told the answers:
+the reasoning is the start policy's own, the score is the opinion score rescaled to 1..5, and only the score's tokens
+are trained. The best of three learning rates, by the test sets themselves: a ceiling is to be high. Reinforcement
+learning to rank, which never sees a score, is measured against it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def train_supervised(
     rng = np.random.default_rng(seed)
     prompt = build_prompt("paper")
     tokenizer = processor.tokenizer
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     model.train()
     began, steps = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < seconds:
@@ -100,7 +101,7 @@ def train_supervised(
             group["lr"] = rate * (1 - spent / seconds)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         steps += 1
     return steps
@@ -117,7 +118,7 @@ def _score_tokens(ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
 def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str], None] = print) -> dict[str, float]:
     """Train at each learning rate for ``seconds`` and store the test SRCC of the best one, by mean of 48 answers."""
     torch.set_num_threads(1)
-    settings = PolicyConfig(path=str(policy), dtype="float32", attention="sdpa", max_pixels=200704)
+    settings = PolicyConfig(path=str(policy), train_vision=False, dtype="float32", attention="sdpa", max_pixels=200704)
     load = picture_loader(settings.min_pixels, settings.max_pixels)
     processor = load_processor(settings)
     splits = {name: read_dataset(name, root) for name in RECIPES}

@@ -91,7 +91,13 @@ class Diary(TrainerCallback):
         chosen = [i * len(ratings.samples) // count for i in range(count)]
         for i in chosen:
             sample = ratings.samples[i]
-            answers = {"step": step, "set": name, "image_id": sample.image_id, "mos": sample.mos}
+            answers = {
+                "step": step,
+                "set": name,
+                "image_id": sample.image_id,
+                "image": sample.image,
+                "mos": sample.mos,
+            }
             self._folder.append("answers.jsonl", {**answers, "answers": ratings.texts[i][:4]})
 
     def _evaluations(self) -> list[dict[str, Any]]:

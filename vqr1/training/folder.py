@@ -7,12 +7,13 @@
       versions.json    packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
-      answers.jsonl    the probe pictures' answers at every evaluation (the paper's Figure 4)
+      answers.jsonl    the probe pictures' answers at every evaluation
       checkpoint-N/    to resume from
       best/            the weights with the best mean validation SRCC
       final/           the weights at the end
       summary.json     start and end, per set
-      curves.png       reward, fidelity, SRCC, score std (the paper's Figure 3), KL
+      curves.png       reward, fidelity, SRCC and its ceilings, score std (the paper's Figure 3), KL
+      reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
 """
 
 from __future__ import annotations

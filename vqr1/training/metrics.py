@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -63,11 +65,48 @@ class Logger:
             print(line, file=sys.stderr, flush=True)
 
 
+class CollapseWatch:
+    """Warns, once, when all pictures begin to get the same score.
+
+    Where opinion scores say nothing about the answers (shuffled labels, a policy that sees nothing), the reward's best
+    is one score for every picture: every comparison is 1/2 then, and the fidelity sqrt(1/2). The spread between
+    pictures falls first: to half of its start some fifty steps before all answers are one (docs/log.md).
+    """
+
+    WINDOW = 10  # steps of the means that are compared
+    SHARE = 0.5
+
+    def __init__(self) -> None:
+        self._start: list[float] = []
+        self._latest: deque[float] = deque(maxlen=self.WINDOW)
+        self._warned = False
+
+    def __call__(self, values: dict[str, float]) -> str | None:
+        """The warning where the last steps' mean is under half of the first steps', else None."""
+        between = values.get("rollout/score_std_between")
+        if between is None or self._warned:
+            return None
+        if len(self._start) < self.WINDOW:
+            self._start.append(between)
+            return None
+        self._latest.append(between)
+        first, now = fmean(self._start), fmean(self._latest)
+        if len(self._latest) < self.WINDOW or now >= self.SHARE * first:
+            return None
+        self._warned = True
+        return (
+            f"warning: all pictures are coming to get the same score (rollout/score_std_between was {first:.3f}, is "
+            f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
+            "in answers.jsonl), then try a lower trainer.learning_rate"
+        )
+
+
 class StepCallback(TrainerCallback):
     """Logs every step: one row of metrics, one of timings, one line on the screen."""
 
     def __init__(self, logger: Logger, generation_seconds: Callable[[], float], answers_per_step: int):
         self._logger = logger
+        self._watch = CollapseWatch()
         self._generation_seconds = generation_seconds
         self._answers_per_step = answers_per_step
         self._began = self._generated = self._tokens = self._seconds = 0.0
@@ -104,6 +143,9 @@ class StepCallback(TrainerCallback):
             },
         )
         self._logger.say(progress_line(state.global_step, state.max_steps, values, seconds))
+        warning = self._watch(values)
+        if warning:
+            self._logger.say(warning)
 
 
 def progress_line(step: int, steps: int, values: dict[str, float], seconds: float) -> str:

@@ -22,6 +22,7 @@ from vqr1.config import Config, Wandb, as_dict
 from vqr1.data.pictures import picture_loader
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
+from vqr1.report.reasoning import draw_reasoning
 from vqr1.training.diary import Diary
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.folder import RunFolder
@@ -87,9 +88,10 @@ def train(config: Config) -> Path:
     folder.write("summary.json", diary.summary(seconds))
     if state.is_main_process:
         draw_curves(folder.path)
+        draw_reasoning(folder.path)
         if wandb_run is not None:
             wandb_run.finish()
-    logger.say(f"{folder.path}: summary.json, curves.png, metrics.jsonl, answers.jsonl, final/")
+    logger.say(f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/")
     state.wait_for_everyone()
     return folder.path
 
