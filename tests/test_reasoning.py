@@ -28,7 +28,7 @@ def story(tmp_path):
             "image_id": name,
             "image": str(tmp_path / f"{name}.png"),
             "mos": 3.5,
-            "answers": [answer("Costs $5, or $6: sharp.", 3.25), "unreadable"],
+            "answers": [answer("Costs $5, or $6: sharp.", 3.25 if name == "five/b" else 2 + step / 10), "unreadable"],
         }
         for step in (0, 10, 20)
         for name in colours
@@ -50,12 +50,16 @@ def holds(pixels, colour):
     return bool((np.abs(pixels - colour).max(-1) < 12).any())
 
 
-def test_it_shows_the_first_picture_of_each_set_that_was_followed(tmp_path, story):
+def test_it_shows_the_picture_of_each_followed_set_whose_score_moved_most(tmp_path, story):
     pixels = draw(tmp_path, story)
     assert holds(pixels, (200, 30, 30))
     assert holds(pixels, (30, 160, 30))
     assert not holds(pixels, (30, 30, 200))
     assert not holds(pixels, (200, 160, 0))
+    for row in story:  # now the other one's does
+        if row["image_id"] == "five/b":
+            row["answers"] = [answer("", 1 + row["step"] / 5)]
+    assert holds(draw(tmp_path, story), (30, 30, 200))
 
 
 def test_sets_seen_at_both_ends_only_are_shown_where_there_is_no_other(tmp_path, story):

@@ -19,8 +19,8 @@ PICTURE = 2.2  # inches
 
 
 def draw_reasoning(folder: Path) -> Path | None:
-    """``reasoning.png``: of every validation set one probe picture of ``answers.jsonl`` and its first answer at each
-    evaluation, with the mean of the readable scores kept there. None where there are no answers to validation pictures.
+    """``reasoning.png``: of every validation set the probe picture of ``answers.jsonl`` whose score moved most, and its
+    first answer at each evaluation, with the mean of the readable scores kept there. None where nothing was answered.
 
     Raises:
         FileNotFoundError: a picture is no longer where the run read it.
@@ -58,25 +58,32 @@ def draw_reasoning(folder: Path) -> Path | None:
 
 
 def _stories(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """For each set that was evaluated more often than at the start and the end, the first picture's rows by step.
-
-    Where no set was, the sets that were evaluated twice.
-    """
-    pictures: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """For each of the sets that were evaluated most often, the rows by step of the picture whose score moved most."""
+    sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
-        pictures.setdefault((row["set"], row["image_id"]), []).append(row)
-    firsts: dict[str, list[dict[str, Any]]] = {}
-    for (name, _), story in pictures.items():
-        firsts.setdefault(name, story)
-    longest = max((len(story) for story in firsts.values()), default=0)
-    return [story for story in firsts.values() if len(story) == longest]
+        sets.setdefault(row["set"], {}).setdefault(row["image_id"], []).append(row)
+    told = [max(pictures.values(), key=_moved) for pictures in sets.values()]
+    longest = max((len(story) for story in told), default=0)
+    return [story for story in told if len(story) == longest]
+
+
+def _moved(story: list[dict[str, Any]]) -> float:
+    first, last = _mean_score(story[0]), _mean_score(story[-1])
+    return 0.0 if first is None or last is None else abs(last - first)
+
+
+def _mean_score(row: dict[str, Any]) -> float | None:
+    scores = [score for score in map(read_score, row["answers"]) if score is not None]
+    return sum(scores) / len(scores) if scores else None
 
 
 def _said(row: dict[str, Any]) -> str:
-    scores = [score for score in map(read_score, row["answers"]) if score is not None]
-    mean = f"mean score {sum(scores) / len(scores):.2f}" if scores else "no readable score"
+    mean = _mean_score(row)
     text = " ".join(row["answers"][0].split())
     shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     return "\n".join(
-        [f"step {row['step']}, {mean}", *textwrap.wrap(shown, WIDTH, initial_indent="  ", subsequent_indent="  ")]
+        [
+            f"step {row['step']}, " + ("no readable score" if mean is None else f"mean score {mean:.2f}"),
+            *textwrap.wrap(shown, WIDTH, initial_indent="  ", subsequent_indent="  "),
+        ]
     )
