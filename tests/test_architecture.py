@@ -24,17 +24,29 @@ ROOMS: dict[str, set[str]] = {
     "cohorts": set(),
     "config": set(),
     "evaluation": set(),
+    "provenance": set(),
     "data": set(),
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "config", "data"},
     "policy": {"answer", "config", "data", "rollout"},
     "report": {"evaluation"},
-    "scoring": {"answer", "comparison", "config", "data", "evaluation", "levels", "policy", "rollout"},
-    "training": {"answer", "cohorts", "config", "data", "evaluation", "policy", "report", "reward", "rollout"},
+    "scoring": {"answer", "comparison", "config", "data", "evaluation", "levels", "policy", "provenance", "rollout"},
+    "training": {
+        "answer",
+        "cohorts",
+        "config",
+        "data",
+        "evaluation",
+        "policy",
+        "provenance",
+        "report",
+        "reward",
+        "rollout",
+    },
     "launching": {"cli", "config", "data", "policy", "training"},
 }
 DOORS = {"__init__", "__main__", "cli"}  # lazily, these may import anything
-WITHOUT_TORCH = {"answer", "levels", "comparison", "evaluation", "cohorts", "config"}
+WITHOUT_TORCH = {"answer", "levels", "comparison", "evaluation", "provenance", "cohorts", "config"}
 
 
 def modules() -> list[Path]:
@@ -93,7 +105,7 @@ def test_these_do_without_torch(room):
 @pytest.mark.parametrize("door", sorted(DOORS - {"__main__"}))
 def test_the_doors_open_nothing_before_they_are_used(door):
     at_once = {name.split(".")[0] for name, now in imported(PACKAGE / f"{door}.py") if now}
-    assert at_once <= {"__future__", "os", "sys", "collections", "datetime", "pathlib", "typing"}
+    assert at_once <= {"__future__", "argparse", "os", "sys", "collections", "datetime", "pathlib", "typing"}
 
 
 def test_arrows_run_one_way():

@@ -36,8 +36,10 @@ from vqr1.data import DATASETS
 from vqr1.training.setup import check_boundaries, grpo_config, reward_functions, some_of
 
 CONF = packaged("conf").resolve()
-# Found, not listed: a new file of conf/ is a new test. conf/local belongs to the machine.
-SHIPPED = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name != "local")
+# Found, not listed: a new file of conf/ is a new test. conf/local belongs to the machine, conf/evaluate
+# to another command.
+NO_GROUPS = ("local", "evaluate")
+SHIPPED = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name not in NO_GROUPS)
 WITHOUT_LOCAL = ["~local"] if (CONF / "local" / "default.yaml").is_file() else []
 GRPO_TYPES = typing.get_type_hints(GRPOConfig)
 
@@ -70,9 +72,35 @@ def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, t
 
 def test_all_groups_are_found():
     assert {option.split("=")[0] for option in SHIPPED} == {
-        folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "local"
+        folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS
     }
     assert {"experiment=demo", "experiment=kadid10k", "reward=published"} <= set(SHIPPED)
+    assert {"experiment=kadid10k_spaq", "experiment=koniq10k"} <= set(SHIPPED)
+
+
+def test_every_dataset_that_is_not_for_testing_only_has_a_data_file():
+    files = {option.partition("=")[2] for option in SHIPPED if option.startswith("data=")}
+    ours = {name for name, spec in DATASETS.items() if spec.split != "test" and not name.startswith("demo_")}
+    assert files == ours | {"demo", "kadid10k_spaq"}
+    for name in ours:
+        data = composed(f"data={name}").data
+        assert (data.train, data.validation, data.test) == ([name], [name], [name])
+
+
+@pytest.mark.parametrize(("name", "sets"), [("kadid10k_spaq", ["kadid10k", "spaq"]), ("koniq10k", ["koniq10k"])])
+def test_the_other_experiments_are_the_papers_run_on_other_sets(name, sets):
+    paper, config = composed("experiment=kadid10k"), composed(f"experiment={name}")
+    assert (config.data.train, config.experiment_name) == (sets, name)
+    for group in ("policy", "rollout", "reward", "trainer"):
+        assert getattr(config, group) == getattr(paper, group)
+
+
+def test_one_setting_moves_the_root(monkeypatch):
+    monkeypatch.setenv("VQR1_DATA", "/scratch/pictures")
+    for option in SHIPPED:
+        if option.startswith("data="):
+            assert composed(option).data.root == "/scratch/pictures"
+    assert composed("experiment=koniq10k", "data.root=/elsewhere").data.root == "/elsewhere"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import yaml
 
 import vqr1
 from vqr1.config import Config, PolicyConfig, RewardConfig, RolloutConfig, as_dict
-from vqr1.training.folder import PACKAGES, RunFolder, finite, versions
+from vqr1.provenance import PACKAGES, finite, versions
+from vqr1.training.folder import RunFolder
 
 
 def config(**settings):
@@ -119,6 +120,14 @@ def test_length_memory_and_logging_may_change(started):
     started.open(changed)
     # The first settings stay on record.
     assert yaml.safe_load((started.path / "config.yaml").read_text())["evaluation"]["every"] == 50
+
+
+def test_a_run_is_not_taken_up_with_other_data(started):
+    started.check_splits({"five": {"hash": "a"}})  # an older run kept none
+    started.write("splits.json", {"five": {"hash": "a"}})
+    started.check_splits({"five": {"hash": "a"}})
+    with pytest.raises(ValueError, match=r"the split of five was a and is b: .*; put them back or start another run"):
+        started.check_splits({"five": {"hash": "b"}})
 
 
 def test_the_last_checkpoint_is_the_highest_whole_one(started):

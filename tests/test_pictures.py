@@ -1,10 +1,27 @@
 """Unusual picture files: what happens to each is written in vqr1.data.pictures."""
 
+import struct
+import time
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from vqr1.data.pictures import fit_to_grid, open_picture, picture_loader
+from vqr1.data import pictures
+from vqr1.data.pictures import (
+    PictureLoader,
+    fit_to_grid,
+    grid_size,
+    load_fitted,
+    load_many,
+    open_picture,
+    picture_loader,
+)
 
 RED = (200, 30, 40)
 
@@ -97,3 +114,152 @@ def test_a_picture_is_decoded_once(tmp_path):
     first = load(str(tmp_path / "a.png"))
     (tmp_path / "a.png").unlink()
     assert load(str(tmp_path / "a.png")) is first
+
+
+def noise(size, seed=0):
+    """Smooth enough for JPEG to keep: its decoded sizes can be compared."""
+    small = np.random.default_rng(seed).integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def png_header(path, width, height):
+    """A PNG that says how large it is; there is nothing behind it to decode."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"\x00\x00\x00\r" + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\x00\x00\x00\x00IDAT")
+    return str(path)
+
+
+@pytest.mark.parametrize("load", [open_picture, picture_loader(3136, 200704)])
+def test_a_picture_of_300_megapixels_is_refused_before_it_is_decoded(tmp_path, load):
+    with pytest.raises(ValueError, match=r"bomb.png: over 150 megapixels .*; shrink it or drop its row"):
+        load(png_header(tmp_path / "bomb.png", 20000, 15000))
+
+
+def test_a_picture_of_160_megapixels_is_over_our_limit_though_not_over_pillows(tmp_path):
+    path = png_header(tmp_path / "a.png", 16000, 10000)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ValueError, match=r"a.png: 16000x10000 pixels are over 150 megapixels; shrink it or drop"),
+    ):
+        open_picture(path)
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+    noise((4800, 3600)).save(tmp_path / "a.jpg", quality=95)
+    decoded = []
+    plain_load = JpegImageFile.load
+
+    def load(self):
+        result = plain_load(self)
+        decoded.append(self.size)
+        return result
+
+    monkeypatch.setattr(JpegImageFile, "load", load)
+    reduced = load_fitted(tmp_path / "a.jpg", 3136, 200704)
+    assert max(decoded) == (1200, 900)  # a quarter; an eighth would leave less than twice what is kept
+    whole = fit_to_grid(open_picture(tmp_path / "a.jpg"), 3136, 200704)
+    assert reduced.size == whole.size == (504, 364)
+    difference = np.abs(np.asarray(reduced).astype(int) - np.asarray(whole).astype(int))
+    assert difference.mean() < 1 and difference.max() < 25
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (300, 200)])
+def test_a_picture_that_is_not_much_too_large_is_decoded_whole(tmp_path, size):
+    noise(size).save(tmp_path / "a.jpg")
+    whole = fit_to_grid(open_picture(tmp_path / "a.jpg"), 3136, 200704)
+    assert load_fitted(tmp_path / "a.jpg", 3136, 200704).tobytes() == whole.tobytes()
+
+
+def test_the_grid_is_that_of_the_whole_picture_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise((4001, 2999)).save(tmp_path / "a.jpg", exif=exif)
+    whole = fit_to_grid(open_picture(tmp_path / "a.jpg"), 3136, 200704)
+    assert load_fitted(tmp_path / "a.jpg", 3136, 200704).size == whole.size == grid_size(2999, 4001, 3136, 200704)
+
+
+def test_a_truncated_large_jpeg_is_refused_though_it_is_decoded_reduced(tmp_path):
+    noise((4000, 3000)).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(
+        ValueError, match=r"cut.jpg: not a readable picture .*truncated.*; replace the file or drop its"
+    ):
+        load_fitted(tmp_path / "cut.jpg", 3136, 200704)
+
+
+class Counted:
+    """Loads pictures and counts how often each was decoded."""
+
+    def __init__(self, monkeypatch):
+        self.times = Counter()
+        plain = pictures._decode
+
+        def decode(path, needed):
+            self.times[Path(path).name] += 1
+            time.sleep(0.01)  # long enough for two threads to meet
+            return plain(path, needed)
+
+        monkeypatch.setattr(pictures, "_decode", decode)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    return Counted(monkeypatch)
+
+
+def test_k_answers_to_a_picture_decode_it_once(tmp_path, counted):
+    for i in range(5):
+        noise((112, 112), i).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in (3, 1, 4, 1, 0) for _ in range(6)]
+    loaded = load_many(picture_loader(3136, 200704), paths)
+    assert counted.times == {"3.png": 1, "1.png": 1, "4.png": 1, "0.png": 1}
+    assert [image.tobytes() for image in loaded] == [open_picture(path).tobytes() for path in paths]
+
+
+def test_threads_that_ask_for_one_picture_wait_for_one_decoder(tmp_path, counted):
+    noise((112, 112)).save(tmp_path / "a.png")
+    load = picture_loader(3136, 200704)
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(load, [str(tmp_path / "a.png")] * 32))
+    assert counted.times == {"a.png": 1}
+    assert all(image is loaded[0] for image in loaded)
+
+
+def test_memory_is_bounded_and_the_longest_unused_goes_first(tmp_path, counted):
+    for i in range(3):
+        noise((112, 112), i).save(tmp_path / f"{i}.png")
+    load = PictureLoader(3136, 200704, memory=2 * 112 * 112 * 3)
+    for i in (0, 1, 0, 2, 0, 1):  # 2 puts 1 out, for 0 was used since
+        load(str(tmp_path / f"{i}.png"))
+    assert counted.times == {"0.png": 1, "1.png": 2, "2.png": 1}
+
+
+def test_a_broken_picture_is_refused_each_time_it_is_asked_for(tmp_path):
+    load = picture_loader(3136, 200704)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a.png: not a readable picture"):
+            load(str(tmp_path / "a.png"))
+    noise((112, 112)).save(tmp_path / "a.png")
+    assert load(str(tmp_path / "a.png")).size == (112, 112)
+
+
+def test_the_folder_of_resized_pictures_changes_no_pixel(tmp_path, counted):
+    source = tmp_path / "a.jpg"
+    noise((1000, 700)).save(source)
+    plain_pixels = picture_loader(3136, 200704)(str(source)).tobytes()
+    cached = [picture_loader(3136, 200704, str(tmp_path / "cache"))(str(source)) for _ in range(2)]
+    assert [image.tobytes() for image in cached] == [plain_pixels] * 2
+    (kept,) = (tmp_path / "cache").rglob("*.*")
+    assert counted.times == {"a.jpg": 2, kept.name: 1}  # plain, then to fill the folder, then from the folder
+    # Other limits, and another file in its place, are other pictures.
+    assert picture_loader(3136, 100352, str(tmp_path / "cache"))(str(source)).size != cached[0].size
+    noise((1000, 700), seed=1).save(source)
+    assert picture_loader(3136, 200704, str(tmp_path / "cache"))(str(source)).tobytes() != plain_pixels
+
+
+def test_the_folder_keeps_no_picture_that_fits_as_it_is(tmp_path):
+    noise((112, 112)).save(tmp_path / "a.png")
+    picture_loader(3136, 200704, str(tmp_path / "cache"))(str(tmp_path / "a.png"))
+    assert not (tmp_path / "cache").exists()

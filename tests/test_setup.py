@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from vqr1.config import Config, DataConfig, Preference
-from vqr1.data import Sample, Splits
+from vqr1.config import Config, DataConfig, Preference, RewardKind
+from vqr1.data import Sample, SplitRule, Splits
+from vqr1.data.splits import described
 from vqr1.training import setup
-from vqr1.training.setup import read_data, shuffled_mos
+from vqr1.training.setup import as_dataset, read_data, reward_functions, shuffled_mos
 
 
 def samples(count, name="five", mos_std=0.5):
@@ -20,7 +23,7 @@ def samples(count, name="five", mos_std=0.5):
 def given(monkeypatch):
     """Datasets by name instead of files."""
     known = {}
-    monkeypatch.setattr(setup, "read_dataset", lambda name, root: known[name])
+    monkeypatch.setattr(setup, "read_dataset", lambda name, root, rule: known[name])
     return known
 
 
@@ -61,3 +64,47 @@ def test_shuffled_scores_are_the_same_scores_dealt_out_within_each_set(given):
     moved = sum(a.mos != b.mos for a, b in zip(plain, dealt, strict=True))
     assert moved > 40
     assert shuffled_mos(plain, 0) == dealt != shuffled_mos(plain, 1)
+
+
+def test_the_split_of_every_set_is_kept_for_the_run_folder(given):
+    given["five"] = Splits(train=samples(9), validation=samples(3, "five_more"))
+    assert read_data(settings()).splits == {"five": described(given["five"])}
+
+
+def test_the_rule_reaches_the_datasets(monkeypatch):
+    seen = []
+    monkeypatch.setattr(setup, "read_dataset", lambda name, root, rule: seen.append(rule) or Splits(train=samples(9)))
+    read_data(settings(split_ratio=[8, 0, 2], split_seed=7))
+    assert seen == [SplitRule((8, 0, 2), 7)]
+    with pytest.raises(ValueError, match=r"split ratio \[8, 2\]: give three shares"):
+        read_data(settings(split_ratio=[8, 2]))
+
+
+def test_a_batch_decodes_each_picture_once(tmp_path):
+    from tests.support.miniatures import picture
+
+    paths = [str(picture(tmp_path / f"{i}.png")) for i in range(3)]
+    records = [Sample(path, i, None, "five", path, f"five/{i}") for i, path in enumerate(paths)]
+    opened = Counter()
+
+    def load(path):
+        opened[path] += 1
+        return Image.open(path)
+
+    rows = as_dataset(records, [{"role": "user", "content": "rate"}], load)
+    batch = rows[[2, 2, 2, 0, 0, 0, 2]]
+    assert opened == {paths[2]: 1, paths[0]: 1}
+    assert [Path(image.filename).stem for image in batch["image"]] == ["2", "2", "2", "0", "0", "0", "2"]
+
+
+def test_the_regression_reward_knows_the_range_of_ones_own_set(tmp_path):
+    from tests.test_own import ROWS, declare
+
+    declare(tmp_path, *ROWS)
+    config = Config(data=DataConfig(train=["mine"], root=str(tmp_path)))
+    config.reward.kind = RewardKind.regression
+    quality, _ = reward_functions(config)
+    answers = [[{"role": "assistant", "content": "<think></think><answer>3</answer>"}]] * config.rollout.k
+    columns = {"image_id": ["mine/a"], "dataset": ["mine"], "mos_std": [None], "mos": [5.0]}  # the middle of 0 to 10
+    rows = {name: values * config.rollout.k for name, values in columns.items()}
+    assert quality(completions=answers, **rows) == [1.0] * config.rollout.k

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 USAGE = """usage: vqr1 COMMAND ...
 
   train     train a policy by reinforcement learning to rank: vqr1 train experiment=demo seed=0
             (-m sweeps: vqr1 train -m rollout.k=4,6 trainer.beta=0.01,0.04; --cfg job shows the configuration)
+  data      which datasets there are, whether one is whole and sound, what it looks like: vqr1 data check kadid10k
+  evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
+  table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
+  compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
 """
 
 
@@ -55,7 +61,136 @@ def train() -> None:
     main()
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"train": train}
+def evaluate() -> None:
+    import hydra
+    from omegaconf import DictConfig
+
+    from vqr1.scoring import settings as schema
+
+    schema.register()
+
+    @hydra.main(config_path=str((packaged("conf") / "evaluate").resolve()), config_name="evaluate", version_base="1.3")
+    def main(composed: DictConfig) -> None:
+        def run() -> None:
+            config = schema.from_hydra(composed)
+            from vqr1.scoring.evaluate import evaluate
+
+            evaluate(config)
+
+        told("evaluate", run)
+
+    main()
+
+
+RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the columns picture, score (higher = better)"
+
+
+def table() -> None:
+    parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
+    parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
+    parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, with intervals and counts")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="scatter plots with the fitted curve")
+    parser.add_argument("--published", default="2", choices=["2", "3", "4", "none"], help="the paper's table to show")
+    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    _add_joining(parser)
+    asked = parser.parse_args()
+
+    def run() -> None:
+        from vqr1.evaluation.paper import published
+        from vqr1.evaluation.render import as_json, latex, markdown
+        from vqr1.evaluation.summary import summarise
+        from vqr1.evaluation.table import report
+
+        lines = summarise(_results(asked), asked.rounds)
+        rows = [] if asked.published == "none" else published(asked.published)
+        made = report(lines, rows)
+        print((latex if asked.latex else markdown)(made), end="")
+        if asked.json:
+            _write_json(asked.json, as_json(lines, rows, made))
+        if asked.plots:
+            from vqr1.report.scatter import draw_scatters
+
+            print(f"{len(draw_scatters(lines, asked.plots))} plots in {asked.plots}", file=sys.stderr)
+
+    told("table", run)
+
+
+def compare() -> None:
+    parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
+    parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the same as plain values")
+    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    _add_joining(parser)
+    asked = parser.parse_args()
+
+    def run() -> None:
+        from dataclasses import asdict
+
+        from vqr1.evaluation.compare import compare, comparison_text
+
+        first, second = _results(asked)
+        found = compare(first, second, asked.rounds)
+        print(comparison_text(first.name, second.name, found))
+        if asked.json:
+            names = {"a": asked.results[0], "b": asked.results[1]}
+            _write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
+
+    told("compare", run)
+
+
+def _add_joining(parser: argparse.ArgumentParser) -> None:
+    """What only csv files of other models need."""
+    root = Path(os.environ.get("VQR1_DATA", "data"))
+    parser.add_argument("--root", type=Path, default=root, help="of the datasets, for csv files (VQR1_DATA)")
+    parser.add_argument("--trained-on", metavar="SETS", help="of csv files' models: kadid10k,spaq; none = nothing")
+
+
+def _results(asked: argparse.Namespace) -> list[Any]:
+    from vqr1.scoring.others import load_result
+
+    seen = None
+    if asked.trained_on is not None:
+        seen = [name for name in asked.trained_on.split(",") if name not in ("", "none")]
+    return [load_result(word, asked.root.expanduser(), seen) for word in asked.results]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    import json
+
+    from vqr1.provenance import finite
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(finite(content), indent=2) + "\n")
+
+
+def data() -> None:
+    def run() -> None:
+        from vqr1.data.command import run
+
+        sys.exit(run(sys.argv[1:]))
+
+    told("data", run)
+
+
+def told(command: str, run: Callable[[], None]) -> None:
+    """What is wrong with input is one message and exit code 2, not a stack."""
+    try:
+        run()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if os.environ.get("VQR1_TRACEBACK"):
+            raise
+        print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
+        sys.exit(2)
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "train": train,
+    "data": data,
+    "evaluate": evaluate,
+    "table": table,
+    "compare": compare,
+}
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ class Launcher(Enum):
 
 @dataclass
 class DataConfig:
-    """Which pictures. A dataset's name is a key of ``vqr1.data.DATASETS``; it is looked for in ``root/<name>``."""
+    """Which pictures. A dataset is one of ``vqr1.data.DATASETS``, or declared by ``root/<name>/dataset.yaml``."""
 
     root: str = "data"
     train: list[str] = field(default_factory=list)
@@ -75,6 +75,9 @@ class DataConfig:
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
     shuffle_mos: bool = False  # a control: training pictures get the opinion scores of others of their set
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
+    split_ratio: list[float] = field(default_factory=lambda: [6.0, 2.0, 2.0])  # of sets without an official split
+    split_seed: int = 0
+    cache: str | None = None  # a folder that keeps resized pictures for the next run; None = in memory only
 
 
 @dataclass
@@ -387,21 +390,21 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
 
 def from_hydra(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, checked."""
-    _check_known(composed, Config, "")
+    check_known(composed, Config, "")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     check(config)
     return config
 
 
-def _check_known(node: DictConfig, schema: type, section: str) -> None:
+def check_known(node: DictConfig, schema: type, section: str) -> None:
     """Hydra lets ``+key=value`` add what the schema does not have; only ``trainer`` is open."""
     for key in map(str, node):
         if key not in {f.name for f in fields(schema)}:
-            raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in vqr1/config.py")
+            raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in {schema.__module__}")
         inner = OmegaConf.get_type(node, key)
         if is_dataclass(inner):
-            _check_known(node[key], inner, f"{section}{key}.")
+            check_known(node[key], inner, f"{section}{key}.")
 
 
 def register() -> None:

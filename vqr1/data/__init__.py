@@ -1,72 +1,107 @@
-"""The datasets by name. ``DATASETS[name].read(folder)`` gives a dataset's records, split by content."""
+"""The datasets by name. ``read_dataset(name, root)`` gives a dataset's records, checked and split by content."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.sample import Sample, Splits, check_samples
+from vqr1.data.kadid10k import KADID10K
+from vqr1.data.koniq10k import KONIQ10K
+from vqr1.data.orientation import check_orientation
+from vqr1.data.references import CSIQ, LIVE, TID2013
+from vqr1.data.restored import AGIQA3K, LIU13, MIN19, PIPAL, SRIQA
+from vqr1.data.sample import Pair, Sample, Splits, check_samples
+from vqr1.data.spec import DatasetSpec
+from vqr1.data.splits import PAPER, SplitRule, check_split, split_by_group
+from vqr1.data.wild import BID, CLIVE, FLIVE, SPAQ
 
-__all__ = ["DATASETS", "DatasetSpec", "Sample", "Splits", "read_dataset"]
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What is known of a dataset before it is read."""
-
-    name: str
-    range: tuple[float, float]  # of its opinion scores, as published
-    read: Callable[[Path], Splits]
-    fetch: str  # where to get it and what to put where
+__all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "find_spec", "read_dataset"]
 
 
-def _demonstration(name: str) -> Callable[[Path], Splits]:
+def _demonstration(name: str, title: str, scale: tuple[float, float]) -> DatasetSpec:
     def read(folder: Path) -> Splits:
         from vqr1.data.demonstration import read_demonstration
 
         return read_demonstration(name, folder)
 
-    return read
+    return DatasetSpec(
+        name=name,
+        title=title,
+        range=scale,
+        read=read,
+        fetch="made at first use, nothing to fetch",
+        size=1250,
+        group="content",
+        licence="docs/demonstration_pictures.md",
+        spread="std",
+        split="official",
+    )
 
-
-def _kadid10k(folder: Path) -> Splits:
-    from vqr1.data.kadid10k import read_kadid10k
-
-    return read_kadid10k(folder)
-
-
-_DRAWN_HERE = "made at first use, nothing to fetch"
 
 DATASETS = {
     spec.name: spec
     for spec in (
-        DatasetSpec("demo_five", (1.0, 5.0), _demonstration("demo_five"), _DRAWN_HERE),
-        DatasetSpec("demo_hundred", (0.0, 100.0), _demonstration("demo_hundred"), _DRAWN_HERE),
-        DatasetSpec(
-            "kadid10k",
-            (1.0, 5.0),
-            _kadid10k,
-            "download kadid10k.zip from the KADID-10k page of the University of Konstanz and unpack it, so that "
-            "dmos.csv and the folder images lie in {folder}",
-        ),
+        _demonstration("demo_five", "Demo 1-5", (1.0, 5.0)),
+        _demonstration("demo_hundred", "Demo 0-100", (0.0, 100.0)),
+        KADID10K,
+        *(SPAQ, KONIQ10K, CLIVE, BID, FLIVE),
+        *(CSIQ, LIVE, TID2013, PIPAL),
+        *(AGIQA3K, LIU13, SRIQA, MIN19),
     )
 }
 
 
-def read_dataset(name: str, root: Path) -> Splits:
-    """One dataset's records, checked.
+def find_spec(name: str, root: Path) -> DatasetSpec:
+    """What is known of a dataset: one of DATASETS, or one that ``root/name/dataset.yaml`` declares.
+
+    Raises ValueError for an unknown name or a wrong declaration.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    from vqr1.data.own import DECLARATION, declared_spec
+
+    spec = declared_spec(name, root / name)
+    if spec is None:
+        raise ValueError(
+            f"data: no dataset is called {name}; choose from {', '.join(DATASETS)}, or declare your own in "
+            f"{root / name / DECLARATION}"
+        )
+    return spec
+
+
+def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
+    """One dataset's records, checked. ``rule`` divides sets that have no official split.
 
     Raises ValueError for an unknown name or labels that cannot be ranked, FileNotFoundError, saying what to fetch and
     where to put it, where the dataset is missing.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data: no dataset is called {name}; choose from {', '.join(DATASETS)}")
-    spec = DATASETS[name]
+    spec = find_spec(name, root)
     folder = root / name
     try:
         splits = spec.read(folder)
     except FileNotFoundError as error:
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{name}: the root {root} is missing; set VQR1_DATA, data.root= or root= to what holds {name}/"
+            ) from error
         raise FileNotFoundError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}") from error
-    check_samples([*splits.train, *splits.validation, *splits.test], f"{name} in {folder}")
+    check_dataset(spec, splits, f"{name} in {folder}")
+    if splits.division == "content" and rule != PAPER:
+        return replace(split_by_group(splits.all(), rule), notes=splits.notes)
     return splits
+
+
+def check_dataset(spec: DatasetSpec, splits: Splits, where: str) -> None:
+    """Raises ValueError for labels that cannot be ranked, a wrong orientation, leaking groups or too small scenes."""
+    samples = splits.all()
+    check_samples(samples, where)
+    check_split(splits, where)
+    check_orientation(samples, spec, where)
+    if spec.per_group_scale:
+        small = [group for group, count in Counter(sample.group for sample in samples).items() if count < 3]
+        if small:
+            raise ValueError(
+                f"{where}: {spec.group} {small[0]} has fewer than 3 pictures, and its scores compare with no others: "
+                f"no correlation is defined; add its pictures or drop its rows ({len(small)} such in all)"
+            )

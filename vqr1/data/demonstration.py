@@ -202,9 +202,9 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
 
 def read_demonstration(name: str, folder: Path) -> Splits:
     """A demonstration dataset as records, drawn into ``folder`` at first use."""
-    parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+    splits = Splits()
     for picture in load_pictures(name, folder):
-        parts[picture.part].append(
+        splits.parts()[picture.part].append(
             Sample(
                 image=str(folder / picture.file),
                 mos=picture.mos,
@@ -214,4 +214,4 @@ def read_demonstration(name: str, folder: Path) -> Splits:
                 image_id=f"{name}/{picture.file}",
             )
         )
-    return Splits(**parts)
+    return splits

@@ -6,13 +6,15 @@ ratings; others have read it as their standard deviation.
 
 from __future__ import annotations
 
-import csv
 import json
-import math
+import re
 from importlib.resources import files
 from pathlib import Path
 
-from vqr1.data.sample import Sample, Splits
+from vqr1.data.labels import csv_rows
+from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.sample import Splits
+from vqr1.data.spec import DatasetSpec
 
 COLUMNS = ["dist_img", "ref_img", "dmos", "var"]
 
@@ -23,38 +25,37 @@ def read_kadid10k(folder: Path) -> Splits:
     Raises FileNotFoundError where the label file is missing, ValueError, with line and value, where it is not the
     authors' or names a picture that is not there.
     """
-    labels = folder / "dmos.csv"
-    if not labels.is_file():
-        raise FileNotFoundError(f"{labels} is missing")
+    labels = find_file(folder, "dmos.csv")
+    rows = csv_rows(labels, COLUMNS, exact=True)
+    reading = Reading(KADID10K, Pictures(folder / "images"), f"labels {labels.name}, pictures images/")
+    part_of = _published_split()
+    for row in rows:
+        dmos, variance = row.numbers("dmos", "var")
+        if variance < 0:
+            raise ValueError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
+        reference = Path(row.text("ref_img")).stem
+        part = part_of.get(reference, "train")
+        reading.add(row.where, row.text("dist_img"), dmos, spread=variance, group=reference, part=part, column="dmos")
+    return reading.splits()
+
+
+def _published_split() -> dict[str, str]:
+    """The part of each reference that is not a training one."""
     split = json.loads(files("vqr1.data").joinpath("kadid10k_split.json").read_text())
-    held_out = {"validation": set(split["val"]), "test": set(split["test"])}
-    parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
-    with labels.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise ValueError(f"{labels}: columns {reader.fieldnames}, expected {COLUMNS}; use the authors' dmos.csv")
-        for row in reader:
-            sample = _sample(row, folder, f"{labels}, line {reader.line_num}")
-            part = next((name for name, groups in held_out.items() if sample.group in groups), "train")
-            parts[part].append(sample)
-    return Splits(**parts)
+    return {reference: part for part, key in (("validation", "val"), ("test", "test")) for reference in split[key]}
 
 
-def _sample(row: dict[str, str], folder: Path, where: str) -> Sample:
-    try:
-        mos, variance = float(row["dmos"]), float(row["var"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: dmos {row['dmos']!r} and var {row['var']!r} must be numbers") from error
-    if not (1 <= mos <= 5 and variance >= 0):
-        raise ValueError(f"{where}: dmos {mos} is outside 1 to 5, or var {variance} is negative")
-    image = folder / "images" / row["dist_img"]
-    if not image.is_file():
-        raise ValueError(f"{where}: {image} is missing; unpack the whole archive there")
-    return Sample(
-        image=str(image),
-        mos=mos,
-        mos_std=math.sqrt(variance),
-        dataset="kadid10k",
-        group=Path(row["ref_img"]).stem,
-        image_id=f"kadid10k/{row['dist_img']}",
-    )
+KADID10K = DatasetSpec(
+    name="kadid10k",
+    title="KADID-10k",
+    range=(1.0, 5.0),
+    read=read_kadid10k,
+    fetch="download kadid10k.zip from the KADID-10k page of the University of Konstanz and unpack it, so that "
+    "dmos.csv and the folder images lie in {folder}",
+    size=10125,
+    group="reference",
+    licence="originals from Pixabay; terms on the database's page",
+    spread="variance",
+    split="official",
+    level=re.compile(r"_(?P<kind>\d\d)_(?P<level>\d\d)\."),
+)

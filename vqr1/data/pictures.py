@@ -16,13 +16,22 @@ animated, MPO        the first frame
 under 28 pixels      refused (one side is shorter than a single token)
 aspect over 200      refused (as the model's processor does)
 unreadable, empty    refused
+over 150 megapixels  refused, before it is decoded
 ===================  ==================================================================
+
+A large JPEG is decoded at a half, a quarter or an eighth of its size (libjpeg's own scaling) where at least twice the
+sides that are needed remain, so a photograph of many megapixels takes little memory; the rest is a bicubic filter.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import hashlib
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +39,74 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
+MAX_PIXELS = 150_000_000  # decoded, such a picture takes 450 MB
+SPARE = 2  # a JPEG that is decoded reduced keeps so many times the sides that are needed
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+MEMORY = 512 * 2**20  # bytes of fitted pictures that a loader remembers
+DECODERS = 16  # pictures that are decoded at once, at most: each may take tens of megabytes while it is
+CACHE_VERSION = 1  # raise it when anything that changes a pixel changes
+
+Load = Callable[[str], Image.Image]
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """The picture as upright 8-bit RGB, at its own size.
+def open_picture(path: str | Path, needed: int | None = None) -> Image.Image:
+    """The picture as upright 8-bit RGB, at its own size; where only ``needed`` pixels are, a large JPEG comes reduced.
 
-    Raises ValueError, naming the file, for one that is missing, empty, truncated, no picture, or shorter than 28
-    pixels on a side.
+    Raises ValueError, naming the file, for one that is missing, empty, truncated, no picture, shorter than 28 pixels
+    on a side, or over 150 megapixels.
     """
+    return _decode(path, needed)[0]
+
+
+def load_fitted(path: str | Path, min_pixels: int, max_pixels: int) -> Image.Image:
+    """The picture fitted to the grid as :func:`fit_to_grid` does, decoded no larger than that needs.
+
+    Raises what :func:`open_picture` raises.
+    """
+    return _fitted(path, min_pixels, max_pixels)[0]
+
+
+def _fitted(path: str | Path, min_pixels: int, max_pixels: int) -> tuple[Image.Image, bool]:
+    """The fitted picture, and whether that took any work beyond decoding."""
+    picture, size = _decode(path, max_pixels)
+    fitted = grid_size(*size, min_pixels, max_pixels)
+    if picture.size != fitted:
+        picture = picture.resize(fitted, Image.Resampling.BICUBIC)
+    return picture, size != fitted
+
+
+def _decode(path: str | Path, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Upright RGB and the width and height of the upright original. ``needed``: pixels that will be kept of it."""
     try:
         with Image.open(path) as file:
+            _check_size(path, *file.size)
+            width, height = file.size
+            if needed is not None:
+                _reduce(file, needed)
             file.load()
+            turned = file.getexif().get(0x0112) in TURNED
             picture = ImageOps.exif_transpose(file)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: over 150 megapixels ({error}); shrink it or drop its row") from error
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(f"{path}: not a readable picture ({error}); replace the file or drop its row") from error
-    picture = _to_rgb(picture)
-    width, height = picture.size
+    return _to_rgb(picture), (height, width) if turned else (width, height)
+
+
+def _check_size(path: str | Path, width: int, height: int) -> None:
     if min(width, height) < TOKEN_PIXELS:
         raise ValueError(f"{path}: {width}x{height} pixels; a side must have {TOKEN_PIXELS} or more, drop its row")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f"{path}: {width}x{height} pixels is longer than {MAX_ASPECT}:1, drop its row")
-    return picture
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: {width}x{height} pixels are over 150 megapixels; shrink it or drop its row")
+
+
+def _reduce(file: Image.Image, needed: int) -> None:
+    """Let libjpeg decode at a fraction of the size; nothing happens for other formats."""
+    share = SPARE * math.sqrt(needed / (file.width * file.height))
+    if share < 1:
+        file.draft(None, (math.ceil(file.width * share), math.ceil(file.height * share)))
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -64,28 +120,115 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def fit_to_grid(picture: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
-    """Resize to sides that are multiples of 28 with ``min_pixels <= width * height <= max_pixels``.
-
-    The size is the one Qwen2.5-VL's own processor would choose; a picture that has it already is returned as it is.
-    """
+def grid_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height in multiples of 28 with ``min_pixels <= width * height <= max_pixels``, as Qwen2.5-VL's own
+    processor would choose them."""
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-    width, height = picture.size
     new_height, new_width = smart_resize(height, width, TOKEN_PIXELS, min_pixels, max_pixels)
-    if (new_width, new_height) == (width, height):
-        return picture
-    return picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
+    return new_width, new_height
 
 
-def picture_loader(min_pixels: int, max_pixels: int, cached: int = 1024) -> Callable[[str], Image.Image]:
-    """A function from path to fitted picture that remembers the last ``cached`` ones.
+def fit_to_grid(picture: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Resize to :func:`grid_size`; a picture that has it already is returned as it is."""
+    fitted = grid_size(*picture.size, min_pixels, max_pixels)
+    return picture if picture.size == fitted else picture.resize(fitted, Image.Resampling.BICUBIC)
 
-    TRL asks for each picture K times per step and again in every epoch; it is decoded once.
+
+class PictureLoader:
+    """From path to fitted picture; remembers the last ones up to ``memory`` bytes.
+
+    TRL asks for each picture K times per step and again in every epoch. A picture that is being decoded is waited for,
+    never decoded twice. With ``folder`` a resized picture is kept there, as PNG, for the next run: the pixels are the
+    same with and without. Safe to call from many threads, and from many processes with one folder.
     """
 
-    @functools.lru_cache(maxsize=cached)
-    def load(path: str) -> Image.Image:
-        return fit_to_grid(open_picture(path), min_pixels, max_pixels)
+    def __init__(self, min_pixels: int, max_pixels: int, folder: Path | None = None, memory: int = MEMORY):
+        self._limits = min_pixels, max_pixels
+        self._folder = folder
+        self._memory = memory
+        self._held = 0  # bytes
+        self._pictures: OrderedDict[str, Future[Image.Image]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    return load
+    def __call__(self, path: str) -> Image.Image:
+        with self._lock:
+            waiting = self._pictures.get(path)
+            if waiting is None:
+                mine = self._pictures[path] = Future()
+            else:
+                self._pictures.move_to_end(path)
+        if waiting is not None:
+            return waiting.result()
+        try:
+            picture = self._load(path)
+        except BaseException as error:
+            with self._lock:
+                del self._pictures[path]
+            mine.set_exception(error)
+            raise
+        mine.set_result(picture)
+        self._forget(_size(picture))
+        return picture
+
+    def _forget(self, arrived: int) -> None:
+        """Make room for what has arrived, the longest unused first, but never what is still being decoded."""
+        with self._lock:
+            self._held += arrived
+            for path in list(self._pictures)[:-1]:
+                if self._held <= self._memory:
+                    return
+                if self._pictures[path].done():
+                    self._held -= _size(self._pictures.pop(path).result())
+
+    def _load(self, path: str) -> Image.Image:
+        kept = self._kept(path) if self._folder is not None else None
+        if kept is not None and kept.is_file():
+            return open_picture(kept)
+        picture, resized = _fitted(path, *self._limits)
+        if kept is not None and resized:
+            _store(picture, kept)
+        return picture
+
+    def _kept(self, path: str) -> Path | None:
+        """Where the resized picture is kept: a name that changes with the file and the limits."""
+        assert self._folder is not None
+        try:
+            file = Path(path).stat()
+        except OSError:
+            return None  # opening it will say so
+        key = f"{Path(path).absolute()}|{file.st_mtime_ns}|{file.st_size}|{self._limits}|{CACHE_VERSION}"
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self._folder / name[:2] / f"{name[2:34]}.png"
+
+
+def _size(picture: Image.Image) -> int:
+    return picture.width * picture.height * 3
+
+
+def _store(picture: Image.Image, path: Path) -> None:
+    """Written beside its place and moved there, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    picture.save(unfinished, format="PNG", compress_level=1)
+    unfinished.replace(path)
+
+
+def picture_loader(min_pixels: int, max_pixels: int, cache: str | None = None) -> PictureLoader:
+    """A function from path to fitted picture that decodes each once; ``cache`` is a folder for resized pictures."""
+    return PictureLoader(min_pixels, max_pixels, Path(cache).expanduser() if cache else None)
+
+
+def decoders() -> ThreadPoolExecutor:
+    """Threads to decode in: Pillow lets others run while it decodes."""
+    return ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
+
+
+def load_many(load: Load, paths: Sequence[str]) -> list[Image.Image]:
+    """The pictures of ``paths``, in order; each distinct one is loaded once, several at a time."""
+    distinct = list(dict.fromkeys(paths))
+    if len(distinct) == 1:
+        return [load(distinct[0])] * len(paths)
+    with decoders() as pool:
+        loaded = dict(zip(distinct, pool.map(load, distinct), strict=True))
+    return [loaded[path] for path in paths]

@@ -31,6 +31,27 @@ class Splits:
     train: list[Sample] = field(default_factory=list)
     validation: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
+    division: str = "official"  # by the authors, by "content" (ours), or all for "test"
+    notes: tuple[str, ...] = ()  # what the reader found: label file, folder of pictures, what it left out and why
+
+    def parts(self) -> dict[str, list[Sample]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def all(self) -> list[Sample]:
+        return [*self.train, *self.validation, *self.test]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one content, and which of them people chose. There is no score of a single picture."""
+
+    reference: str  # path of the original
+    first: str
+    second: str
+    preference: float  # share of people who preferred the second, 0..1
+    dataset: str
+    group: str  # kind of distortion
+    pair_id: str  # unique over all datasets
 
 
 def check_samples(samples: Sequence[Sample], where: str) -> None:
@@ -49,3 +70,16 @@ def check_samples(samples: Sequence[Sample], where: str) -> None:
     repeated = [name for name, count in Counter(sample.image_id for sample in samples).items() if count > 1]
     if repeated:
         raise ValueError(f"{where}: {repeated[0]} stands more than once; keep one row per picture")
+
+
+def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:
+    """At most ``limit`` records, drawn over the whole list and in its order, the same in every run.
+
+    Label files are sorted by content and level: the first ones, or every n-th, would be no fair share.
+    """
+    import numpy as np
+
+    if limit is None or limit >= len(samples):
+        return samples
+    chosen = np.random.default_rng(0).choice(len(samples), size=limit, replace=False)
+    return [samples[i] for i in sorted(chosen)]

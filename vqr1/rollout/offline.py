@@ -23,7 +23,11 @@ def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]]) -> Any:
 
 
 class Policy:
-    """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens."""
+    """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens.
+
+    A temperature of 0 is greedy: the likeliest token at every place. What the model's own generation_config.json says
+    does not count: a repetition penalty there is none that the trainer applies.
+    """
 
     def __init__(self, model: Any, processor: Any, *, max_tokens: int, temperature: float = 1.0):
         self.model = model
@@ -34,15 +38,17 @@ class Policy:
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
         """One answer to each example, in order. Draws from torch's global generator."""
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
+        heat = self._temperature if temperature is None else temperature
+        sampling = {"do_sample": True, "temperature": heat} if heat > 0 else {"do_sample": False, "temperature": 1.0}
         self.model.eval()
         with torch.inference_mode():
             generated = self.model.generate(
                 **inputs,
                 max_new_tokens=self._max_tokens,
-                do_sample=True,
-                temperature=self._temperature if temperature is None else temperature,
+                **sampling,
                 top_k=0,
                 top_p=1.0,
+                repetition_penalty=1.0,
                 suppress_tokens=[self.model.config.image_token_id],
             )
         answers = generated[:, inputs["input_ids"].shape[1] :]

@@ -19,8 +19,10 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from vqr1.answer import read_score
+from vqr1.data.pictures import load_many
 from vqr1.data.sample import Sample
-from vqr1.evaluation.correlation import plcc, srcc, srcc_interval
+from vqr1.evaluation.bootstrap import srcc_interval
+from vqr1.evaluation.correlation import plcc, srcc
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ class Evaluator:
         temperature: float | None,
     ) -> list[tuple[int, list[str]]]:
         indices = batches[batch]
+        pictures = load_many(self._load, [samples[i].image for i in indices])
         examples: list[dict[str, Any]] = [
-            {"image": self._load(samples[i].image), "prompt": self._prompt, "image_id": samples[i].image_id}
-            for i in indices
+            {"image": picture, "prompt": self._prompt, "image_id": samples[i].image_id}
+            for i, picture in zip(indices, pictures, strict=True)
             for _ in range(k)
         ]
         own_device = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -4,6 +4,7 @@
 
     runs/<name>/
       config.yaml      the resolved configuration
+      splits.json      which content groups of each set are in which part, with the split's hash
       versions.json    packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
@@ -18,35 +19,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import math
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vqr1.config import Config, as_dict
-
-PACKAGES = (
-    "vqr1",
-    "torch",
-    "trl",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "vllm",
-    "numpy",
-    "scipy",
-)
+from vqr1.provenance import finite, versions
 
 # What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
 # answers are laid over memory, how long the run is, how often it saves.
 FIXED = ("seed", "data", "policy", "rollout", "reward", "trainer")
 FREE = (
+    "data.cache",
     "trainer.answers_per_device",
     "trainer.max_steps",
     "trainer.num_train_epochs",
@@ -95,6 +81,18 @@ class RunFolder:
                     "resume with the same settings or start another run"
                 )
 
+    def check_splits(self, splits: dict[str, Any]) -> None:
+        """Raises ValueError where a run that is taken up again finds other data than it began with."""
+        path = self.path / "splits.json"
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        for name, split in splits.items():
+            known = before.get(name, split)["hash"]
+            if known != split["hash"]:
+                raise ValueError(
+                    f"resume=true, but the split of {name} was {known} and is {split['hash']}: its label file or "
+                    "pictures have changed; put them back or start another run"
+                )
+
     def last_checkpoint(self) -> Path | None:
         found = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
         return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
@@ -127,43 +125,3 @@ def _flat(settings: dict[str, Any], section: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat.update(_flat(value, f"{section}{key}.") if isinstance(value, dict) else {f"{section}{key}": value})
     return flat
-
-
-def finite(value: Any) -> Any:
-    """JSON knows no NaN: what is undefined becomes null."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def versions() -> dict[str, str | None]:
-    def installed(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    found: dict[str, str | None] = {package: installed(package) for package in PACKAGES}
-    return {
-        **found,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit this package is run from, with ``+changes`` where the tree differs; None outside a checkout."""
-
-    def git(*args: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *args]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    return commit and commit + ("+changes" if git("status", "--porcelain") else "")

@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vqr1.training.folder import RunFolder, finite
+from vqr1.provenance import finite
+from vqr1.training.folder import RunFolder
 
 # The one map from TRL's and transformers' names. Names of ours (reward/..., rollout/...) pass through; all others,
 # which repeat these or hold for other losses only, are left out.

@@ -46,7 +46,7 @@ def train(config: Config) -> Path:
 
     with state.main_process_first():
         data = read_data(config)
-    load = picture_loader(config.policy.min_pixels, config.policy.max_pixels)
+    load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
     check_pictures(data, load)
     sampler = cohort_sampler(config, data.train, plan, grpo.num_iterations)
     check_precision(config.policy, sharded=os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true")
@@ -54,9 +54,11 @@ def train(config: Config) -> Path:
     check_grid(processor, load(data.train[0].image), config.policy)
 
     folder.check(config)
+    folder.check_splits(data.splits)
     state.wait_for_everyone()  # all have looked, and come to the same verdict, before the first rank writes
     if state.is_main_process:
         folder.open(config)
+        folder.write("splits.json", data.splits)
     state.wait_for_everyone()
 
     set_seed(config.seed)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from PIL import Image
 from tqdm import tqdm
 from transformers import PrinterCallback
 from trl import GRPOConfig
@@ -23,7 +21,10 @@ from trl import GRPOConfig
 from vqr1.answer import build_prompt, expects_thinking
 from vqr1.cohorts import CohortSampler
 from vqr1.config import BatchPlan, Config, Preference, RewardKind, Rivals, Tuning, plan_batches, trainer_settings
-from vqr1.data import DATASETS, Sample, read_dataset
+from vqr1.data import Sample, SplitRule, find_spec, read_dataset
+from vqr1.data.pictures import Load, decoders, load_many
+from vqr1.data.sample import some_of
+from vqr1.data.splits import described
 from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
 from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
@@ -31,8 +32,6 @@ from vqr1.training.trainer import RankingTrainer, Script
 
 # Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
 LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
-
-Load = Callable[[str], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Data:
     train: list[Sample]
     validation: dict[str, list[Sample]]
     test: dict[str, list[Sample]]
+    splits: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # which groups are in which part, for the run folder
 
 
 def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
@@ -100,13 +102,15 @@ def read_data(config: Config) -> Data:
     """The records of every set that is named. Raises ValueError for a set too small to be ranked or correlated."""
     root = Path(config.data.root).expanduser()
     names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
-    splits = {name: read_dataset(name, root) for name in names}
+    rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
+    splits = {name: read_dataset(name, root, rule) for name in names}
     limit = config.evaluation.max_pictures
     train = [sample for name in config.data.train for sample in splits[name].train]
     data = Data(
         train=shuffled_mos(train, config.seed) if config.data.shuffle_mos else train,
         validation={name: some_of(splits[name].validation, limit) for name in config.data.validation},
         test={name: some_of(splits[name].test, limit) for name in config.data.test},
+        splits={name: described(split) for name, split in splits.items()},
     )
     for name in config.data.train:
         if len(splits[name].train) < 2:
@@ -126,17 +130,6 @@ def read_data(config: Config) -> Data:
                 f"{without.image_id} has none; use hard"
             )
     return data
-
-
-def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:
-    """At most ``limit`` records, drawn over the whole list and in its order, the same in every run.
-
-    Label files are sorted by content and level: the first ones, or every n-th, would be no fair share.
-    """
-    if limit is None or limit >= len(samples):
-        return samples
-    chosen = np.random.default_rng(0).choice(len(samples), size=limit, replace=False)
-    return [samples[i] for i in sorted(chosen)]
 
 
 def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -159,7 +152,7 @@ def check_pictures(data: Data, load: Load) -> None:
     state = PartialState()
     own = paths[state.process_index :: state.num_processes]
     hidden = None if state.is_main_process else True  # None: hidden where nobody watches
-    with ThreadPoolExecutor() as pool:
+    with decoders() as pool:
         opened = pool.map(load, own)
         for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=hidden, leave=False):
             pass
@@ -180,11 +173,12 @@ def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, i
 def reward_functions(config: Config) -> list[Callable[..., list[float | None]]]:
     """What TRL calls: the quality reward and the format reward, in the order of their weights."""
     reward, k = config.reward, config.rollout.k
+    root = Path(config.data.root).expanduser()
     quality: RankingReward
     if reward.kind is RewardKind.regression:
         quality = RegressionReward(
             k,
-            ranges={name: DATASETS[name].range for name in config.data.train if name in DATASETS},
+            ranges={name: find_spec(name, root).range for name in config.data.train},
             threshold=reward.regression_threshold,
             unreadable_reward=reward.unreadable_reward,
         )
@@ -220,7 +214,7 @@ def as_dataset(samples: Sequence[Sample], prompt: list[dict[str, str]], load: Lo
     )
 
     def open_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pictures = [load(path) for path in batch["image"]]
+        pictures = load_many(load, batch["image"])
         return {**batch, "image": pictures, "prompt": [prompt] * len(pictures)}
 
     return rows.with_transform(open_pictures)

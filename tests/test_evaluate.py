@@ -1,0 +1,495 @@
+"""``vqr1 evaluate``: what is rated, by whom, in which order, and how an interrupted evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from PIL import Image
+
+from tests.support.results import rows_of
+from tests.support.runs import environment
+from vqr1.answer import build_prompt
+from vqr1.cli import packaged
+from vqr1.config import Config, PolicyConfig, as_dict
+from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
+from vqr1.data.splits import split_hash
+from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
+from vqr1.scoring.evaluate import Batch, default_folder, opened, plan, rate
+from vqr1.scoring.model import find_model, load_model, weights_hash
+from vqr1.scoring.result_folder import ResultFolder, make_record
+from vqr1.scoring.sets import EvaluatedSet, Seen, _limited, read_sets
+from vqr1.scoring.settings import EvaluateConfig, check, from_hydra, register
+
+PROMPT = build_prompt("paper")
+
+
+def composed(*words):
+    register()
+    with initialize_config_dir(str((packaged("conf") / "evaluate").resolve()), version_base="1.3"):
+        return from_hydra(compose("evaluate", list(words)))
+
+
+# Settings
+
+
+def test_the_command_line_becomes_settings():
+    config = composed("model=runs/a", "data=[bid,clive]", "k=3", "temperature=0.7", "seed=2", "folder=x")
+    assert (config.model, config.data, config.k, config.temperature, config.seed) == (
+        "runs/a",
+        ["bid", "clive"],
+        3,
+        0.7,
+        2,
+    )
+    assert not config.greedy
+
+
+def test_the_root_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("VQR1_DATA", "/elsewhere")
+    assert composed("model=tiny", "data=[bid]").root == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=[bid]"], "model= is missing; give tiny, a hub id, a folder of weights, or a run folder"),
+        (["model=tiny"], "data= names no dataset; give data=.bid,clive,...., see vqr1 data list"),
+        (["model=tiny", "data=[bid,bid]"], "names a dataset twice"),
+        (["model=tiny", "data=[bid]", "k=0"], "k=0: set it to 1 or more"),
+        (["model=tiny", "data=[bid]", "limit=2"], "limit=2: a correlation needs three pictures"),
+        (["model=tiny", "data=[bid]", "temperature=0"], "temperature=0.0: set it above 0; greedy=true takes"),
+        (["model=tiny", "data=[bid]", "seed=-1"], "seed=-1: set it to 0 or more"),
+        (["model=tiny", "data=[bid]", "prompt=rate"], "prompt 'rate' is neither one of"),
+        (["model=tiny", "data=[bid]", "+beta=1"], "beta is no setting; see EvaluateConfig in vqr1.scoring.settings"),
+    ],
+)
+def test_wrong_settings_are_named(words, message):
+    with pytest.raises(ValueError, match=message):
+        composed(*words)
+
+
+def test_a_setting_of_the_wrong_type_is_refused_by_hydra():
+    with pytest.raises(HydraException):
+        composed("model=tiny", "data=[bid]", "k=many")
+
+
+# What is rated
+
+
+@pytest.fixture
+def kadid(tmp_path):
+    folder = tmp_path / "data" / "kadid10k"
+    (folder / "images").mkdir(parents=True)
+    names = [f"{ref}_01_{level:02}.png" for ref in ("I01", "I07", "I19", "I81") for level in range(1, 6)]
+    rows = [f"{name},{name[:3]}.png,{4.9 - 0.1 * i:.2f},0.2" for i, name in enumerate(names)]
+    (folder / "dmos.csv").write_text("\n".join(["dist_img,ref_img,dmos,var", *rows]) + "\n")
+    for name in names:
+        (folder / "images" / name).touch()
+    return tmp_path / "data"
+
+
+def test_a_set_that_was_not_seen_is_rated_whole(kadid):
+    (rated,) = read_sets(["kadid10k"], kadid, trained_on=["spaq"])
+    assert len(rated.samples) == 20
+    assert (rated.facts.part, rated.facts.trained_on, rated.facts.title) == ("all", False, DATASETS["kadid10k"].title)
+
+
+def test_a_set_that_was_trained_on_is_rated_on_its_test_split_and_marked(kadid):
+    (rated,) = read_sets(["kadid10k"], kadid, trained_on=["kadid10k"])
+    assert {sample.group for sample in rated.samples} == {"I19", "I81"}
+    assert (rated.facts.part, rated.facts.trained_on, rated.facts.pictures) == ("test", True, 10)
+
+
+def test_a_split_that_is_not_the_trainings_is_refused(kadid):
+    (rated,) = read_sets(
+        ["kadid10k"],
+        kadid,
+        ["kadid10k"],
+        training=Seen(hashes={"kadid10k": split_hash(read_dataset("kadid10k", kadid))}),
+    )
+    assert len(rated.samples) == 10
+    with pytest.raises(ValueError, match="kadid10k is divided otherwise than when the model was trained"):
+        read_sets(["kadid10k"], kadid, ["kadid10k"], training=Seen(hashes={"kadid10k": "0"}))
+    assert read_sets(["kadid10k"], kadid, [], training=Seen(hashes={"kadid10k": "0"}))  # never trained on: no matter
+
+
+def test_demonstration_sets_are_rated_on_their_test_photographs(data_root):
+    (rated,) = read_sets(["demo_five"], data_root, trained_on=[])
+    assert {sample.group for sample in rated.samples} == {"astronaut", "chelsea", "coffee"}
+    assert rated.facts.pseudo_labels
+    assert (rated.facts.part, rated.facts.trained_on) == ("test", False)
+
+
+def test_a_limit_is_said(kadid):
+    (rated,) = read_sets(["kadid10k"], kadid, [], limit=6)
+    assert len(rated.samples) == 6
+    assert rated.facts.part == "6 of 20 pictures (all)"
+    (again,) = read_sets(["kadid10k"], kadid, [], limit=6)
+    assert again == rated
+    (other,) = read_sets(["kadid10k"], kadid, [], limit=7)
+    assert other.facts.labels_sha256 != rated.facts.labels_sha256
+
+
+def test_a_limit_keeps_scenes_whole():
+    samples = [Sample("", float(i), None, "sriqa", f"x{i // 11}", f"sriqa/{i}") for i in range(110)]
+    kept = _limited(samples, 30, DATASETS["sriqa"])
+    assert len(kept) == 33
+    assert all([s.group for s in kept].count(group) == 11 for group in {s.group for s in kept})
+
+
+def test_too_few_pictures_are_refused(kadid):
+    labels = kadid / "kadid10k" / "dmos.csv"
+    labels.write_text(
+        "\n".join(line for line in labels.read_text().splitlines() if "I19" not in line and "I81" not in line)
+    )
+    with pytest.raises(ValueError, match="kadid10k has 0 test pictures, and a correlation needs three; take it out"):
+        read_sets(["kadid10k"], kadid, ["kadid10k"])
+
+
+# Whose answers
+
+
+def run_folder(folder, policy, train=("kadid10k",), parts=("best", "final")):
+    config = Config(policy=PolicyConfig(path="base", min_pixels=3136, max_pixels=50176))
+    config.data.train, config.data.validation = list(train), ["csiq"]
+    config.rollout.prompt = "published"
+    config.data.split_seed = 7
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    (folder / "splits.json").write_text('{"kadid10k": {"hash": "abc"}}')
+    for part in parts:
+        (folder / part).symlink_to(policy)
+    return folder
+
+
+def test_a_run_gives_its_best_weights_and_what_it_learnt_from(tmp_path, policy_folder):
+    run = run_folder(tmp_path / "run", policy_folder)
+    model = find_model(EvaluateConfig(model=str(run), data=["bid"]))
+    assert model.policy.path == str(run / "best")
+    assert (model.name, model.prompt, model.policy.max_pixels) == ("run", "published", 50176)
+    assert model.trained_on == ["kadid10k", "csiq"]  # chosen by csiq, so it has seen it
+    assert model.seen == Seen(SplitRule(seed=7), {"kadid10k": "abc"})
+    final = find_model(EvaluateConfig(model=str(run / "final"), data=["bid"]))
+    assert (final.policy.path, final.trained_on) == (str(run / "final"), model.trained_on)
+
+
+def test_without_a_best_the_final_weights_are_taken(tmp_path, policy_folder):
+    run = run_folder(tmp_path / "run", policy_folder, parts=("final",))
+    assert find_model(EvaluateConfig(model=str(run), data=["bid"])).policy.path == str(run / "final")
+    empty = run_folder(tmp_path / "empty", policy_folder, parts=())
+    with pytest.raises(ValueError, match=r"empty is a run without best/ or final/; let it end"):
+        find_model(EvaluateConfig(model=str(empty), data=["bid"]))
+
+
+def test_given_settings_win_over_the_runs(tmp_path, policy_folder):
+    run = run_folder(tmp_path / "run", policy_folder)
+    config = EvaluateConfig(
+        model=str(run), data=["bid"], name="mine", prompt="paper", max_pixels=3136, trained_on=["spaq"], dtype="float32"
+    )
+    model = find_model(config)
+    assert (model.name, model.prompt, model.policy.max_pixels, model.policy.dtype) == ("mine", "paper", 3136, "float32")
+    assert model.trained_on == ["spaq"]
+
+
+def test_plain_weights_have_seen_nobody_knows_what(policy_folder):
+    model = find_model(EvaluateConfig(model=str(policy_folder), data=["bid"]))
+    assert (model.name, model.trained_on, model.adapter) == (policy_folder.name, None, None)
+    tiny = find_model(EvaluateConfig(model="tiny", data=["bid"]))
+    assert (tiny.name, tiny.policy.max_pixels) == ("tiny", 200704)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        find_model(EvaluateConfig(model="./nothing", data=["bid"]))
+
+
+def test_the_hash_is_of_the_weights(tmp_path):
+    one, other = tmp_path / "1", tmp_path / "2"
+    one.write_bytes(b"weights")
+    other.write_bytes(b"weighty")
+    assert weights_hash([one]) == weights_hash([one]) != weights_hash([other])
+    assert len({weights_hash(files) for files in ([one], [one, other], [other, one])}) == 3
+
+
+def test_an_adapter_is_laid_on_the_weights_it_was_trained_over(tmp_path, policy_folder):
+    from peft import get_peft_model
+
+    from vqr1.config import LoraSettings
+    from vqr1.policy.load import load_policy, lora_config
+
+    adapted = get_peft_model(load_policy(PolicyConfig(path=str(policy_folder))), lora_config(LoraSettings(r=2)))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    run = run_folder(tmp_path / "run", policy_folder, parts=())
+    adapted.save_pretrained(run / "best")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["policy"]["path"] = str(policy_folder)
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    model = find_model(EvaluateConfig(model=str(run), data=["bid"], dtype="float32", attention="sdpa"))
+    assert model.policy.path == str(policy_folder)
+    assert len(model.files()) == 2  # the base and the adapter
+    loaded, _ = load_model(model)
+    key = "model.language_model.layers.0.self_attn.q_proj.weight"
+    expected = adapted.merge_and_unload().state_dict()[key]
+    assert torch.allclose(loaded.state_dict()[key].cpu(), expected, atol=1e-6)
+    plain = load_policy(PolicyConfig(path=str(policy_folder))).state_dict()[key]
+    assert not torch.allclose(expected, plain, atol=1e-3)
+
+
+# The loop
+
+
+def samples_of(n, name="s"):
+    return [Sample(f"{i}.png", float(i), None, name, f"g{i}", f"{name}/{i}") for i in range(n)]
+
+
+def pictures_of(n):
+    return [Image.new("RGB", (28, 28), (i, 0, 0)) for i in range(n)]
+
+
+def drawn_answers(examples):
+    """Answers that depend on the random state, as a policy's do."""
+    return [f"<think>x</think><answer>{1 + 4 * float(torch.rand(())):.3f}</answer>" for _ in examples]
+
+
+def test_each_picture_gets_its_k_answers_in_order():
+    def answer(examples):
+        colour = [example["image"].getpixel((0, 0))[0] for example in examples]
+        return [f"<think>{i}</think><answer>{1 + c}.{i % 3}</answer>" for i, c in enumerate(colour)]
+
+    rows = rate(Batch("s", 0, samples_of(3)), pictures_of(3), answer, PROMPT, 3, 0)
+    assert [row.scores for row in rows] == [[1.0, 1.1, 1.2], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]]
+    assert [row.reasoning for row in rows][1] == "<think>3</think><answer>2.0</answer>"
+    assert [(row.image_id, row.mos, row.group) for row in rows][2] == ("s/2", 2.0, "g2")
+
+
+def test_the_reasoning_is_that_of_a_readable_answer():
+    texts = ["no", "<think>b</think><answer>2</answer>"]
+    (row,) = rate(Batch("s", 0, samples_of(1)), pictures_of(1), lambda _: texts, PROMPT, 2, 0)
+    assert (row.scores, row.reasoning, row.status) == ([None, 2.0], texts[1], "ok")
+    (row,) = rate(Batch("s", 0, samples_of(1)), pictures_of(1), lambda _: ["no", "never"], PROMPT, 2, 0)
+    assert (row.reasoning, row.status) == ("no", "unreadable")
+
+
+def test_a_picture_that_cannot_be_opened_is_missing_and_the_others_go_on():
+    first, _, third = pictures_of(3)
+    rows = rate(Batch("s", 0, samples_of(3)), [first, "1.png: truncated", third], drawn_answers, PROMPT, 2, 0)
+    assert [row.status for row in rows] == ["ok", "missing", "ok"]
+    assert (rows[1].reasoning, rows[1].scores) == ("1.png: truncated", [])
+    (row,) = rate(Batch("s", 0, samples_of(1)), ["gone"], drawn_answers, PROMPT, 2, 0)
+    assert row.status == "missing"
+
+
+def test_answers_follow_from_seed_set_and_batch_alone():
+    def scores(name="s", index=0, seed=0):
+        return [
+            row.scores
+            for row in rate(Batch(name, index, samples_of(2)), pictures_of(2), drawn_answers, PROMPT, 2, seed)
+        ]
+
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = scores()
+    assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's draws are touched
+    torch.rand(5)
+    assert scores() == first
+    assert len({str(value) for value in (first, scores(index=1), scores(seed=1), scores(name="t"))}) == 4
+
+
+def test_no_batch_spans_two_sets():
+    sets = [EvaluatedSet(name, SetFacts(name, n, "all"), samples_of(n, name)) for name, n in (("a", 5), ("b", 4))]
+    batches = plan(sets, 2)
+    assert [(b.name, b.index, len(b.samples)) for b in batches] == [
+        ("a", 0, 2), ("a", 1, 2), ("a", 2, 1), ("b", 0, 2), ("b", 1, 2),
+    ]  # fmt: skip
+    assert [s for b in batches for s in b.samples] == [*sets[0].samples, *sets[1].samples]
+
+
+def test_pictures_are_opened_in_order_and_broken_ones_say_why():
+    def load(path):
+        if path == "1.png":
+            raise ValueError("1.png: truncated")
+        return Image.new("RGB", (28, 28), (int(path[0]), 0, 0))
+
+    batches = plan([EvaluatedSet("a", SetFacts("a", 5, "all"), samples_of(5))], 2)
+    found = [(batch.index, [p if isinstance(p, str) else p.getpixel((0, 0))[0] for p in pictures])
+             for batch, pictures in opened(batches, load)]  # fmt: skip
+    assert found == [(0, [0, "1.png: truncated"]), (1, [2, 3]), (2, [4])]
+
+
+def test_the_folder_is_the_same_for_the_same_command():
+    model = find_model(EvaluateConfig(model="tiny", data=["bid"]))
+    config = EvaluateConfig(model="tiny", data=["bid"], seed=3)
+    assert default_folder(config, model) == "evaluations/tiny-k6-seed3"
+    config.greedy = True
+    assert default_folder(config, model) == "evaluations/tiny-greedy"
+
+
+# The result folder
+
+ROWS_OF_BID = rows_of("bid", 7)
+BATCHES = [[row.image_id for row in ROWS_OF_BID[i : i + 3]] for i in (0, 3, 6)]
+
+
+def record(**changes):
+    settings = {"model": "m", "k": 3, "seed": 0, **changes}
+    return make_record("ours", settings, None, {"bid": SetFacts("BID", 7, "all")}, {"torch": "2", "numpy": "1"})
+
+
+def begun(folder, batches):
+    results = ResultFolder(folder)
+    done = results.open(record(), BATCHES)
+    for batch in batches:
+        first = 3 * batch
+        results.append(ROWS_OF_BID[first : first + 3])
+    results.close()
+    return done
+
+
+def test_a_folder_goes_on_after_its_last_whole_batch(tmp_path):
+    folder = tmp_path / "e"
+    assert begun(folder, [0, 1]) == 0
+    assert begun(folder, [2]) == 2
+    assert begun(folder, []) == 3
+    assert read_evaluation(folder).rows["bid"] == ROWS_OF_BID
+
+
+@pytest.mark.parametrize("lost", [1, 30, 200, 500, 900])
+def test_a_torn_batch_is_dropped(tmp_path, lost):
+    folder = tmp_path / "e"
+    begun(folder, [0, 1, 2])
+    whole = (folder / ROWS).read_bytes()
+    (folder / ROWS).write_bytes(whole[:-lost])
+    ends = [whole.index(b"bid/00003"), whole.index(b"bid/00006")]
+    expected = sum(len(whole) - lost >= whole.rindex(b"\n", 0, end) + 1 for end in ends)
+    assert begun(folder, range(expected, 3)) == expected
+    assert (folder / ROWS).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 6}, "holds an evaluation with k = 3, and now it is 6; go on with the same settings, or give another"),
+        ({"prompt": "other"}, 'prompt = null, and now it is "other"'),
+    ],
+)
+def test_other_settings_are_refused(tmp_path, change, message):
+    begun(tmp_path / "e", [0])
+    with pytest.raises(ValueError, match=message):
+        ResultFolder(tmp_path / "e").open(record(**change), BATCHES)
+
+
+def test_other_pictures_and_versions_are_refused(tmp_path):
+    begun(tmp_path / "e", [0])
+    other = record()
+    other["sets"]["bid"]["labels_sha256"] = "1"
+    with pytest.raises(ValueError, match="holds an evaluation with data bid = "):
+        ResultFolder(tmp_path / "e").open(other, BATCHES)
+    other = record()
+    other["versions"]["torch"] = "3"
+    with pytest.raises(ValueError, match='torch version = "2", and now it is "3"'):
+        ResultFolder(tmp_path / "e").open(other, BATCHES)
+
+
+def test_where_the_weights_lie_and_numpys_version_do_not_matter(tmp_path):
+    begun(tmp_path / "e", [0])
+    same = record(model="elsewhere")
+    same["versions"]["numpy"] = "2"
+    assert ResultFolder(tmp_path / "e").open(same, BATCHES) == 1
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    first = ResultFolder(tmp_path / "e")
+    first.open(record(), BATCHES)
+    with pytest.raises(ValueError, match="is being written by another vqr1 evaluate; wait, or give folder="):
+        ResultFolder(tmp_path / "e").open(record(), BATCHES)
+    first.close()
+    ResultFolder(tmp_path / "e").open(record(), BATCHES)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="holds other files and no evaluation; give another folder="):
+        ResultFolder(tmp_path).open(record(), BATCHES)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_interruption_at_the_very_start_is_no_obstacle(tmp_path):
+    (tmp_path / ROWS).touch()
+    (tmp_path / f"{SETTINGS}.new").write_text("{")
+    assert ResultFolder(tmp_path).open(record(), BATCHES) == 0
+
+
+def test_lines_of_other_pictures_are_refused(tmp_path):
+    begun(tmp_path / "e", [0, 2])
+    with pytest.raises(ValueError, match=r"results.jsonl: line 4 and on are not the pictures of this evaluation"):
+        ResultFolder(tmp_path / "e").open(record(), BATCHES)
+
+
+# The whole
+
+
+def evaluate(folder: Path, root: Path, *words: str) -> list[str]:
+    return [
+        sys.executable, "-m", "vqr1", "evaluate", "model=tiny", "data=[demo_five,demo_hundred]", f"root={root}", "k=2",
+        "limit=40", "batch=4", "max_tokens=32", "threads=1", f"folder={folder}", *words,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_root):
+    folder = tmp_path_factory.mktemp("evaluation") / "undisturbed"
+    done = subprocess.run(
+        evaluate(folder, data_root), capture_output=True, text=True, env=environment(), timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, done
+
+
+@pytest.mark.slow
+def test_evaluating_prints_the_table_with_intervals_beside_published_rows(undisturbed):
+    folder, done = undisturbed
+    assert "| VisualQuality-R1 (published)" in done.stdout
+    assert "| tiny " in done.stdout
+    assert "95 % interval" in done.stdout
+    assert "pseudo-labels" in done.stdout
+    assert "80/80" in done.stderr and "picture/s" in done.stderr  # progress, with the time that is left
+    read = read_evaluation(folder)
+    assert [len(rows) for rows in read.rows.values()] == [40, 40]
+    assert read.settings["weights_sha256"] == weights_hash(find_model(EvaluateConfig(model="tiny", data=["x"])).files())
+    assert json.loads((folder / "table.json").read_text())["models"][0]["sets"]["demo_five"]["runs"]
+    assert (folder / "table.md").read_text() in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undisturbed, tmp_path, data_root):
+    folder = tmp_path / "killed"
+    command = evaluate(folder, data_root)
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    patience = time.monotonic() + 200
+    while not ((folder / ROWS).is_file() and (folder / ROWS).stat().st_size > 4000):
+        assert running.poll() is None and time.monotonic() < patience
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    whole = (undisturbed[0] / ROWS).read_bytes()
+    half = (folder / ROWS).read_bytes()
+    assert 4000 < len(half) < len(whole)
+    (folder / ROWS).write_bytes(half[:-7])  # and the last line torn
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (folder / ROWS).read_bytes() == whole
+    assert (folder / SETTINGS).read_bytes() == (undisturbed[0] / SETTINGS).read_bytes()
+
+
+def test_check_takes_the_defaults():
+    check(EvaluateConfig(model="tiny", data=["bid"]))

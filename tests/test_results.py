@@ -1,0 +1,103 @@
+"""Result files: what a row says, what comes back, and what damage is named."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tests.support.results import rows_of, write_results
+from vqr1.evaluation.results import ROWS, SETTINGS, make_row, read_evaluation, read_rows
+
+
+def test_a_row_by_hand():
+    row = make_row("bid/a.jpg", "bid", "a.jpg", 2.5, [3.0, None, 4.0], "why")
+    assert (row.score, row.std, row.status) == (3.5, pytest.approx(0.5**0.5), "ok")
+    assert json.loads(row.line()) == {
+        "image_id": "bid/a.jpg", "dataset": "bid", "group": "a.jpg", "mos": 2.5, "score": 3.5, "std": 0.5**0.5,
+        "scores": [3.0, None, 4.0], "reasoning": "why", "status": "ok",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "score", "std", "status"),
+    [
+        ([4.0], 4.0, None, "ok"),
+        ([None, 4.0], 4.0, None, "ok"),
+        ([2.0, 2.0], 2.0, 0.0, "ok"),
+        ([None, None], None, None, "unreadable"),
+        ([], None, None, "missing"),
+    ],
+)
+def test_nothing_is_imputed(scores, score, std, status):
+    row = make_row("a", "bid", "a", 1.0, scores, "")
+    assert (row.score, row.std, row.status) == (score, std, status)
+
+
+def test_what_was_written_comes_back(tmp_path):
+    rows = {"bid": rows_of("bid", 5), "clive": rows_of("clive", 4)}
+    folder = write_results(tmp_path / "a", rows, name="ours", trained_on=["kadid10k"], facts={"bid": {"part": "test"}})
+    read = read_evaluation(folder)
+    assert read.rows == rows
+    assert (read.name, read.trained_on, read.settings["k"]) == ("ours", ["kadid10k"], 3)
+    assert (read.sets["bid"].part, read.sets["clive"].pictures) == ("test", 4)
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 5)})
+    whole = (folder / ROWS).read_bytes()
+    for cut in (1, 20, 100):
+        (folder / ROWS).write_bytes(whole[:-cut])
+        assert len(read_rows(folder / ROWS)) == 4
+    (folder / ROWS).write_bytes(b"")
+    assert read_rows(folder / ROWS) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "fine"}, "line 2: bid/00001.png has status 'fine'"),
+        ({"score": None}, "line 2: bid/00001.png has status 'ok' and score None; ok has a score"),
+        ({"status": "unreadable"}, "line 2: bid/00001.png has status 'unreadable' and score .*; ok has a score"),
+        ({"mos": None}, "line 2: bid/00001.png has MOS None; a MOS is a finite number"),
+        ({"image_id": "bid/00000.png"}, "bid/00000.png stands more than once; keep one line per picture"),
+        ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path, change, message):
+    rows = [dataclasses.asdict(row) for row in rows_of("bid", 3)]
+    rows[1].update(change)
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message):
+        read_rows(path)
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(rows_of("bid", 1)[0].line() + "{torn\n")
+    with pytest.raises(ValueError, match=r"results.jsonl, line 2: not a result"):
+        read_rows(path)
+
+
+def test_a_row_of_another_set_is_named(tmp_path):
+    folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 3)})
+    with (folder / ROWS).open("a") as file:
+        file.write(rows_of("clive", 1)[0].line())
+    with pytest.raises(ValueError, match="clive/00000.png is of clive, which evaluation.json does not name"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("absent", [ROWS, SETTINGS])
+def test_a_missing_file_is_named(tmp_path, absent):
+    folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 3)})
+    (folder / absent).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{absent} is missing; give a folder that vqr1 evaluate wrote"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"sets": {"bid": {}}}'])
+def test_a_damaged_record_is_named(tmp_path, record):
+    folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 3)})
+    (folder / SETTINGS).write_text(record)
+    with pytest.raises(ValueError, match=r"evaluation.json: not a record of vqr1 evaluate .*; evaluate again"):
+        read_evaluation(folder)

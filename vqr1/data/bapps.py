@@ -1,0 +1,57 @@
+"""BAPPS (Zhang et al., CVPR 2018): pairs of distorted patches, and which of them people found nearer to the original.
+
+It has no scores of single pictures, so it is no entry of DATASETS: its records are pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vqr1.data.labels import within
+from vqr1.data.sample import Pair
+
+FETCH = (
+    "download the 2AFC part of BAPPS (github.com/richzhang/PerceptualSimilarity) and unpack it, so that "
+    "{folder}/2afc/train and {folder}/2afc/val hold folders with ref, p0, p1 and judge"
+)
+PARTS = {"train": "train", "val": "validation"}
+
+
+def read_bapps(folder: Path) -> dict[str, list[Pair]]:
+    """The pairs of the official parts, ``train`` and ``validation``.
+
+    ``judge/*.npy`` is the share of people who preferred p1, 0 to 1. Raises FileNotFoundError where the folders are
+    missing, ValueError for a judgement outside 0 to 1 or a missing picture.
+    """
+    top = folder / "2afc"
+    if not top.is_dir():
+        raise FileNotFoundError(f"bapps: {top} is missing\n  To get it: {FETCH.format(folder=folder)}")
+    judgements = {part: sorted((top / name).glob("*/**/judge/*.npy")) for name, part in PARTS.items()}
+    if not any(judgements.values()):
+        raise FileNotFoundError(f"bapps: {top}/*/judge/*.npy is missing\n  To get it: {FETCH.format(folder=folder)}")
+    return {part: list(_pairs(files, top)) for part, files in judgements.items()}
+
+
+def _pairs(judgements: list[Path], top: Path) -> Iterator[Pair]:
+    for judge in tqdm(judgements, desc="reading bapps", unit="pair", disable=None, leave=False):
+        kind = judge.parent.parent
+        name = kind.relative_to(top).as_posix()
+        pictures = [kind / side / f"{judge.stem}.png" for side in ("ref", "p0", "p1")]
+        for picture in pictures:
+            if not picture.is_file():
+                raise ValueError(f"{judge}: {picture} is missing; unpack the whole archive there")
+        reference, first, second = map(str, pictures)
+        pair_id = f"bapps/{name}/{judge.stem}"
+        yield Pair(reference, first, second, _preference(judge), "bapps", name.partition("/")[2], pair_id)
+
+
+def _preference(judge: Path) -> float:
+    try:
+        value = float(np.load(judge, allow_pickle=False).ravel()[0])
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(f"{judge}: not a judgement ({error}); fetch it again") from error
+    return within(str(judge), "judge", value, (0.0, 1.0))

@@ -1,0 +1,190 @@
+"""What every reader needs: files that are found or missed with a remedy, and rows that become records."""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from vqr1.data.labels import within
+from vqr1.data.sample import Sample, Splits
+from vqr1.data.spec import DatasetSpec
+from vqr1.data.splits import split_by_group
+
+
+class MissingPicturesError(ValueError):
+    """Rows without a picture file. ``rest`` holds the records of the others."""
+
+    def __init__(self, missing: list[tuple[str, Path]], rest: Splits):
+        where, path = missing[0]
+        more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        super().__init__(f"{where}: {path} is missing; unpack the whole archive there, or drop the row{more}")
+        self.missing = missing
+        self.rest = rest
+
+
+def find_file(folder: Path, *names: str) -> Path:
+    """The first of ``names``, paths below ``folder``, that is a file or folder; the case of letters does not matter.
+
+    Raises FileNotFoundError naming the first of them and, where it lies one folder too deep or too high, that place.
+    """
+    for name in names:
+        found = _ignoring_case(folder, name)
+        if found is not None:
+            return found
+    raise FileNotFoundError(f"{folder / names[0]} is missing{_elsewhere(folder, names)}")
+
+
+def _ignoring_case(folder: Path, name: str) -> Path | None:
+    if (folder / name).exists():
+        return folder / name
+    for part in PurePosixPath(name).parts:
+        if not folder.is_dir():
+            return None
+        same = sorted(entry.name for entry in folder.iterdir() if entry.name.casefold() == part.casefold())
+        if not same:
+            return None
+        folder = folder / same[0]
+    return folder
+
+
+def _elsewhere(folder: Path, names: tuple[str, ...]) -> str:
+    """Where a file lies that was unpacked one folder too deep or too high."""
+    deeper = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    for place in [*deeper, folder.parent]:
+        for name in names:
+            found = _ignoring_case(place, name)
+            if found is not None:
+                return f", but {found} is there: move the contents of {place} to {folder}"
+    return ""
+
+
+class Pictures:
+    """The picture files below a folder, found by the names that a label file gives."""
+
+    def __init__(self, folder: Path, *, anywhere: bool = False):
+        """``anywhere``: a bare file name may lie in any folder below, as long as it lies in one only."""
+        self.folder = folder
+        self.renamed: list[str] = []  # names found in another case or Unicode form
+        self._anywhere = anywhere
+        self._folded: dict[str, list[str]] | None = None
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The file of ``name``, or None. Raises ValueError for a name that leaves the folder or fits several files."""
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            raise ValueError(f"{where}: {name} leaves {self.folder}; give a path below it")
+        if (self.folder / path).is_file():
+            return self.folder / path
+        found = self._index().get(_fold(str(path)), [])
+        if len(found) > 1:
+            raise ValueError(f"{where}: {name} fits several files ({', '.join(found)}); write its name as the file's")
+        if found and (PurePosixPath(found[0]).name != path.name):
+            self.renamed.append(f"{where}: {name} is {found[0]} on disk")
+        return self.folder / found[0] if found else None
+
+    def _index(self) -> dict[str, list[str]]:
+        if self._folded is None:
+            self._folded = {}
+            for name in self._names():
+                keys = {_fold(name)}
+                if self._anywhere:
+                    keys.add(_fold(PurePosixPath(name).name))
+                for key in keys:
+                    self._folded.setdefault(key, []).append(name)
+        return self._folded
+
+    def _names(self) -> Iterator[str]:
+        for folder, folders, files in os.walk(self.folder):
+            folders.sort()
+            for file in sorted(files):
+                yield (Path(folder) / file).relative_to(self.folder).as_posix()
+
+
+def _fold(name: str) -> str:
+    """Equal for two names that differ in case or Unicode form only."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+class Reading:
+    """The records of one dataset as they are read, row after row."""
+
+    def __init__(self, spec: DatasetSpec, pictures: Pictures, *notes: str):
+        self._spec = spec
+        self._pictures = pictures
+        self.notes = list(notes)
+        self._parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+        self._seen: dict[str, str] = {}
+        self._missing: list[tuple[str, Path]] = []
+
+    def add(
+        self,
+        where: str,
+        name: str,
+        score: float,
+        *,
+        spread: float | None = None,
+        group: str | None = None,
+        part: str = "train",
+        column: str = "mos",
+    ) -> None:
+        """One row. ``score`` and ``spread`` as the file has them; ``group`` is the picture itself where it is None."""
+        within(where, column, score, self._spec.range)
+        image_id = f"{self._spec.name}/{name}"
+        image = self._pictures.find(name, where)
+        self._check_new(where, image_id, image)
+        if image is None:
+            self._missing.append((where, self._pictures.folder / name))
+            return
+        self._parts[part].append(
+            Sample(
+                image=str(image),
+                mos=score if self._spec.higher_is_better_in_file else sum(self._spec.range) - score,
+                mos_std=self._std(where, spread),
+                dataset=self._spec.name,
+                group=name if group is None else group,
+                image_id=image_id,
+            )
+        )
+
+    def _check_new(self, where: str, image_id: str, image: Path | None) -> None:
+        for key in filter(None, (image_id, str(image or ""))):
+            before = self._seen.setdefault(key, where)
+            if before != where:
+                raise ValueError(
+                    f"{where}: {image_id} stands more than once; keep one row per picture (another is {before})"
+                )
+
+    def _std(self, where: str, spread: float | None) -> float | None:
+        if spread is None or self._spec.spread == "none":
+            return None
+        if not (spread >= 0 and math.isfinite(spread)):
+            raise ValueError(f"{where}: the ratings' {self._spec.spread} {spread:g} is negative or not finite")
+        return math.sqrt(spread) if self._spec.spread == "variance" else spread
+
+    def splits(self, *, official: bool | None = None) -> Splits:
+        """All rows, divided as the spec says; ``official=False`` where the files hold no official split after all.
+
+        Raises MissingPicturesError.
+        """
+        division = self._spec.split if official is None or official else "content"
+        everything = [sample for part in self._parts.values() for sample in part]
+        if division == "official":
+            splits = Splits(self._parts["train"], self._parts["validation"], self._parts["test"])
+        elif division == "content":
+            splits = split_by_group(everything)
+        else:
+            splits = Splits(test=everything)
+        splits = replace(splits, division=division, notes=(*self.notes, *self._renamed()))
+        if self._missing:
+            raise MissingPicturesError(self._missing, splits)
+        return splits
+
+    def _renamed(self) -> list[str]:
+        renamed = self._pictures.renamed
+        if not renamed:
+            return []
+        return [f"{len(renamed)} names differ in case or Unicode form from their files, such as {renamed[0]}"]

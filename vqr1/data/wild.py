@@ -1,0 +1,158 @@
+"""Photographs as cameras took them, each its own content: SPAQ, CLIVE, BID, FLIVE."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from statistics import stdev
+
+from vqr1.data.labels import Row, csv_rows, excel_rows, mat_columns, same_length
+from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.sample import Splits
+from vqr1.data.spec import DatasetSpec
+
+SPAQ_LABELS = "MOS and Image attribute scores.xlsx"
+
+
+def read_spaq(folder: Path) -> Splits:
+    """SPAQ (Fang et al., CVPR 2020): 11,125 smartphone photographs at full resolution, MOS 2 to 96, no spread."""
+    labels = find_file(folder, f"Annotations/{SPAQ_LABELS}", SPAQ_LABELS)
+    pictures = find_file(folder, "TestImage")
+    reading = Reading(SPAQ, Pictures(pictures), f"labels {labels.name}, column MOS, pictures {pictures.name}/")
+    for row in excel_rows(labels, ["Image name", "MOS"]):
+        reading.add(row.where, row.text("Image name"), row.number("MOS"), column="MOS")
+    return reading.splits()
+
+
+SPAQ = DatasetSpec(
+    name="spaq",
+    title="SPAQ",
+    range=(0.0, 100.0),
+    read=read_spaq,
+    fetch="download SPAQ through its repository (github.com/h4nwei/SPAQ) and unpack it, so that the folders TestImage "
+    "and Annotations lie in {folder}",
+    size=11125,
+    group="image",
+    licence="terms with the authors",
+)
+
+TRAINING_PICTURES = {f"t{i}" for i in range(1, 8)}
+
+
+def read_clive(folder: Path) -> Splits:
+    """LIVE In the Wild Challenge (Ghadiyaram and Bovik, TIP 2016): 1162 photographs, MOS 3.4 to 92.4 with std.
+
+    The release lists 1169 pictures. Its first seven, t1 to t7, trained the raters and are left out here.
+    """
+    folder = _clive_folder(folder)
+    labels = find_file(folder, "Data/AllMOS_release.mat")
+    (names,) = mat_columns(find_file(folder, "Data/AllImages_release.mat"), "AllImages_release")
+    (scores,) = mat_columns(labels, "AllMOS_release")
+    (stds,) = mat_columns(find_file(folder, "Data/AllStdDev_release.mat"), "AllStdDev_release")
+    same_length(str(labels.parent), AllImages_release=names, AllMOS_release=scores, AllStdDev_release=stds)
+    kept = [i for i, name in enumerate(names) if PurePosixPath(str(name)).stem not in TRAINING_PICTURES]
+    dropped = len(names) - len(kept)
+    reading = Reading(CLIVE, Pictures(folder / "Images"), f"labels Data/*.mat; {dropped} training pictures left out")
+    for i in kept:
+        row = Row({"name": names[i], "MOS": scores[i], "std": stds[i]}, f"{labels}, entry {i + 1}")
+        score, std = row.numbers("MOS", "std")
+        reading.add(row.where, row.text("name"), score, spread=std, column="MOS")
+    return reading.splits()
+
+
+def _clive_folder(folder: Path) -> Path:
+    """The archive's own folder, where it was unpacked with it."""
+    inner = folder / "ChallengeDB_release"
+    return inner if inner.is_dir() else folder
+
+
+CLIVE = DatasetSpec(
+    name="clive",
+    title="CLIVE",
+    range=(0.0, 100.0),
+    read=read_clive,
+    fetch="ask the LIVE laboratory (live.ece.utexas.edu/research/ChallengeDB) for ChallengeDB_release.zip and unpack "
+    "it, so that the folders Data and Images lie in {folder}",
+    size=1162,
+    group="image",
+    licence="copyright of the University of Texas at Austin; use with its notice and citations",
+    spread="std",
+)
+
+
+def read_bid(folder: Path) -> Splits:
+    """BID (Ciancio et al., TIP 2011): 586 photographs with natural blur, mean grade 0.16 to 4.92.
+
+    The spread is the sample standard deviation (n - 1) of the single grades ``Grade #1`` and so on, an empty cell
+    being a rater who did not see the picture. Picture numbers have gaps.
+    """
+    labels = find_file(folder, "DatabaseGrades.xls", "ImageDatabase/DatabaseGrades.xls")
+    pictures = Pictures(labels.parent)
+    reading = Reading(BID, pictures, f"labels {labels.name}, spread from the single grades")
+    for row in excel_rows(labels, ["Image Number", "Average Subjective Grade"]):
+        number, grade = row.numbers("Image Number", "Average Subjective Grade")
+        name = f"DatabaseImage{int(number):04d}.JPG"
+        reading.add(row.where, name, grade, spread=_bid_std(row), column="Average Subjective Grade")
+    return reading.splits()
+
+
+def _bid_std(row: Row) -> float | None:
+    given = [name for name, value in row.values.items() if name.startswith("Grade #") and value not in (None, "")]
+    return stdev(row.numbers(*given)) if len(given) > 1 else None
+
+
+BID = DatasetSpec(
+    name="bid",
+    title="BID",
+    range=(0.0, 5.0),
+    read=read_bid,
+    fetch="download the Blurred Image Database of the Federal University of Rio de Janeiro and unpack it, so that "
+    "DatabaseGrades.xls and DatabaseImage0001.JPG and so on lie in {folder}",
+    size=586,
+    group="image",
+    licence="terms with the authors",
+    spread="std",
+)
+
+
+def read_flive(folder: Path) -> Splits:
+    """FLIVE, or PaQ-2-PiQ (Ying et al., CVPR 2020): 39,810 photographs, MOS 0 to 94, no spread.
+
+    The official split: pictures that ``labels640.csv`` names are the test set, those that ``labels=640_padded.csv``
+    marks ``is_valid`` the validation set, the others train. Without both files the split is by content, and a note
+    says so.
+    """
+    labels = find_file(folder, "labels_image.csv", "database/labels_image.csv")
+    part_of = _flive_parts(folder)
+    split = "official split" if part_of else "no labels640.csv and labels=640_padded.csv, so split by content"
+    reading = Reading(FLIVE, Pictures(folder / "database"), f"labels {labels.name}, pictures database/, {split}")
+    for row in csv_rows(labels, ["name", "mos"]):
+        name = row.text("name").removeprefix("database/")
+        reading.add(row.where, name, row.number("mos"), part=part_of.get(name, "train"))
+    return reading.splits(official=bool(part_of))
+
+
+def _flive_parts(folder: Path) -> dict[str, str]:
+    """The part of each picture that is not a training one; empty without the official files."""
+    try:
+        test = find_file(folder, "labels640.csv", "database/labels640.csv", "labels>640.csv", "database/labels>640.csv")
+        padded = find_file(folder, "labels=640_padded.csv", "database/labels=640_padded.csv")
+    except FileNotFoundError:
+        return {}
+    valid = [row for row in csv_rows(padded, ["name_image", "is_valid"]) if row.text("is_valid").casefold() == "true"]
+    parts = dict.fromkeys((row.text("name_image") for row in valid), "validation")
+    parts |= dict.fromkeys((row.text("name_image") for row in csv_rows(test, ["name_image"])), "test")
+    return {name.removeprefix("database/"): part for name, part in parts.items()}
+
+
+FLIVE = DatasetSpec(
+    name="flive",
+    title="FLIVE",
+    range=(0.0, 100.0),
+    read=read_flive,
+    fetch="get the pictures and label files as the repository github.com/niu-haoran/FLIVE_Database says, so that "
+    "labels_image.csv, labels640.csv, labels=640_padded.csv and the folder database lie in {folder}",
+    size=39810,
+    group="image",
+    licence="terms with the authors; the pictures keep those of their sources",
+    split="official",
+)

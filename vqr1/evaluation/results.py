@@ -1,0 +1,134 @@
+"""Result files: a folder with ``evaluation.json`` (what was asked of whom) and ``results.jsonl`` (a line per picture).
+
+A line::
+
+    {"image_id": "bid/DatabaseImage0001.JPG", "dataset": "bid", "group": "DatabaseImage0001.JPG", "mos": 3.1,
+     "score": 3.42, "std": 0.2, "scores": [3.2, 3.6, null], "reasoning": "<think>...", "status": "ok"}
+
+``mos`` is on the dataset's own scale, higher = better; ``scores`` are the K answers in order, null where unreadable;
+``score`` is the mean of the readable ones and ``std`` their sample standard deviation (null for fewer than two);
+``status`` is ok, unreadable (K answers and no score) or missing (no answer at all; ``reasoning`` then says why).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "evaluation.json"
+ROWS = "results.jsonl"
+STATUSES = ("ok", "unreadable", "missing")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's result; the fields are those of a line."""
+
+    image_id: str
+    dataset: str
+    group: str
+    mos: float
+    score: float | None
+    std: float | None
+    scores: list[float | None]
+    reasoning: str
+    status: str
+
+    def line(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What the table must know of an evaluated set, since it does without the dataset."""
+
+    title: str
+    pictures: int  # that were to be rated
+    part: str  # "all", "test", or what else was evaluated
+    group: str = "image"  # the word for what belongs together: image, reference, scene, prompt
+    per_group_scale: bool = False  # opinion scores are comparable within a group only
+    trained_on: bool = False
+    pseudo_labels: bool = False
+    labels_sha256: str = ""  # of image_id, MOS and group of every picture in order
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One result file: a model's answers to the pictures of some sets."""
+
+    folder: str
+    name: str  # the model, as the table calls it
+    settings: dict[str, Any]  # k, temperature, seed, prompt, weights_sha256, ...
+    trained_on: list[str] | None  # None: nobody said
+    sets: dict[str, SetFacts]
+    rows: dict[str, list[Row]] = field(repr=False)  # by set, in the order of the file
+
+
+def make_row(
+    image_id: str, dataset: str, group: str, mos: float, scores: Sequence[float | None], reasoning: str
+) -> Row:
+    """A row from its K scores, None where an answer could not be read. No score at all, K = 0, is a missing picture."""
+    readable = [score for score in scores if score is not None]
+    mean = math.fsum(readable) / len(readable) if readable else None
+    std = None
+    if mean is not None and len(readable) > 1:
+        std = math.sqrt(math.fsum((score - mean) ** 2 for score in readable) / (len(readable) - 1))
+    status = "ok" if readable else "unreadable" if scores else "missing"
+    return Row(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """A result folder, checked.
+
+    Raises FileNotFoundError where a file is missing, ValueError, with file, line and remedy, where one is damaged. A
+    last line that was torn by an interruption is left out.
+    """
+    where = folder / SETTINGS
+    for path in (where, folder / ROWS):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; give a folder that vqr1 evaluate wrote")
+    try:
+        record = json.loads(where.read_text())
+        sets = {name: SetFacts(**facts) for name, facts in record["sets"].items()}
+        evaluation = Evaluation(
+            str(folder), record["name"], record["settings"], record["trained_on"], sets, {name: [] for name in sets}
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: not a record of vqr1 evaluate ({error!r}); evaluate again") from error
+    for row in read_rows(folder / ROWS):
+        if row.dataset not in sets:
+            raise ValueError(f"{folder / ROWS}: {row.image_id} is of {row.dataset}, which {SETTINGS} does not name")
+        evaluation.rows[row.dataset].append(row)
+    return evaluation
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results.jsonl. Raises ValueError, with the line, for what is no row or stands twice."""
+    rows = [_row(line, f"{path}, line {i}") for i, line in enumerate(whole_lines(path.read_bytes()), 1)]
+    twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: {twice[0]} stands more than once; keep one line per picture")
+    return rows
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a file without a last one that has no end: the writer was stopped in the middle of it."""
+    return content[: content.rfind(b"\n") + 1].splitlines()
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        row = Row(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
+    number = isinstance(row.score, (int, float)) and math.isfinite(row.score)
+    if row.status not in STATUSES or number != (row.status == "ok"):
+        raise ValueError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
+    if not (isinstance(row.mos, (int, float)) and math.isfinite(row.mos)):
+        raise ValueError(f"{where}: {row.image_id} has MOS {row.mos!r}; a MOS is a finite number")
+    return row

@@ -1,0 +1,146 @@
+"""From result files to the lines of a table: each model's figures on each set, runs of one model put together.
+
+Result files belong to one line when the model's name, what it was asked (K, temperature, prompt) and what it was
+trained on are the same. Seed and weights may differ: then the line holds mean and spread over the runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vqr1.evaluation.bootstrap import ROUNDS
+from vqr1.evaluation.measures import Measures, measure
+from vqr1.evaluation.results import Evaluation, Row, SetFacts
+
+ASKED = ("k", "temperature", "prompt")  # settings that make two result files two lines
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Who enters the figures, and who does not."""
+
+    pictures: int  # that were to be rated
+    rated: int  # with a score: these alone enter
+    unreadable: int  # K answers and none readable
+    missing: int  # no answer at all
+    pending: int  # not in the file yet
+    answers: int
+    unreadable_answers: int
+    score_std: float  # mean over pictures of the std of their scores; NaN for K = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run on one set."""
+
+    evaluation: Evaluation
+    facts: SetFacts
+    counts: Counts
+    measures: Measures
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure over runs."""
+
+    mean: float
+    spread: float  # sample standard deviation; NaN for one run
+    runs: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model."""
+
+    name: str
+    asked: dict[str, Any]
+    trained_on: list[str] | None
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)  # by set
+
+    def figure(self, name: str, which: str) -> Figure:
+        """``which`` of the figures on the set ``name``, over the line's runs."""
+        return over_runs([outcome.measures.figures[which] for outcome in self.outcomes[name]])
+
+    def average(self, sets: Sequence[str], which: str) -> Figure | None:
+        """The mean over ``sets``; None unless all were evaluated. Spread where every run has every set."""
+        if not sets or any(name not in self.outcomes for name in sets):
+            return None
+        by_run: dict[str, list[float]] = {}
+        for name in sets:
+            for outcome in self.outcomes[name]:
+                by_run.setdefault(outcome.evaluation.folder, []).append(outcome.measures.figures[which])
+        if all(len(values) == len(sets) for values in by_run.values()):
+            return over_runs([statistics.fmean(values) for values in by_run.values()])
+        return Figure(statistics.fmean(self.figure(name, which).mean for name in sets), float("nan"), len(by_run))
+
+
+def over_runs(values: Sequence[float]) -> Figure:
+    """Mean and sample standard deviation; an undefined run makes both undefined."""
+    if any(value != value for value in values):
+        return Figure(float("nan"), float("nan"), len(values))
+    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return Figure(statistics.fmean(values), spread, len(values))
+
+
+def summarise(evaluations: Sequence[Evaluation], rounds: int = ROUNDS) -> list[Line]:
+    """The lines, in the order in which their models come.
+
+    Raises ValueError, naming the folders, where one run is given twice, or runs of one line rated other pictures.
+    """
+    lines: dict[str, Line] = {}
+    for evaluation in evaluations:
+        asked = {key: evaluation.settings.get(key) for key in ASKED}
+        key = f"{evaluation.name} {asked} {evaluation.trained_on}"
+        line = lines.setdefault(key, Line(evaluation.name, asked, evaluation.trained_on))
+        for name, facts in evaluation.sets.items():
+            for other in line.outcomes.get(name, []):
+                _check_merged(name, other, evaluation)
+            line.outcomes.setdefault(name, []).append(outcome_of(evaluation, name, facts, rounds))
+    return list(lines.values())
+
+
+def outcome_of(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int = ROUNDS) -> Outcome:
+    """One set of a result file, measured."""
+    rows = evaluation.rows[name]
+    x, y, groups = rated(rows)
+    measures = measure(x, y, groups, per_group=facts.per_group_scale, group=facts.group, rounds=rounds)
+    return Outcome(evaluation, facts, count(rows, facts), measures)
+
+
+def rated(rows: Sequence[Row]) -> tuple[list[float], list[float], list[str]]:
+    """Predictions, opinion scores and groups of the pictures that have a score."""
+    kept = [(row.score, row.mos, row.group) for row in rows if row.score is not None]
+    return [x for x, _, _ in kept], [y for _, y, _ in kept], [group for _, _, group in kept]
+
+
+def count(rows: Sequence[Row], facts: SetFacts) -> Counts:
+    stds = [row.std for row in rows if row.std is not None]
+    return Counts(
+        pictures=facts.pictures,
+        rated=sum(row.status == "ok" for row in rows),
+        unreadable=sum(row.status == "unreadable" for row in rows),
+        missing=sum(row.status == "missing" for row in rows),
+        pending=facts.pictures - len(rows),
+        answers=sum(len(row.scores) for row in rows),
+        unreadable_answers=sum(score is None for row in rows for score in row.scores),
+        score_std=statistics.fmean(stds) if stds else float("nan"),
+    )
+
+
+def _check_merged(name: str, other: Outcome, evaluation: Evaluation) -> None:
+    folders = f"{other.evaluation.folder} and {evaluation.folder}"
+    if other.facts.labels_sha256 != evaluation.sets[name].labels_sha256:
+        raise ValueError(
+            f"{folders} are runs of {evaluation.name} on other pictures or opinion scores of {name}; name them apart"
+        )
+    if Path(other.evaluation.folder).resolve() == Path(evaluation.folder).resolve():
+        raise ValueError(f"{evaluation.folder} is given twice; give each result once")
+    same = all(other.evaluation.settings.get(key) == evaluation.settings.get(key) for key in ("seed", "weights_sha256"))
+    if same:
+        raise ValueError(
+            f"{folders} are the same weights with the same seed on {name}: no spread to show; leave one out"
+        )

@@ -1,0 +1,62 @@
+"""Predictions against opinion scores, one picture per model and set, with the fitted curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqr1.evaluation.logistic import fit_logistic
+from vqr1.evaluation.summary import Line, Outcome, rated
+
+
+def draw_scatters(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """``<model>_<set>[_<run>].png`` for every run of every line; gives their paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for i, line in enumerate(lines, 1):
+        for name, outcomes in line.outcomes.items():
+            for run, outcome in enumerate(outcomes, 1):
+                parts = [f"{i:02d}", line.name, name, *([f"run{run}"] if len(outcomes) > 1 else [])]
+                path = folder / (re.sub(r"[^\w.-]+", "-", "_".join(parts)) + ".png")
+                _draw(outcome, name, line.name, path)
+                made.append(path)
+    return made
+
+
+def _draw(outcome: Outcome, name: str, model: str, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    x, y = (np.array(side) for side in rated(outcome.evaluation.rows[name])[:2])
+    figure, axis = plt.subplots(figsize=(5, 4.2), constrained_layout=True)
+    axis.plot(x, y, ".", markersize=3, alpha=max(0.15, min(1.0, 400 / max(len(x), 1))))
+    if outcome.facts.per_group_scale:
+        axis.text(0.02, 0.98, f"comparable within a {outcome.facts.group} only", transform=axis.transAxes, va="top")
+    else:
+        _curve(axis, x, y)
+    figures = outcome.measures.figures
+    axis.set_title(
+        f"{model} on {outcome.facts.title}\nSRCC {figures['srcc']:.3f}, PLCC {figures['plcc']:.3f} "
+        f"({outcome.measures.scope}), {outcome.counts.rated} of {outcome.counts.pictures} pictures",
+        fontsize=9,
+    )
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("mean opinion score")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _curve(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
+    fit = fit_logistic(x, y)
+    if fit.reason:
+        axis.text(0.02, 0.98, f"no curve: {fit.reason}", transform=axis.transAxes, va="top")
+        return
+    along = np.linspace(x.min(), x.max(), 200)
+    axis.plot(along, fit.curve(along), label=f"logistic fit: PLCC {fit.plcc:.3f}, RMSE {fit.rmse:.3g}")
+    axis.legend(fontsize=8)

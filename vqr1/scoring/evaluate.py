@@ -1,0 +1,199 @@
+"""``vqr1 evaluate``: every picture of some sets rated by a policy, the rows written as they come, then the table.
+
+Pictures are answered in fixed batches, and what is drawn in one depends on the seed, the set and the batch alone: an
+evaluation that was killed and started again ends with the same file as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from vqr1.answer import build_prompt, read_score
+from vqr1.data.pictures import Load, load_fitted
+from vqr1.data.sample import Sample
+from vqr1.evaluation.paper import published
+from vqr1.evaluation.render import as_json, markdown
+from vqr1.evaluation.results import Row, make_row, read_evaluation
+from vqr1.evaluation.summary import summarise
+from vqr1.evaluation.table import report
+from vqr1.policy.load import check_grid, resolve_attention, resolve_dtype
+from vqr1.provenance import finite, versions
+from vqr1.rollout.offline import Policy
+from vqr1.scoring.model import Model, find_model, load_model, weights_hash
+from vqr1.scoring.result_folder import ResultFolder, make_record
+from vqr1.scoring.sets import EvaluatedSet, read_sets
+from vqr1.scoring.settings import EvaluateConfig
+
+READERS = 4  # threads that open the next batch's pictures
+
+Answer = Callable[[Sequence[dict[str, Any]]], list[str]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one set that are answered together."""
+
+    name: str  # of the set
+    index: int  # within it
+    samples: list[Sample]
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Rate, or go on rating, as ``config`` says; print and leave the table. Gives the result folder.
+
+    Raises ValueError or FileNotFoundError before anything is rated for wrong settings, data or weights.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = find_model(config)
+    sets = read_sets(config.data, Path(config.root).expanduser(), model.trained_on or [], config.limit, model.seen)
+    k = 1 if config.greedy else config.k
+    batches = plan(sets, max(1, config.batch // k))
+    record = make_record(
+        model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
+    )
+    folder = ResultFolder(Path(config.folder or default_folder(config, model)).expanduser())
+    done = folder.open(record, [[sample.image_id for sample in batch.samples] for batch in batches])
+    try:
+        if done < len(batches):
+            rate_all(config, model, batches, done, folder, k)
+    finally:
+        folder.close()
+    print_table(folder.path)
+    return folder.path
+
+
+def default_folder(config: EvaluateConfig, model: Model) -> str:
+    """The same for the same command, so that starting it again goes on."""
+    how = "greedy" if config.greedy else f"k{config.k}-seed{config.seed}"
+    return f"evaluations/{model.name}-{how}"
+
+
+def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[Batch]:
+    """All sets one after the other, in batches of ``pictures``; no batch spans two sets."""
+    return [
+        Batch(each.name, i, each.samples[first : first + pictures])
+        for each in sets
+        for i, first in enumerate(range(0, len(each.samples), pictures))
+    ]
+
+
+def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
+    """The settings that decide the answers, resolved."""
+    return {
+        "model": config.model,
+        "weights_sha256": weights_hash(model.files()),
+        "k": 1 if config.greedy else config.k,
+        "temperature": 0.0 if config.greedy else config.temperature,
+        "seed": None if config.greedy else config.seed,
+        "prompt": str(build_prompt(model.prompt)[0]["content"]),
+        "max_tokens": config.max_tokens,
+        "batch": config.batch,
+        "limit": config.limit,
+        "dtype": str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
+        "attention": resolve_attention(model.policy.attention),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "min_pixels": model.policy.min_pixels,
+        "max_pixels": model.policy.max_pixels,
+    }
+
+
+def rate_all(
+    config: EvaluateConfig, model: Model, batches: Sequence[Batch], done: int, folder: ResultFolder, k: int
+) -> None:
+    """Answer the batches from ``done`` on, with progress and the time that is left."""
+    loaded, processor = load_model(model)
+    policy = Policy(
+        loaded, processor, max_tokens=config.max_tokens, temperature=0.0 if config.greedy else config.temperature
+    )
+
+    load = partial(load_fitted, min_pixels=model.policy.min_pixels, max_pixels=model.policy.max_pixels)
+    prompt = build_prompt(model.prompt)
+    total = sum(len(batch.samples) for batch in batches)
+    before = sum(len(batch.samples) for batch in batches[:done])
+    checked = False
+    with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
+        for batch, pictures in opened(batches[done:], load):
+            whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
+            if whole and not checked:
+                check_grid(processor, whole[0], model.policy)
+                checked = True
+            progress.set_postfix_str(batch.name, refresh=False)
+            folder.append(rate(batch, pictures, policy.answer, prompt, k, config.seed))
+            progress.update(len(batch.samples))
+
+
+def opened(batches: Sequence[Batch], load: Load) -> Iterator[tuple[Batch, list[Image.Image | str]]]:
+    """Each batch with its pictures, the next batch's being opened meanwhile; in place of a broken one, why."""
+    with ThreadPoolExecutor(READERS) as readers:
+
+        def start(batch: Batch) -> list[Future[Image.Image]]:
+            return [readers.submit(load, sample.image) for sample in batch.samples]
+
+        coming = start(batches[0])
+        for i, batch in enumerate(batches):
+            current, coming = coming, start(batches[i + 1]) if i + 1 < len(batches) else []
+            yield batch, [_picture(future) for future in current]
+
+
+def _picture(future: Future[Image.Image]) -> Image.Image | str:
+    try:
+        return future.result()
+    except ValueError as error:
+        return str(error)
+
+
+def rate(
+    batch: Batch,
+    pictures: Sequence[Image.Image | str],
+    answer: Answer,
+    prompt: list[dict[str, str]],
+    k: int,
+    seed: int,
+) -> list[Row]:
+    """K answers to each picture of a batch. A picture that cannot be opened is missing, and the others go on."""
+    examples = [
+        {"image": picture, "prompt": prompt, "image_id": sample.image_id}
+        for sample, picture in zip(batch.samples, pictures, strict=True)
+        if isinstance(picture, Image.Image)
+        for _ in range(k)
+    ]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(zlib.crc32(f"{seed}/{batch.name}/{batch.index}".encode()))
+        texts = iter(answer(examples) if examples else [])
+    rows = []
+    for sample, picture in zip(batch.samples, pictures, strict=True):
+        answers = [next(texts) for _ in range(k)] if isinstance(picture, Image.Image) else []
+        scores = [read_score(text) for text in answers]
+        reasoning = picture if isinstance(picture, str) else one_of(answers, scores)
+        rows.append(make_row(sample.image_id, sample.dataset, sample.group, sample.mos, scores, reasoning))
+    return rows
+
+
+def one_of(answers: Sequence[str], scores: Sequence[float | None]) -> str:
+    """The first readable answer, else the first."""
+    return next((text for text, score in zip(answers, scores, strict=True) if score is not None), answers[0])
+
+
+def print_table(folder: Path) -> None:
+    """The table on the screen, in ``table.md`` and, with everything in it, in ``table.json``."""
+    lines = summarise([read_evaluation(folder)])
+    rows = published("2")
+    made = report(lines, rows)
+    text = markdown(made)
+    (folder / "table.md").write_text(text)
+    (folder / "table.json").write_text(json.dumps(finite(as_json(lines, rows, made)), indent=2) + "\n")
+    print(f"{text}\n{folder}: results.jsonl, evaluation.json, table.md, table.json{os.linesep}", end="", flush=True)

@@ -1,0 +1,96 @@
+"""Which pictures are evaluated: all of a set that the model never saw, the test split of one that it did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vqr1.data import Sample, find_spec, read_dataset
+from vqr1.data.sample import some_of
+from vqr1.data.spec import DatasetSpec
+from vqr1.data.splits import PAPER, SplitRule, split_hash
+from vqr1.evaluation.results import SetFacts
+
+DEMONSTRATION = "demo_"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a model's training divided its sets."""
+
+    rule: SplitRule = PAPER
+    hashes: dict[str, str] = field(default_factory=dict)  # of the splits, where the run left them
+
+
+@dataclass(frozen=True)
+class EvaluatedSet:
+    name: str
+    facts: SetFacts
+    samples: list[Sample]
+
+
+def read_sets(
+    names: Sequence[str],
+    root: Path,
+    trained_on: Sequence[str],
+    limit: int | None = None,
+    training: Seen | None = None,
+) -> list[EvaluatedSet]:
+    """The sets to evaluate.
+
+    Raises what :func:`vqr1.data.read_dataset` raises, and ValueError for an empty split or one that is not the split
+    the model was trained by.
+    """
+    return [_read(name, root, name in trained_on, limit, training or Seen()) for name in names]
+
+
+def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) -> EvaluatedSet:
+    spec = find_spec(name, root)
+    splits = read_dataset(name, root, training.rule if seen else PAPER)
+    if seen and training.hashes.get(name, split_hash(splits)) != split_hash(splits):
+        raise ValueError(
+            f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its test split "
+            "may hold pictures it learnt from; restore the label file of that time, or leave the set out"
+        )
+    demonstration = name.startswith(DEMONSTRATION)
+    # The shipped policy practised on the demonstration's other contents.
+    test_only = seen or demonstration
+    samples = splits.test if test_only else [*splits.train, *splits.validation, *splits.test]
+    if len(samples) < 3:
+        raise ValueError(
+            f"{name} has {len(samples)} {'test ' if test_only else ''}pictures, and a correlation needs three; take it "
+            "out of data"
+        )
+    kept = _limited(samples, limit, spec)
+    part = "test" if test_only else "all"
+    facts = SetFacts(
+        title=spec.title,
+        pictures=len(kept),
+        part=part if len(kept) == len(samples) else f"{len(kept)} of {len(samples)} pictures ({part})",
+        group=spec.group,
+        per_group_scale=spec.per_group_scale,
+        trained_on=seen,
+        pseudo_labels=demonstration,
+        labels_sha256=labels_hash(kept),
+    )
+    return EvaluatedSet(name, facts, kept)
+
+
+def labels_hash(samples: Sequence[Sample]) -> str:
+    """SHA-256 of what must be the same for two results to be on the same pictures."""
+    lines = [json.dumps([sample.image_id, sample.mos, sample.group]) for sample in samples]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _limited(samples: list[Sample], limit: int | None, spec: DatasetSpec) -> list[Sample]:
+    """A share of the pictures; whole groups where scores compare within a group only."""
+    if limit is None or not spec.per_group_scale:
+        return some_of(samples, limit)
+    groups = list(dict.fromkeys(sample.group for sample in samples))
+    average = len(samples) / len(groups)
+    first = {group: next(sample for sample in samples if sample.group == group) for group in groups}
+    kept = {sample.group for sample in some_of(list(first.values()), max(1, round(limit / average)))}
+    return [sample for sample in samples if sample.group in kept]

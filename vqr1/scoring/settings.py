@@ -1,0 +1,74 @@
+"""The schema of conf/evaluate: every setting of ``vqr1 evaluate``, its type, its default, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from vqr1.answer import build_prompt
+from vqr1.config import check_known
+
+
+@dataclass
+class EvaluateConfig:
+    """An evaluation. Where a default is null, a run folder says what it was trained with."""
+
+    model: str = MISSING  # tiny, a hub id, a folder of weights, or a run folder: its best/, else its final/
+    data: list[str] = field(default_factory=list)  # names of vqr1.data.DATASETS, each looked for in root/<name>
+    root: str = "data"
+    k: int = 6  # answers to each picture; the score is the mean of the readable ones
+    temperature: float = 1.0
+    greedy: bool = False  # one answer, the likeliest token at every place; then k and temperature do not count
+    seed: int = 0
+    prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else paper
+    max_tokens: int = 256
+    batch: int = 192  # answers generated at once; part of what seeds them
+    limit: int | None = None  # pictures of each set, spread over it; null = all
+    name: str | None = None  # what the table calls the model; runs of one name are put together
+    folder: str | None = None  # where the results go; null = evaluations/<name>, K or greedy, and seed
+    trained_on: list[str] | None = None  # sets the weights have seen: evaluated on their test split; null: the run's
+    dtype: str = "auto"
+    attention: str = "auto"
+    min_pixels: int | None = None  # null: the run's, else the policy's usual limits
+    max_pixels: int | None = None
+    threads: int | None = None  # torch threads; 1 is fastest for the tiny policy
+
+
+def register() -> None:
+    """Make :class:`EvaluateConfig` the schema that conf/evaluate/evaluate.yaml builds on."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def from_hydra(composed: DictConfig) -> EvaluateConfig:
+    """The composed configuration as a dataclass, checked."""
+    check_known(composed, EvaluateConfig, "")
+    if OmegaConf.is_missing(composed, "model"):
+        raise ValueError("model= is missing; give tiny, a hub id, a folder of weights, or a run folder")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, EvaluateConfig)
+    check(config)
+    return config
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raises ValueError naming the setting and the remedy."""
+    if not config.data:
+        raise ValueError("data= names no dataset; give data=[bid,clive,...], see vqr1 data list")
+    if len(set(config.data)) < len(config.data):
+        raise ValueError(f"data={config.data} names a dataset twice; name each once")
+    for name in ("k", "max_tokens", "batch", "limit"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: set it to 1 or more")
+    if config.limit is not None and config.limit < 3:
+        raise ValueError(f"limit={config.limit}: a correlation needs three pictures")
+    if not 0 < config.temperature < math.inf:
+        raise ValueError(f"temperature={config.temperature}: set it above 0; greedy=true takes the likeliest token")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}: set it to 0 or more")
+    if config.prompt is not None:
+        build_prompt(config.prompt)
