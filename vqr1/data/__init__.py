@@ -81,11 +81,8 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
     try:
         splits = spec.read(folder)
     except FileNotFoundError as error:
-        if not root.is_dir():
-            raise FileNotFoundError(
-                f"{name}: the root {root} is missing; set VQR1_DATA, data.root= or root= to what holds {name}/"
-            ) from error
-        raise FileNotFoundError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}") from error
+        roots = "" if root.is_dir() else f"\n  The root {root} is missing: set VQR1_DATA, data.root= or root= to yours"
+        raise FileNotFoundError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
     check_dataset(spec, splits, f"{name} in {folder}")
     if splits.division == "content" and rule != PAPER:
         return replace(split_by_group(splits.all(), rule), notes=splits.notes)
