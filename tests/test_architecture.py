@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "config", "data"},
     "policy": {"answer", "config", "data", "rollout"},
-    "report": {"evaluation"},
+    "report": {"answer", "evaluation"},
     "scoring": {"answer", "comparison", "config", "data", "evaluation", "levels", "policy", "provenance", "rollout"},
     "training": {
         "answer",
