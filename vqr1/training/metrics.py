@@ -71,7 +71,7 @@ class CollapseWatch:
 
     Where opinion scores say nothing about the answers (shuffled labels, a policy that sees nothing), the reward's best
     is one score for every picture: every comparison is 1/2 then, and the fidelity sqrt(1/2). The spread between
-    pictures falls first: to half of its start some fifty steps before all answers are one (docs/log.md).
+    pictures falls first: to half of its start some twenty to fifty steps before all answers are one (docs/log.md).
     """
 
     WINDOW = 10  # steps of the means that are compared
