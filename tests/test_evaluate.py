@@ -25,8 +25,9 @@ from vqr1.config import Config, PolicyConfig, as_dict
 from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
 from vqr1.data.splits import split_hash
 from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
+from vqr1.policy.load import files_hash
 from vqr1.scoring.evaluate import Batch, default_folder, opened, plan, rate
-from vqr1.scoring.model import find_model, load_model, weights_hash
+from vqr1.scoring.model import find_model, load_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, Seen, _limited, read_sets
 from vqr1.scoring.settings import EvaluateConfig, check, from_hydra, register
@@ -215,8 +216,8 @@ def test_the_hash_is_of_the_weights(tmp_path):
     one, other = tmp_path / "1", tmp_path / "2"
     one.write_bytes(b"weights")
     other.write_bytes(b"weighty")
-    assert weights_hash([one]) == weights_hash([one]) != weights_hash([other])
-    assert len({weights_hash(files) for files in ([one], [one, other], [other, one])}) == 3
+    assert files_hash([one]) == files_hash([one]) != files_hash([other])
+    assert len({files_hash(files) for files in ([one], [one, other], [other, one])}) == 3
 
 
 def test_an_adapter_is_laid_on_the_weights_it_was_trained_over(tmp_path, policy_folder):
@@ -465,7 +466,7 @@ def test_evaluating_prints_the_table_with_intervals_beside_published_rows(undist
     assert "80/80" in done.stderr and "picture/s" in done.stderr  # progress, with the time that is left
     read = read_evaluation(folder)
     assert [len(rows) for rows in read.rows.values()] == [40, 40]
-    assert read.settings["weights_sha256"] == weights_hash(find_model(EvaluateConfig(model="tiny", data=["x"])).files())
+    assert read.settings["weights_sha256"] == files_hash(find_model(EvaluateConfig(model="tiny", data=["x"])).files())
     assert json.loads((folder / "table.json").read_text())["models"][0]["sets"]["demo_five"]["runs"]
     assert (folder / "table.md").read_text() in done.stdout
 

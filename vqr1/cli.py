@@ -49,14 +49,14 @@ def train() -> None:
 
     @hydra.main(config_path=str(packaged("conf").resolve()), config_name="train", version_base="1.3")
     def main(composed: DictConfig) -> None:
-        try:
+        def run() -> None:
             start(schema.from_hydra(composed))
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
-            # Hydra would print its own stack. In a sweep the other jobs go on, and Hydra reports this one at the end.
-            if HydraConfig.get().mode is RunMode.MULTIRUN or os.environ.get("VQR1_TRACEBACK"):
-                raise
-            print(f"vqr1 train: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
-            sys.exit(2)
+
+        # In a sweep the other jobs go on, and Hydra reports this one's error at the end.
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            run()
+        else:
+            told("train", run)
 
     main()
 

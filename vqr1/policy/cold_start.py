@@ -16,7 +16,6 @@ not help: what is to be learnt is a bias, not less noise.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import platform
@@ -35,7 +34,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vqr1.answer import PROMPTS, build_prompt
 from vqr1.data.demonstration import CROP, TYPES, true_mos
-from vqr1.policy.load import SHIPPED
+from vqr1.policy.load import SHIPPED, files_hash
 from vqr1.policy.practice import CHUNK, practice
 from vqr1.policy.tiny import MERGE, PATCH, TEMPORAL_PATCH, build_model, build_processor
 from vqr1.rollout.offline import encode_prompts
@@ -89,7 +88,7 @@ def make_tiny_policy(folder: Path, recipe: Recipe, say: Callable[[str], None] = 
 
 
 def weights_hash(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return files_hash([folder / "model.safetensors"])
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from vqr1.config import LoraSettings, PolicyConfig, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
 
 SHIPPED = Path(__file__).parent / "tiny_policy"
+TINY: dict[str, Any] = {
+    "dtype": "float32",
+    "attention": "sdpa",
+    "max_pixels": 200704,
+}  # the shipped policy's settings, as conf/policy/tiny.yaml has them
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -50,6 +57,16 @@ def check_precision(policy: PolicyConfig, sharded: bool) -> None:
             "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
             "ZeRO-3 (launcher=zero3)"
         )
+
+
+def files_hash(files: Sequence[Path]) -> str:
+    """SHA-256 over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def load_policy(policy: PolicyConfig) -> torch.nn.Module:

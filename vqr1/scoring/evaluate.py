@@ -28,10 +28,10 @@ from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import Row, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.table import report
-from vqr1.policy.load import check_grid, resolve_attention, resolve_dtype
+from vqr1.policy.load import check_grid, files_hash, resolve_attention, resolve_dtype
 from vqr1.provenance import finite, versions
 from vqr1.rollout.offline import Policy
-from vqr1.scoring.model import Model, find_model, load_model, weights_hash
+from vqr1.scoring.model import Model, find_model, load_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 from vqr1.scoring.settings import EvaluateConfig
@@ -94,7 +94,7 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
     """The settings that decide the answers, resolved."""
     return {
         "model": config.model,
-        "weights_sha256": weights_hash(model.files()),
+        "weights_sha256": files_hash(model.files()),
         "k": 1 if config.greedy else config.k,
         "temperature": 0.0 if config.greedy else config.temperature,
         "seed": None if config.greedy else config.seed,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,10 @@ import yaml
 
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import SplitRule
-from vqr1.policy.load import SHIPPED, find_weights, load_policy, load_processor
+from vqr1.policy.load import SHIPPED, TINY, find_weights, load_policy, load_processor
 from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.scoring.sets import Seen
 from vqr1.scoring.settings import EvaluateConfig
-
-TINY: dict[str, Any] = {
-    "dtype": "float32",
-    "attention": "sdpa",
-    "max_pixels": 200704,
-}  # as conf/policy/tiny.yaml has it
 
 
 @dataclass(frozen=True)
@@ -61,16 +53,6 @@ def find_model(config: EvaluateConfig) -> Model:
         prompt=config.prompt or model.prompt,
         trained_on=model.trained_on if config.trained_on is None else config.trained_on,
     )
-
-
-def weights_hash(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the files, in order."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def load_model(model: Model) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ from vqr1.data import DATASETS, Sample, read_dataset
 from vqr1.data.demonstration import RECIPES
 from vqr1.data.pictures import picture_loader
 from vqr1.policy.cold_start import weights_hash
-from vqr1.policy.load import SHIPPED, load_policy, load_processor, vision_tower
+from vqr1.policy.load import SHIPPED, TINY, load_policy, load_processor, vision_tower
 from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.rollout.offline import Policy, encode_prompts
 from vqr1.training.evaluator import Evaluator
@@ -118,7 +118,7 @@ def _score_tokens(ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
 def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str], None] = print) -> dict[str, float]:
     """Train at each learning rate for ``seconds`` and store the test SRCC of the best one, by mean of 48 answers."""
     torch.set_num_threads(1)
-    settings = PolicyConfig(path=str(policy), train_vision=False, dtype="float32", attention="sdpa", max_pixels=200704)
+    settings = PolicyConfig(path=str(policy), train_vision=False, **TINY)
     load = picture_loader(settings.min_pixels, settings.max_pixels)
     processor = load_processor(settings)
     splits = {name: read_dataset(name, root) for name in RECIPES}
