@@ -22,20 +22,35 @@ ROOMS: dict[str, set[str]] = {
     "levels": set(),
     "comparison": set(),
     "cohorts": set(),
-    "config": set(),
+    "engines": set(),
+    "batches": set(),
+    "config": {"engines"},
     "evaluation": set(),
     "provenance": set(),
     "data": set(),
     "reward": {"answer", "ranking", "regression"},
-    "rollout": {"answer", "config", "data"},
+    "rollout": {"answer", "config", "data", "engines"},
     "policy": {"answer", "config", "data", "rollout"},
     "report": {"answer", "evaluation"},
-    "scoring": {"answer", "comparison", "config", "data", "evaluation", "levels", "policy", "provenance", "rollout"},
+    "scoring": {
+        "answer",
+        "comparison",
+        "config",
+        "data",
+        "engines",
+        "evaluation",
+        "levels",
+        "policy",
+        "provenance",
+        "rollout",
+    },
     "training": {
         "answer",
+        "batches",
         "cohorts",
         "config",
         "data",
+        "engines",
         "evaluation",
         "policy",
         "provenance",
@@ -43,10 +58,20 @@ ROOMS: dict[str, set[str]] = {
         "reward",
         "rollout",
     },
-    "launching": {"cli", "config", "data", "policy", "training"},
+    "launching": {"cli", "config", "data", "engines", "policy", "training"},
 }
 DOORS = {"__init__", "__main__", "cli"}  # lazily, these may import anything
-WITHOUT_TORCH = {"answer", "levels", "comparison", "evaluation", "provenance", "cohorts", "config"}
+WITHOUT_TORCH = {
+    "answer",
+    "levels",
+    "comparison",
+    "evaluation",
+    "provenance",
+    "cohorts",
+    "config",
+    "engines",
+    "batches",
+}
 
 
 def modules() -> list[Path]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOConfig
 
+from vqr1.batches import plan_batches
 from vqr1.cli import packaged
 from vqr1.config import (
     OWNED,
@@ -28,7 +29,6 @@ from vqr1.config import (
     as_dict,
     check,
     from_hydra,
-    plan_batches,
     register,
     trainer_settings,
 )
@@ -246,9 +246,11 @@ def test_an_owned_setting_is_refused_and_its_owner_named(key):
 
 @pytest.mark.parametrize("owner", sorted({o for o in OWNED.values() if re.fullmatch(r"[a-z_.]+\.[a-z_]+", o)}))
 def test_the_named_owner_exists(owner):
-    section, key = owner.split(".")
+    *sections, key = owner.split(".")
     settings = as_dict(composed())
-    known = {*settings[section], *(grpo_defaults() if section == "trainer" else ())}
+    for section in sections:
+        settings = settings[section]
+    known = {*settings, *(grpo_defaults() if sections == ["trainer"] else ())}
     assert key in known
 
 

@@ -1,8 +1,8 @@
 """The one schema of conf/: every setting, its type, its default, and the checks that span several settings.
 
 Hydra composes the YAML files of conf/ into these dataclasses, so an unknown key or a value of the wrong type stops the
-run as the command line is read. What only several settings together can get wrong is checked in :func:`check` and
-:func:`plan_batches`. Nothing here loads a model, a picture or a GPU library.
+run as the command line is read. What only several settings together can get wrong is checked in :func:`check`,
+:mod:`vqr1.engines` and :mod:`vqr1.batches`. Nothing here loads a model, a picture or a GPU library.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from operator import attrgetter
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+from vqr1.engines import Engine, VllmSettings, check_vllm
 
 
 class Rivals(Enum):
@@ -112,6 +114,8 @@ class RolloutConfig:
     prompt: str = "paper"  # paper, published, no_thinking, or a text of your own
     temperature: float = 1.0
     max_tokens: int = 256
+    engine: Engine = Engine.auto
+    vllm: VllmSettings = field(default_factory=VllmSettings)
     script: str | None = None  # for tests: answers come from this "module:function" instead of the policy
 
 
@@ -214,6 +218,21 @@ OWNED = {
     "remove_unused_columns": "the reward, which reads every column",
     "push_to_hub": "vqr1, which sends nothing anywhere",
     "auto_find_batch_size": "trainer.images_per_step",
+    "use_vllm": "rollout.engine",
+    "vllm_mode": "rollout.engine",
+    "vllm_gpu_memory_utilization": "rollout.vllm.memory_share",
+    "vllm_tensor_parallel_size": "rollout.vllm.tensor_parallel",
+    "vllm_enable_sleep_mode": "rollout.vllm.sleep",
+    "vllm_max_model_length": "rollout.vllm.max_length",
+    "vllm_server_base_url": "rollout.vllm.server",
+    "vllm_server_host": "rollout.vllm.server",
+    "vllm_server_port": "rollout.vllm.server",
+    "vllm_server_timeout": "rollout.vllm.server_timeout",
+    "vllm_group_port": "rollout.vllm.group_port",
+    "vllm_importance_sampling_correction": "rollout.vllm.correction",
+    "vllm_importance_sampling_mode": "rollout.vllm.correction",
+    "vllm_importance_sampling_clip_max": "rollout.vllm.correction_max",
+    "vllm_importance_sampling_cap": "rollout.vllm.correction_max",
 }
 
 # Words that GRPOConfig takes as any text and TRL refuses in the middle of the first step.
@@ -225,65 +244,6 @@ CHOICES = {
 
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
 OURS: dict[str, Any] = {"images_per_step": int, "answers_per_device": int | None}
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How a step's answers are laid over devices and forward passes."""
-
-    per_device: int  # answers in one forward and backward pass of one device
-    accumulation: int  # such passes to one optimiser step
-    steps_per_generation: int  # such passes to one generation batch
-    images_per_generation: int  # pictures of a generation batch, over all devices
-
-
-def plan_batches(
-    images_per_step: int,
-    k: int,
-    world_size: int,
-    answers_per_device: int | None = None,
-    steps_per_generation: int | None = None,
-) -> BatchPlan:
-    """Lay ``images_per_step`` pictures with ``k`` answers each over ``world_size`` devices.
-
-    ``answers_per_device`` bounds the answers in one pass (memory); the largest number below it that divides a device's
-    share is taken. ``steps_per_generation`` defaults to one generation batch per optimiser step.
-
-    Raises ValueError for k < 2, an image count that does not divide over the devices (naming those that do), or a
-    generation batch that would leave the answers to one picture on two devices.
-    """
-    if k < 2:
-        raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
-    for name, number in {
-        "images_per_step": images_per_step,
-        "answers_per_device": answers_per_device,
-        "steps_per_generation": steps_per_generation,
-    }.items():
-        if number is not None and number < 1:
-            raise ValueError(f"trainer.{name}={number}: set it to 1 or more")
-    if images_per_step % world_size:
-        below = images_per_step // world_size * world_size
-        fitting = " or ".join(str(n) for n in (below, below + world_size) if n > 0)
-        raise ValueError(
-            f"trainer.images_per_step={images_per_step} cannot be shared by {world_size} devices; set it to {fitting}"
-        )
-    share = images_per_step // world_size * k
-    limit = min(answers_per_device or share, share)
-    per_device = next(n for n in range(limit, 0, -1) if share % n == 0)
-    accumulation = share // per_device
-    passes = steps_per_generation or accumulation
-    if (per_device * passes) % k:
-        step = k // math.gcd(per_device, k)
-        raise ValueError(
-            f"trainer.steps_per_generation={passes} passes of {per_device} answers split the {k} answers to a picture "
-            f"over devices; set it to a multiple of {step}"
-        )
-    if passes % accumulation and accumulation % passes:
-        raise ValueError(
-            f"trainer.steps_per_generation={passes} and {accumulation} passes to an optimiser step do not divide each "
-            "other; set one to a multiple of the other"
-        )
-    return BatchPlan(per_device, accumulation, passes, per_device * passes * world_size // k)
 
 
 ABOVE_ZERO = (
@@ -337,6 +297,7 @@ def check(config: Config) -> None:
     for key in config.trainer:
         if key in OWNED:
             raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
+    check_vllm(config.rollout.vllm)
     _check_reward_is_used(config.reward)
 
 

@@ -1,9 +1,9 @@
 """How a run is started: here, under accelerate, or as the jobs of a sweep.
 
-The process that reads the command line settles what depends on the machine (LoRA or all weights, DDP or ZeRO-3, the
-run's name) and looks whether data and weights are there. With one device it trains itself; with several it starts
-accelerate, which starts this command again on every device; in a sweep each job is a process of its own, so no job
-inherits another's memory or random state.
+The process that reads the command line settles what depends on the machine (LoRA or all weights, DDP or ZeRO-3, vLLM
+or transformers, the run's name) and looks whether data and weights are there. With one device it trains itself; with
+several it starts accelerate, which starts this command again on every device; in a sweep each job is a process of its
+own, so no job inherits another's memory or random state.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from vqr1.config import Config, Launcher, Tuning
+from vqr1.engines import Engine, settle_engine
 
 
 def start(config: Config) -> None:
     """Train, in this process or in others. Raises what :func:`vqr1.training.run.train` raises."""
     if "LOCAL_RANK" in os.environ or "RANK" in os.environ:  # a launcher started us, ours or the user's own
         devices = int(os.environ.get("WORLD_SIZE", "1")) if visible_gpus() else 0
-        config.policy.tuning = Tuning(settle(config, devices)["policy.tuning"])
-        _train(config)
+        _train(config, settle(config, devices))
         return
     hydra = HydraConfig.get()
     sweeping = hydra.mode is RunMode.MULTIRUN
@@ -39,10 +39,9 @@ def start(config: Config) -> None:
         settled["logger.group"] = sweep
     launcher = Launcher(settled["launcher"])
     if not sweeping and launcher is Launcher.none:
-        config.policy.tuning = Tuning(settled["policy.tuning"])
         config.launcher = launcher
         _announce(config, gpus, None)
-        _train(config)
+        _train(config, settled)
         return
     # The command line's own words first, then what was settled: Hydra takes the last word of a key.
     words = [word for word in overrides if word.split("=")[0].lstrip("+") not in settled]
@@ -60,9 +59,11 @@ def job_name(overrides: list[str], command_line: list[str]) -> str:
     return ",".join(swept).replace("/", "_") or "job"
 
 
-def _train(config: Config) -> None:
+def _train(config: Config, settled: dict[str, str]) -> None:
     from vqr1.training.run import train
 
+    config.policy.tuning = Tuning(settled["policy.tuning"])
+    config.rollout.engine = Engine(settled["rollout.engine"])
     train(config)
 
 
@@ -81,7 +82,7 @@ def settle(config: Config, gpus: int) -> dict[str, str]:
     """What depends on the machine, as overrides.
 
     One GPU holds a 7B policy only with LoRA; several share all its weights under ZeRO-3. Without a GPU the policy is
-    small and everything is trained.
+    small and everything is trained. vLLM answers where there is a GPU and it is installed.
     """
     tuning = config.policy.tuning
     if tuning is Tuning.auto:
@@ -92,7 +93,13 @@ def settle(config: Config, gpus: int) -> dict[str, str]:
     if gpus == 0 and launcher is not Launcher.none:
         raise ValueError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
     name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    return {"policy.tuning": tuning.value, "launcher": launcher.value, "name": name}
+    engine = settle_engine(config.rollout.engine, gpus, config.rollout.script is not None)
+    return {
+        "policy.tuning": tuning.value,
+        "rollout.engine": engine.value,
+        "launcher": launcher.value,
+        "name": name,
+    }
 
 
 def launch_command(launcher: Launcher, gpus: int) -> list[str]:
@@ -109,7 +116,7 @@ def launch_command(launcher: Launcher, gpus: int) -> list[str]:
 def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
     """On a GPU: what was chosen, and whether it will fit. Stops at once where data or weights are missing."""
     from vqr1.data import read_dataset
-    from vqr1.policy.load import find_weights
+    from vqr1.policy.load import find_weights, weight_bytes
 
     for name in config.data.train:
         if not name.startswith("demo_"):
@@ -120,8 +127,9 @@ def _announce(config: Config, gpus: int, command: list[str] | None) -> None:
     settled = settle(config, gpus)
     tuning = settled["policy.tuning"]
     sharing = gpus if settled["launcher"] == Launcher.zero3.value else 1
-    size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+    size = weight_bytes(weights)
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
+    print(f"rollouts: {settled['rollout.engine']}")
     print(f"memory: about {memory_estimate(size, tuning, sharing):.0f} GB per GPU, plus activations and the cache")
     if command:
         print("command: " + shlex.join(command), flush=True)

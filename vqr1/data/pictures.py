@@ -32,10 +32,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vqr1.data.handle import FilePicture
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
@@ -140,7 +144,8 @@ class PictureLoader:
 
     TRL asks for each picture K times per step and again in every epoch. A picture that is being decoded is waited for,
     never decoded twice. With ``folder`` a resized picture is kept there, as PNG, for the next run: the pixels are the
-    same with and without. Safe to call from many threads, and from many processes with one folder.
+    same with and without. Safe to call from many threads, and from many processes with one folder. Pickled, its
+    pictures are paths, and it is its settings.
     """
 
     def __init__(self, min_pixels: int, max_pixels: int, folder: Path | None = None, memory: int = MEMORY):
@@ -161,7 +166,7 @@ class PictureLoader:
         if waiting is not None:
             return waiting.result()
         try:
-            picture = self._load(path)
+            picture = FilePicture.of(self, path, self._load(path))
         except BaseException as error:
             with self._lock:
                 del self._pictures[path]
@@ -170,6 +175,9 @@ class PictureLoader:
         mine.set_result(picture)
         self._forget(_size(picture))
         return picture
+
+    def __reduce__(self) -> Any:
+        return _loader_of_process, (*self._limits, str(self._folder) if self._folder else None)
 
     def _forget(self, arrived: int) -> None:
         """Make room for what has arrived, the longest unused first, but never what is still being decoded."""
@@ -217,6 +225,12 @@ def _store(picture: Image.Image, path: Path) -> None:
 def picture_loader(min_pixels: int, max_pixels: int, cache: str | None = None) -> PictureLoader:
     """A function from path to fitted picture that decodes each once; ``cache`` is a folder for resized pictures."""
     return PictureLoader(min_pixels, max_pixels, Path(cache).expanduser() if cache else None)
+
+
+@cache
+def _loader_of_process(min_pixels: int, max_pixels: int, folder: str | None) -> PictureLoader:
+    """What opens pictures that came from another process."""
+    return picture_loader(min_pixels, max_pixels, folder)
 
 
 def decoders() -> ThreadPoolExecutor:

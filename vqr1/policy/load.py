@@ -116,6 +116,11 @@ def find_weights(path: str) -> Path:
     raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
 
 
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights in a model's folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def _is_whole(folder: Path) -> bool:
     """An interrupted download has the configuration, and not yet all files of weights."""
     index = folder / "model.safetensors.index.json"

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from trl.data_utils import prepare_multimodal_messages
 
+from vqr1.rollout.engine import vision_tokens
 
-def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]]) -> Any:
-    """The model's inputs for examples with ``image`` and ``prompt``, padded on the left."""
+
+def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]], padding: bool = True) -> Any:
+    """The model's inputs for examples with ``image`` and ``prompt``: tensors padded on the left, or else lists."""
     prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
     return processor.apply_chat_template(
         prompts,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
+        **({"return_tensors": "pt", "processor_kwargs": {"padding": True}} if padding else {}),
     )
 
 
@@ -49,7 +50,7 @@ class Policy:
                 top_k=0,
                 top_p=1.0,
                 repetition_penalty=1.0,
-                suppress_tokens=[self.model.config.image_token_id],
+                suppress_tokens=list(vision_tokens(self.processor.tokenizer)),
             )
         answers = generated[:, inputs["input_ids"].shape[1] :]
         return self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)

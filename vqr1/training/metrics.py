@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.provenance import finite
+from vqr1.training.canary import LOGP_DIFFERENCE
 from vqr1.training.folder import RunFolder
 
 # The one map from TRL's and transformers' names. Names of ours (reward/..., rollout/...) pass through; all others,
@@ -28,7 +29,7 @@ NAMES = {
     "kl": "policy/kl",
     "entropy": "policy/entropy",
     "clip_ratio/region_mean": "policy/clip",
-    "sampling/sampling_logp_difference/mean": "canary/logp_difference",
+    LOGP_DIFFERENCE: "canary/logp_difference",
     "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
 }
 OWN_PREFIXES = ("reward/", "rollout/")

@@ -23,11 +23,14 @@ from vqr1.data.pictures import picture_loader
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
+from vqr1.rollout.engine import RolloutError
 from vqr1.training.diary import Diary
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.folder import RunFolder
 from vqr1.training.metrics import Logger, StepCallback
+from vqr1.training.rollouts import COMPARED, check_engine, use_vllm
 from vqr1.training.setup import check_pictures, cohort_sampler, grpo_config, make_trainer, read_data, reward_functions
+from vqr1.training.trainer import RankingTrainer
 
 
 def train(config: Config) -> Path:
@@ -52,6 +55,7 @@ def train(config: Config) -> Path:
     check_precision(config.policy, sharded=os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true")
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
+    max_length = check_engine(config, processor)
 
     folder.check(config)
     folder.check_splits(data.splits)
@@ -65,6 +69,9 @@ def train(config: Config) -> Path:
     trainer = make_trainer(config, grpo, plan, sampler, data.train, load, processor)
     wandb_run = start_wandb(config, folder) if state.is_main_process else None
     logger = Logger(folder, wandb_run, state.is_main_process)
+    if max_length is not None:
+        first = [load(data.train[i].image) for i in dict.fromkeys(sampler)][:COMPARED]
+        use_vllm(trainer, config, processor, max_length, first, logger.say)
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
@@ -78,7 +85,10 @@ def train(config: Config) -> Path:
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
         folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RolloutError as failure:
+        raise RolloutError(f"{failure}\n{saved(trainer)}") from failure
     trainer.save_model(str(folder.path / "final"))
     finished = time.perf_counter()
 
@@ -96,6 +106,17 @@ def train(config: Config) -> Path:
     logger.say(f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/")
     state.wait_for_everyone()
     return folder.path
+
+
+def saved(trainer: RankingTrainer) -> str:
+    """Save what has been learnt since the last checkpoint, and say how to go on. Collective."""
+    step = trainer.state.global_step
+    folder = Path(str(trainer.args.output_dir)) / f"checkpoint-{step}"
+    if step == 0:
+        return "nothing was learnt yet"
+    if not folder.is_dir():
+        trainer._save_checkpoint(trainer.model, trial=None)
+    return f"saved {folder}; the same command with name={folder.parent.name} resume=true goes on from there"
 
 
 def run_name(config: Config) -> str:

@@ -19,12 +19,14 @@ from transformers import PrinterCallback
 from trl import GRPOConfig
 
 from vqr1.answer import build_prompt, expects_thinking
+from vqr1.batches import BatchPlan, plan_batches
 from vqr1.cohorts import CohortSampler
-from vqr1.config import BatchPlan, Config, Preference, RewardKind, Rivals, Tuning, plan_batches, trainer_settings
+from vqr1.config import Config, Preference, RewardKind, Rivals, Tuning, trainer_settings
 from vqr1.data import Sample, SplitRule, find_spec, read_dataset
 from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
+from vqr1.engines import Correction, Engine, check_untruncated
 from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
 from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
@@ -60,6 +62,9 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         settings.pop("steps_per_generation", None),
     )
     check_boundaries(settings, plan)
+    if config.rollout.engine is not Engine.transformers:
+        check_untruncated(settings)
+    vllm = config.rollout.vllm
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
     grpo = GRPOConfig(
@@ -68,6 +73,9 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         num_generations=config.rollout.k,
         temperature=config.rollout.temperature,
         max_completion_length=config.rollout.max_tokens,
+        vllm_importance_sampling_correction=vllm.correction is not Correction.none,
+        vllm_importance_sampling_clip_max=vllm.correction_max,
+        **({"vllm_importance_sampling_mode": vllm.correction.value} if vllm.correction is not Correction.none else {}),
         per_device_train_batch_size=plan.per_device,
         gradient_accumulation_steps=plan.accumulation,
         steps_per_generation=plan.steps_per_generation,

@@ -3,7 +3,8 @@
 The algorithm is TRL's GRPOTrainer: K answers to each picture are drawn from the current policy, each is rewarded
 (vqr1.reward), rewards are standardised within the K answers of a picture, and the policy climbs the clipped objective
 under a KL penalty to the policy it started from. This subclass only decides in which order pictures are visited, lets
-tests replay answers from a script, and answers questions outside training with the current weights.
+tests replay answers from a script, lets vLLM draw them (vqr1.rollout.synced), and answers questions outside training
+with the current weights.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from accelerate.utils import set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
+
+from vqr1.rollout.synced import SyncedGeneration
+from vqr1.training.canary import LOGP_DIFFERENCE, Canary
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
@@ -22,6 +27,8 @@ Script = Callable[[int, str, int, int], str]
 class RankingTrainer(GRPOTrainer):
     """GRPOTrainer over a :class:`vqr1.cohorts.CohortSampler`."""
 
+    canary: Canary | None = None  # of vLLM's probabilities
+
     def __init__(self, *args: Any, cohorts: Iterable[int], script: Script | None = None, **kwargs: Any):
         self._cohorts = cohorts
         self._script = script
@@ -29,12 +36,24 @@ class RankingTrainer(GRPOTrainer):
         self.generation_seconds = 0.0  # spent so far
         super().__init__(*args, **kwargs)
 
+    def use(self, generation: SyncedGeneration, canary: Canary | None) -> None:
+        """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used."""
+        self.vllm_generation = generation
+        self.vllm_mode = generation.mode
+        self.use_vllm = True
+        self._last_loaded_step = -1  # the weights go over before the first answer
+        self.canary = canary
+        set_seed(self.args.seed, device_specific=True)  # vLLM's start has set one of its own
+
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return self._cohorts
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._asked = inputs
-        return super()._generate_and_score_completions(inputs)
+        scored = super()._generate_and_score_completions(inputs)
+        if self.canary is not None:
+            self.canary(self.state.global_step, self._metrics["train"][LOGP_DIFFERENCE][-1])
+        return scored
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
@@ -64,12 +83,13 @@ class RankingTrainer(GRPOTrainer):
         prompt_ids, images, fields = self._tokenize_prompts(prompts)
         model = self.model
         assert model is not None
-        usual, was_training = self.generation_config.temperature, model.training
-        self.generation_config.temperature = usual if temperature is None else temperature
+        sampler = self.vllm_generation if self.use_vllm else self.generation_config
+        usual, was_training = sampler.temperature, model.training
+        sampler.temperature = usual if temperature is None else temperature
         model.eval()
         try:
             completion_ids, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
         finally:
-            self.generation_config.temperature = usual
+            sampler.temperature = usual
             model.train(was_training)
         return self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)

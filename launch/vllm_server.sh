@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A vLLM server that vqr1 train rollout=vllm_server draws its answers from and keeps up to date.
+#   CUDA_VISIBLE_DEVICES=6,7 launch/vllm_server.sh Qwen/Qwen2.5-VL-7B-Instruct --tensor-parallel-size 2
+set -euo pipefail
+MODEL=${1:?usage: launch/vllm_server.sh MODEL [flags of vllm serve]}
+shift
+# Development mode serves what training needs: taking over weights and dropping caches. Do not let others reach the port.
+export VLLM_SERVER_DEV_MODE=1
+export VLLM_NO_USAGE_STATS=1
+exec vllm serve "$MODEL" \
+  --host "${HOST:-127.0.0.1}" \
+  --port "${PORT:-8000}" \
+  --gpu-memory-utilization "${MEMORY_SHARE:-0.9}" \
+  --max-model-len "${MAX_LENGTH:-2048}" \
+  --limit-mm-per-prompt '{"image": 1, "video": 0}' \
+  --weight-transfer-config '{"backend": "nccl"}' \
+  --logprobs-mode processed_logprobs \
+  --max-logprobs -1 \
+  --generation-config vllm \
+  --enable-scale-out \
+  "$@"

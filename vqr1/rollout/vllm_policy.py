@@ -1,0 +1,39 @@
+"""Answers from a policy by itself, outside training: vLLM, which is given all questions at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from vqr1.rollout.engine import Engine, Question, Sampling, vision_tokens
+from vqr1.rollout.offline import encode_prompts
+from vqr1.rollout.synced import MAX_SEED
+
+
+class VllmPolicy:
+    """As :class:`vqr1.rollout.offline.Policy`, by vLLM.
+
+    The noise of an answer is a function of its example's ``seed``, where it has one, and of its place among the
+    answers to that example. The other questions of a call then reach it through rounding alone (docs/performance.md).
+    """
+
+    def __init__(self, engine: Engine, processor: Any, stop: Sequence[int], *, max_tokens: int, temperature: float):
+        self._engine = engine
+        self._processor = processor
+        self._sampling = Sampling(temperature, max_tokens, tuple(stop), vision_tokens(processor.tokenizer))
+
+    def answer(self, examples: Sequence[dict[str, Any]]) -> list[str]:
+        """One answer to each example, in order; neighbours of one ``image_id`` are asked as one question."""
+        runs = [list(run) for _, run in groupby(examples, key=lambda example: example["image_id"])]
+        ids = encode_prompts(self._processor, [run[0] for run in runs], padding=False)["input_ids"]
+        drawn = torch.randint(MAX_SEED, (len(runs),)).tolist()
+        questions = [
+            Question(list(prompt), run[0]["image"], len(run), run[0].get("seed", seed))
+            for prompt, run, seed in zip(ids, runs, drawn, strict=True)
+        ]
+        answers = self._engine.ask(questions, self._sampling)
+        tokens = [answer.ids for of_one in answers for answer in of_one]
+        return self._processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -1,0 +1,127 @@
+"""What draws a run's answers: looked at before the policy is loaded, started once it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from transformers import AutoConfig
+from trl import GRPOConfig
+
+from vqr1.answer import build_prompt
+from vqr1.config import Config, Tuning
+from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.engines import Correction, Engine, check_memory, longest_sequence, sequence_limit
+from vqr1.policy.load import find_weights, weight_bytes
+from vqr1.rollout.engine import VllmEngine, vision_tokens
+from vqr1.rollout.offline import encode_prompts
+from vqr1.rollout.server import check_server
+from vqr1.rollout.synced import SyncedGeneration
+from vqr1.training.canary import Canary
+from vqr1.training.trainer import RankingTrainer
+
+COMPARED = 8  # pictures whose pixels are compared at the start
+
+
+def check_engine(config: Config, processor: Any) -> int | None:
+    """vLLM's maximum length in tokens, or None where transformers answers.
+
+    Raises ValueError for a length that is too short, a share of memory that is too small, a server that does not fit.
+    """
+    engine, settings = config.rollout.engine, config.rollout.vllm
+    if engine is Engine.transformers:
+        return None
+    policy = config.policy
+    text = text_tokens(processor, config.rollout.prompt)
+    needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
+    length = sequence_limit(settings.max_length, needed)
+    weights = find_weights(policy.path)
+    if engine is Engine.vllm_server:
+        check_server(settings.server, weights, settings.server_timeout)
+    elif torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        cache = cache_bytes(AutoConfig.from_pretrained(str(weights)), length)
+        check_memory(weight_bytes(weights), cache, settings.memory_share, total, settings.tensor_parallel)
+    return length
+
+
+def text_tokens(processor: Any, prompt: str) -> int:
+    """Tokens of a prompt without those of its picture."""
+    blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
+    example = {"prompt": build_prompt(prompt), "image": blank}
+    (ids,) = encode_prompts(processor, [example], padding=False)["input_ids"]
+    return sum(token != processor.image_token_id for token in ids)
+
+
+def cache_bytes(policy: Any, length: int) -> int:
+    """Of the keys and values of ``length`` tokens in a half-precision Qwen2.5-VL with this configuration."""
+    text = policy.get_text_config()
+    heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+    return 2 * 2 * length * text.num_hidden_layers * heads * size
+
+
+def use_vllm(
+    trainer: RankingTrainer,
+    config: Config,
+    processor: Any,
+    max_length: int,
+    pictures: Sequence[Image.Image],
+    say: Callable[[str], None],
+) -> None:
+    """Start vLLM for ``trainer``, or connect to the server.
+
+    Raises ValueError where it makes other patches of ``pictures`` than training does.
+    """
+    settings, args = config.rollout.vllm, cast(GRPOConfig, trainer.args)
+    answers = args.per_device_train_batch_size * cast(int, args.steps_per_generation) * settings.tensor_parallel
+
+    def start() -> VllmEngine:
+        return VllmEngine(
+            find_weights(config.policy.path),
+            processor,
+            limits=(config.policy.min_pixels, config.policy.max_pixels),
+            max_length=max_length,
+            max_answers=answers,
+            dtype="bfloat16" if args.bf16 else "float32",
+            memory_share=settings.memory_share,
+            parallel=settings.tensor_parallel,
+            sleep=settings.sleep,
+            colocated=True,
+        )
+
+    generation = SyncedGeneration(
+        model=trainer.model,
+        accelerator=trainer.accelerator,
+        processing_class=processor,
+        mode="server" if config.rollout.engine is Engine.vllm_server else "colocate",
+        start=start,
+        stop=trainer.eos_token_ids,
+        never=vision_tokens(processor.tokenizer),
+        vision_trained=config.policy.train_vision and config.policy.tuning is Tuning.full,
+        server_base_url=settings.server,
+        server_timeout=settings.server_timeout,
+        group_port=settings.group_port,
+        tensor_parallel_size=settings.tensor_parallel,
+        enable_sleep_mode=settings.sleep,
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.max_tokens,
+    )
+    if generation.mode == "colocate":
+        check_pixels(generation.engine.image_processor(), processor.image_processor, pictures[:COMPARED])
+    watched = settings.correction is not Correction.none
+    trainer.use(generation, Canary(settings.canary_limit, settings.canary_stop, say) if watched else None)
+
+
+def check_pixels(theirs: Any, ours: Any, pictures: Sequence[Image.Image]) -> None:
+    """Raises ValueError unless both image processors make the same patches of every picture."""
+    for picture in pictures:
+        seen, meant = theirs([picture], return_tensors="pt"), ours([picture], return_tensors="pt")
+        same_grid = torch.equal(seen["image_grid_thw"], meant["image_grid_thw"])
+        if not same_grid or not torch.allclose(seen["pixel_values"], meant["pixel_values"], atol=1e-5):
+            raise ValueError(
+                f"of a picture of {picture.width}x{picture.height} pixels vLLM makes a grid of "
+                f"{seen['image_grid_thw'].tolist()}, and training {meant['image_grid_thw'].tolist()}, or other pixels: "
+                "look at preprocessor_config.json in the policy's folder"
+            )
