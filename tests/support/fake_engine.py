@@ -27,29 +27,29 @@ class FakeEngine:
         self.asked.append(list(questions))
         return [self._answers(question, sampling) for question in questions]
 
-    def _answers(self, question: Question, sampling: Sampling) -> list[Drawn]:
-        pixels = self.processor.image_processor([question.picture], return_tensors="pt")
-        ids = torch.tensor([question.ids])
-        return [self._answer(ids, pixels, question.seed + k, sampling) for k in range(question.k)]
-
     @torch.inference_mode()
-    def _answer(self, ids: torch.Tensor, pixels: Any, seed: int, sampling: Sampling) -> Drawn:
-        generator = torch.Generator().manual_seed(seed)
-        start, drawn, logps = ids.shape[1], [], []
-        for _ in range(sampling.max_tokens):
-            kinds = (ids == self.processor.image_token_id).int()
-            logits = self.model(input_ids=ids, mm_token_type_ids=kinds, **pixels).logits[0, -1]
-            logits[list(sampling.never)] = -100.0
-            logp = torch.log_softmax(logits / (sampling.temperature or 1.0), dim=-1)
-            greedy = sampling.temperature == 0
-            token = logp.argmax() if greedy else torch.multinomial(logp.exp(), 1, generator=generator)[0]
-            drawn.append(int(token))
-            logps.append(float(logp[token]))
-            ids = torch.cat([ids, token.view(1, 1)], dim=1)
-            if int(token) in sampling.stop:
-                break
-        assert ids.shape[1] == start + len(drawn)
-        return Drawn(drawn, logps)
+    def _answers(self, question: Question, sampling: Sampling) -> list[Drawn]:
+        ids = torch.tensor([question.ids])
+        heat = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(question.seed)
+            made = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == self.processor.image_token_id).int(),
+                **self.processor.image_processor([question.picture], return_tensors="pt"),
+                **(heat if sampling.temperature else {"do_sample": False}),
+                num_return_sequences=question.k if sampling.temperature else 1,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=list(sampling.stop),
+                suppress_tokens=list(sampling.never),
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        logps = torch.log_softmax(torch.stack(made.scores, dim=1), dim=-1)
+        rows = zip(made.sequences[:, len(question.ids) :].tolist(), logps, strict=True)
+        drawn = [_cut(tokens, of_answer, sampling.stop) for tokens, of_answer in rows]
+        return drawn if sampling.temperature else drawn * question.k
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         self.log.append("load")
@@ -69,3 +69,9 @@ class FakeEngine:
 
     def image_processor(self) -> Any:
         return self.processor.image_processor
+
+
+def _cut(tokens: list[int], logps: torch.Tensor, stop: Sequence[int]) -> Drawn:
+    """Without what generate pads with."""
+    end = next((i + 1 for i, token in enumerate(tokens) if token in stop), len(tokens))
+    return Drawn(tokens[:end], [float(logps[i, token]) for i, token in enumerate(tokens[:end])])

@@ -30,7 +30,8 @@ def draw_reasoning(folder: Path) -> Path | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    stories = _stories([json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()])
+    kept = folder / "answers.jsonl"  # not there in a run without validation sets or probes
+    stories = _stories([json.loads(line) for line in kept.read_text().splitlines()]) if kept.is_file() else []
     if not stories:
         return None
     texts = ["\n".join(_said(row) for row in rows) for rows in stories]

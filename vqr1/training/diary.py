@@ -125,7 +125,7 @@ class Diary(TrainerCallback):
                     sets.setdefault(name, {})[figure] = value
             return sets
 
-        start, final = per_set(rows[0]), per_set(rows[-1])
+        start, final = (per_set(rows[0]), per_set(rows[-1])) if rows else ({}, {})  # no sets to evaluate, no rows
         summary: dict[str, Any] = {
             "seed": self._config.seed,
             "steps": self._trainer.state.global_step,

@@ -13,9 +13,10 @@ from trl import GRPOConfig
 from vqr1.answer import build_prompt
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
-from vqr1.engines import Correction, Engine, check_memory, longest_sequence, sequence_limit
+from vqr1.engines import Correction, check_memory, longest_sequence, sequence_limit
+from vqr1.engines import Engine as Kind
 from vqr1.policy.load import find_weights, weight_bytes
-from vqr1.rollout.engine import VllmEngine, vision_tokens
+from vqr1.rollout.engine import Engine, VllmEngine, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.server import check_server
 from vqr1.rollout.synced import SyncedGeneration
@@ -31,14 +32,14 @@ def check_engine(config: Config, processor: Any) -> int | None:
     Raises ValueError for a length that is too short, a share of memory that is too small, a server that does not fit.
     """
     engine, settings = config.rollout.engine, config.rollout.vllm
-    if engine is Engine.transformers:
+    if engine is Kind.transformers:
         return None
     policy = config.policy
     text = text_tokens(processor, config.rollout.prompt)
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
     length = sequence_limit(settings.max_length, needed)
     weights = find_weights(policy.path)
-    if engine is Engine.vllm_server:
+    if engine is Kind.vllm_server:
         check_server(settings.server, weights, settings.server_timeout)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -69,16 +70,18 @@ def use_vllm(
     max_length: int,
     pictures: Sequence[Image.Image],
     say: Callable[[str], None],
+    engine: Callable[..., Engine] | None = None,
 ) -> None:
     """Start vLLM for ``trainer``, or connect to the server.
 
-    Raises ValueError where it makes other patches of ``pictures`` than training does.
+    ``engine`` is what is started; tests and measurements give another than :class:`VllmEngine`. Raises ValueError where
+    it makes other patches of ``pictures`` than training does.
     """
     settings, args = config.rollout.vllm, cast(GRPOConfig, trainer.args)
     answers = args.per_device_train_batch_size * cast(int, args.steps_per_generation) * settings.tensor_parallel
 
-    def start() -> VllmEngine:
-        return VllmEngine(
+    def start() -> Engine:
+        return (engine or VllmEngine)(
             find_weights(config.policy.path),
             processor,
             limits=(config.policy.min_pixels, config.policy.max_pixels),
@@ -95,7 +98,7 @@ def use_vllm(
         model=trainer.model,
         accelerator=trainer.accelerator,
         processing_class=processor,
-        mode="server" if config.rollout.engine is Engine.vllm_server else "colocate",
+        mode="server" if config.rollout.engine is Kind.vllm_server else "colocate",
         start=start,
         stop=trainer.eos_token_ids,
         never=vision_tokens(processor.tokenizer),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from accelerate.utils import set_seed
+from accelerate.utils import is_peft_model, set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
@@ -44,6 +44,19 @@ class RankingTrainer(GRPOTrainer):
         self._last_loaded_step = -1  # the weights go over before the first answer
         self.canary = canary
         set_seed(self.args.seed, device_specific=True)  # vLLM's start has set one of its own
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
+
+        transformers 5.17 saves a Qwen2.5-VL under the hub's names and resumes with the module's: no name fits, it warns
+        and trains on from the start policy's weights.
+        """
+        if is_peft_model(self.model) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        own: Any = self.model
+        stored = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
+        own.load_state_dict(stored.state_dict())
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return self._cohorts
