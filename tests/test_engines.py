@@ -9,6 +9,7 @@ from vqr1.engines import (
     ACTIVATIONS,
     Correction,
     Engine,
+    LoraSync,
     VllmSettings,
     check_memory,
     check_untruncated,
@@ -64,6 +65,11 @@ def test_a_canary_that_sees_nothing_must_be_wanted():
     with pytest.raises(ValueError, match="the canary is blind"):
         check_vllm(VllmSettings(correction=Correction.none))
     check_vllm(VllmSettings(correction=Correction.none, canary_stop=False))
+
+
+def test_a_sleeping_engine_must_be_sent_weights():
+    with pytest.raises(ValueError, match="lora=adapter sends no weights"):
+        check_vllm(VllmSettings(lora=LoraSync.adapter, sleep=True))
 
 
 @pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}, {"repetition_penalty": 1.05}])

@@ -27,6 +27,7 @@ from vqr1.rollout.engine import (
     check_limits,
     check_tokens,
     collapse_placeholders,
+    lora_room,
     vision_tokens,
 )
 from vqr1.rollout.offline import encode_prompts
@@ -218,6 +219,19 @@ def test_a_hundred_syncs_leave_the_base_as_it_was(settings, processor, policy_fo
         for _ in ours._iter_named_params():
             pass
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_the_adapter_alone_goes_by_a_folder_and_the_base_not_at_all(settings, processor, policy_folder):
+    model = with_adapter(settings, torch.float32)
+    ours = generation(model, processor, policy_folder, vision_trained=False, adapter_alone=True)
+    ours.sync_weights()
+    assert ours.engine.log == ["load adapter", "forget prompts"]
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= ours.engine.adapter
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (48, 64), (64, 64), (65, 128)])
+def test_room_for_an_adapter_is_a_power_of_two(rank, room):
+    assert lora_room(rank) == room
 
 
 def test_trls_own_sync_still_drifts(settings, processor, policy_folder):

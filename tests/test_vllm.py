@@ -284,8 +284,14 @@ def test_a_run_learns_as_it_would_with_transformers(full, tmp_path, data_root):
         assert abs(a.mean() - b.mean()) < 4 * error + 1e-9, key
 
 
-def test_lora_reaches_vllm(tmp_path, data_root):
-    adapter = {"policy__tuning": "lora", "trainer__learning_rate": 2e-3, "policy__train_vision": "false"}
+@pytest.mark.parametrize("sent", ["merged", "adapter"])
+def test_lora_reaches_vllm(tmp_path, data_root, sent):
+    adapter = {
+        "rollout__vllm__lora": sent,
+        "policy__tuning": "lora",
+        "trainer__learning_rate": 2e-3,
+        "policy__train_vision": "false",
+    }
     folder = train(tmp_path / "lora", data__root=data_root, **{**RUN, **adapter, "trainer__max_steps": 4})
     found = training_rows(folder)
     assert max(row["canary/logp_difference"] for row in found) < EXACT

@@ -30,6 +30,13 @@ class Correction(Enum):
     sequence_mask = "sequence_mask"
 
 
+class LoraSync(Enum):
+    """What vLLM gets of a policy with LoRA: weights with the adapters added, or the adapters beside its own weights."""
+
+    merged = "merged"
+    adapter = "adapter"
+
+
 @dataclass
 class VllmSettings:
     """How vLLM runs; without effect for transformers."""
@@ -41,6 +48,7 @@ class VllmSettings:
     server: str = "http://localhost:8000"  # started by launch/vllm_server.sh
     server_timeout: float = 240.0  # seconds to wait for it at the start
     group_port: int = 51216  # through which it gets the weights
+    lora: LoraSync = LoraSync.merged
     correction: Correction = Correction.token_truncate  # importance sampling against the sampler's probabilities
     correction_max: float = 3.0  # the largest importance ratio
     canary_limit: float = 0.1  # mean |difference| of log-probabilities, vLLM's and the trained model's
@@ -78,6 +86,10 @@ def check_vllm(settings: VllmSettings) -> None:
             raise ValueError(f"{where}.{name}={value}: set it above 0")
     if not settings.server.startswith(("http://", "https://")):
         raise ValueError(f"{where}.server={settings.server}: give an address such as http://localhost:8000")
+    if settings.lora is LoraSync.adapter and settings.sleep:
+        raise ValueError(
+            f"{where}.lora=adapter sends no weights, and {where}.sleep=true loses them; set one of them back"
+        )
     if settings.correction is Correction.none and settings.canary_stop:
         raise ValueError(
             f"{where}.correction=none leaves nothing to compare vLLM's probabilities with: the canary is blind. Keep a "

@@ -58,6 +58,10 @@ class FakeEngine:
             for name, weight in weights:
                 own[name].copy_(weight)
 
+    def load_adapter(self, folder: Path) -> None:
+        self.log.append("load adapter")
+        self.adapter = {file.name for file in folder.iterdir()}
+
     def forget(self, pictures: bool) -> None:
         self.log.append("forget pictures" if pictures else "forget prompts")
 

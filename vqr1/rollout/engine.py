@@ -61,6 +61,8 @@ class Engine(Protocol):
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None: ...
 
+    def load_adapter(self, folder: Path) -> None: ...
+
     def forget(self, pictures: bool) -> None: ...
 
     def sleep(self) -> None: ...
@@ -75,6 +77,7 @@ class VllmEngine:
 
     ``limits``: the policy's smallest and largest number of pixels; vLLM would otherwise read them from the model's
     folder. ``parallel``: GPUs that share the weights; with ``colocated`` these are processes that all ask the same.
+    ``lora_rank``: of the adapters that will be loaded beside the weights, if any.
     """
 
     def __init__(
@@ -90,12 +93,14 @@ class VllmEngine:
         parallel: int = 1,
         sleep: bool = False,
         colocated: bool = False,
+        lora_rank: int | None = None,
     ):
         prepare()
         from vllm import LLM
 
         self._image_token = processor.image_token_id
         self._limits = limits
+        self._adapter: Any = None
         self.llm = LLM(
             model=str(path),
             dtype=dtype,
@@ -110,6 +115,7 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",  # of the distribution that is drawn from
             generation_config="vllm",  # nothing of the folder's sampling settings
             **({"distributed_executor_backend": "external_launcher"} if colocated else {}),
+            **({"enable_lora": True, "max_lora_rank": lora_room(lora_rank)} if lora_rank else {}),
             **({} if torch.cuda.is_available() else without_gpu()),
         )
 
@@ -142,7 +148,7 @@ class VllmEngine:
             )
             for question in questions
         ]
-        replies = self.llm.generate(inputs, wanted, use_tqdm=False)
+        replies = self.llm.generate(inputs, wanted, use_tqdm=False, lora_request=self._adapter)
         for question, reply in zip(questions, replies, strict=True):
             check_tokens(question, reply.prompt_token_ids, self._image_token)
         return [[drawn(output) for output in reply.outputs] for reply in replies]
@@ -152,6 +158,13 @@ class VllmEngine:
         model = self.llm.llm_engine.model_executor.driver_worker.model_runner.model
         for name, weight in weights:
             model.load_weights([(name, weight)])
+
+    def load_adapter(self, folder: Path) -> None:
+        """Answer from now on with the adapter that PEFT saved in ``folder``, in place of the one before."""
+        from vllm.lora.request import LoRARequest
+
+        self.llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))
 
     def forget(self, pictures: bool) -> None:
         """Drop what was computed with other weights: cached prompts and, with ``pictures``, encoded pictures.
@@ -198,6 +211,11 @@ def without_gpu() -> dict[str, Any]:
     torch's CPU generators do not have.
     """
     return {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE, "enable_chunked_prefill": False}
+
+
+def lora_room(rank: int) -> int:
+    """The smallest of the ranks that vLLM has room for: a power of two, 8 or more."""
+    return max(8, 1 << (rank - 1).bit_length())
 
 
 def collapse_placeholders(ids: Sequence[int], image_token: int) -> list[int]:

@@ -15,8 +15,10 @@ sync; that is kept. What differs from it:
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ MAX_SEED = 2**31 - 2**16  # room for k
 class SyncedGeneration(VLLMGeneration):
     """vLLM with the current weights of ``model``, as GRPOTrainer uses it.
 
-    ``start``: starts the engine (colocate). ``vision_trained``: whether updates change what encodes pictures. Other
+    ``start``: starts the engine (colocate). ``vision_trained``: whether updates change what encodes pictures.
+    ``adapter_alone``: of a model with LoRA only the adapter is sent, by way of a temporary folder (colocate). Other
     arguments are VLLMGeneration's.
     """
 
@@ -47,8 +50,10 @@ class SyncedGeneration(VLLMGeneration):
         never: Sequence[int],
         vision_trained: bool,
         start: Callable[[], Engine] | None = None,
+        adapter_alone: bool = False,
         **kwargs: Any,
     ):
+        self._adapter_alone = adapter_alone
         self._start = start
         self._stop = tuple(stop)
         self._never = tuple(never)
@@ -96,8 +101,19 @@ class SyncedGeneration(VLLMGeneration):
             torch.cuda.empty_cache()
             self.engine.wake("weights")
             self._llm_weights_sleeping = False
-        self.engine.load(self._iter_named_params())
+        if self._adapter_alone:
+            self._send_adapter()
+        else:
+            self.engine.load(self._iter_named_params())
         self.engine.forget(pictures=self._vision_trained)
+
+    def _send_adapter(self) -> None:
+        model: Any = self.model
+        adapter = [weight for name, weight in model.named_parameters() if model.prefix in name]
+        with tempfile.TemporaryDirectory() as folder:  # each rank's own: vLLM reads adapters from files alone
+            with self._dist.gather_params(adapter):
+                model.save_pretrained(folder)
+            self.engine.load_adapter(Path(folder))
 
     def generate(
         self,

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 from vqr1.answer import build_prompt
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
-from vqr1.engines import Correction, check_memory, longest_sequence, sequence_limit
+from vqr1.engines import Correction, LoraSync, check_memory, longest_sequence, sequence_limit
 from vqr1.engines import Engine as Kind
 from vqr1.policy.load import find_weights, weight_bytes
 from vqr1.rollout.engine import Engine, VllmEngine, vision_tokens
@@ -40,6 +40,8 @@ def check_engine(config: Config, processor: Any) -> int | None:
     length = sequence_limit(settings.max_length, needed)
     weights = find_weights(policy.path)
     if engine is Kind.vllm_server:
+        if config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
+            raise ValueError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
         check_server(settings.server, weights, settings.server_timeout)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -78,6 +80,7 @@ def use_vllm(
     it makes other patches of ``pictures`` than training does.
     """
     settings, args = config.rollout.vllm, cast(GRPOConfig, trainer.args)
+    adapter_alone = config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter
     answers = args.per_device_train_batch_size * cast(int, args.steps_per_generation) * settings.tensor_parallel
 
     def start() -> Engine:
@@ -92,6 +95,7 @@ def use_vllm(
             parallel=settings.tensor_parallel,
             sleep=settings.sleep,
             colocated=True,
+            lora_rank=config.policy.lora.r if adapter_alone else None,
         )
 
     generation = SyncedGeneration(
@@ -100,6 +104,7 @@ def use_vllm(
         processing_class=processor,
         mode="server" if config.rollout.engine is Kind.vllm_server else "colocate",
         start=start,
+        adapter_alone=adapter_alone,
         stop=trainer.eos_token_ids,
         never=vision_tokens(processor.tokenizer),
         vision_trained=config.policy.train_vision and config.policy.tuning is Tuning.full,

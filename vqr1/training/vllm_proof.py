@@ -19,14 +19,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from hydra import compose, initialize_config_dir
 from transformers import set_seed
 
-from vqr1 import config as schema
-from vqr1.cli import packaged
-from vqr1.config import Config
+from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig
+from vqr1.data.demonstration import RECIPES
 from vqr1.data.pictures import picture_loader
-from vqr1.policy.load import load_processor
+from vqr1.engines import Engine, VllmSettings
+from vqr1.policy.load import TINY, load_processor
 from vqr1.rollout.engine import VllmEngine, collapse_placeholders
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration
@@ -46,16 +45,27 @@ class KeepsPictures(VllmEngine):
         super().forget(False)
 
 
-def settings(root: Path, folder: Path, rate: float, steps: int) -> Config:
-    """The demonstration with its vision tower trained; the canary watches and never stops."""
-    words = [
-        "experiment=demo", "rollout=vllm_colocate", "policy.train_vision=true", f"trainer.learning_rate={rate}",
-        "trainer.lr_scheduler_type=constant", f"trainer.max_steps={steps}", f"trainer.save_steps={steps}",
-        "rollout.vllm.canary_stop=false", f"data.root={root}", f"runs={folder}",
-    ]  # fmt: skip
-    schema.register()
-    with initialize_config_dir(config_dir=str(packaged("conf").resolve()), version_base="1.3"):
-        return schema.from_hydra(compose("train", words))
+def settings(root: Path, rate: float, steps: int) -> Config:
+    """The demonstration's pictures and policy with its vision tower trained; the canary watches and never stops."""
+    return Config(
+        data=DataConfig(root=str(root), train=list(RECIPES)),
+        policy=PolicyConfig(path="tiny", gradient_checkpointing=False, **TINY),
+        rollout=RolloutConfig(max_tokens=48, engine=Engine.vllm_colocate, vllm=VllmSettings(canary_stop=False)),
+        trainer={
+            "images_per_step": PICTURES,
+            "answers_per_device": 48,
+            "learning_rate": rate,
+            "lr_scheduler_type": "constant",
+            "beta": 0.01,
+            "loss_type": "grpo",
+            "use_bias_correction_kl": False,
+            "max_steps": steps,
+            "save_steps": steps,
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "log_multimodal": False,
+        },
+    )
 
 
 def trained(config: Config, folder: Path, engine: type[VllmEngine]) -> tuple[RankingTrainer, list[float]]:
@@ -95,7 +105,7 @@ def measure(root: Path, rate: float, steps: int) -> dict[str, Any]:
     """Both runs. Canaries leave the first step out: it is before any update."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        config = settings(root, Path(folder), rate, steps)
+        config = settings(root, rate, steps)
         _, kept = trained(config, Path(folder) / "kept", KeepsPictures)
         trainer, forgotten = trained(config, Path(folder) / "forgotten", VllmEngine)
         generation, dataset = trainer.vllm_generation, trainer.train_dataset
