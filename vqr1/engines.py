@@ -20,6 +20,14 @@ class Engine(Enum):
     vllm_server = "vllm_server"
 
 
+class OfflineEngine(Enum):
+    """What answers where nothing is trained. vLLM then has the GPU to itself, in the same process."""
+
+    auto = "auto"  # vllm where there is a GPU and vLLM is installed, else transformers
+    transformers = "transformers"
+    vllm = "vllm"
+
+
 class Correction(Enum):
     """What the difference between vLLM's probabilities and the trained model's is answered with (TRL's modes)."""
 
@@ -63,12 +71,27 @@ def settle_engine(engine: Engine, gpus: int, scripted: bool = False) -> Engine:
     """What ``auto`` is on this machine. Raises ValueError where vLLM is asked for and missing."""
     if engine is Engine.auto:
         return Engine.vllm_colocate if gpus and vllm_installed() and not scripted else Engine.transformers
-    if engine is not Engine.transformers and not vllm_installed():
-        raise ValueError(
-            f"rollout.engine={engine.value} needs vLLM, which is not installed; install it with "
-            "`make env EXTRAS=dev,gpu` (or pip install 'vqr1[gpu]'), or set rollout=transformers"
-        )
+    if engine is not Engine.transformers:
+        need_vllm(f"rollout.engine={engine.value}", "rollout=transformers")
     return engine
+
+
+def settle_offline(engine: OfflineEngine, gpus: int) -> OfflineEngine:
+    """What ``auto`` is on this machine. Raises ValueError where vLLM is asked for and missing."""
+    if engine is OfflineEngine.auto:
+        return OfflineEngine.vllm if gpus and vllm_installed() else OfflineEngine.transformers
+    if engine is OfflineEngine.vllm:
+        need_vllm("engine=vllm", "engine=transformers")
+    return engine
+
+
+def need_vllm(asked: str, instead: str) -> None:
+    """Raises ValueError where vLLM is not installed; ``asked`` is the setting that wants it, ``instead`` another."""
+    if not vllm_installed():
+        raise ValueError(
+            f"{asked} needs vLLM, which is not installed; install it with `make env EXTRAS=dev,gpu` (or pip install "
+            f"'vqr1[gpu]'), or set {instead}"
+        )
 
 
 def check_vllm(settings: VllmSettings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from vqr1.rollout.engine import Drawn, Question, Sampling
+from vqr1.rollout.engine import Drawn, Question, Sampling, check_limits
 
 
 class FakeEngine:
@@ -25,6 +25,9 @@ class FakeEngine:
     def ask(self, questions: Sequence[Question], sampling: Sampling) -> list[list[Drawn]]:
         self.log.append("ask")
         self.asked.append(list(questions))
+        for question in questions:
+            if "limits" in self.settings:
+                check_limits(question.picture, *self.settings["limits"])
         return [self._answers(question, sampling) for question in questions]
 
     @torch.inference_mode()

@@ -96,6 +96,16 @@ def load_processor(policy: PolicyConfig) -> Any:
     return processor
 
 
+def load_generation_config(path: str) -> Any:
+    """What a model's folder says of generation, as the loaded model has it: only its stop tokens count here."""
+    from transformers import AutoConfig, GenerationConfig
+
+    folder = find_weights(path)
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(str(folder))
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder)))
+
+
 def find_weights(path: str) -> Path:
     """The folder that holds the model: the shipped one, a folder of yours, or the hub's cache on this machine.
 

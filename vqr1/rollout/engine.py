@@ -20,6 +20,8 @@ from vqr1.data.pictures import TOKEN_PIXELS
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 PREFILL_TOKENS = 4096  # read at once, at most
 CPU_CACHE = 1 << 28  # bytes of keys and values without a GPU
+MAX_SEED = 2**31 - 2**16  # room for k
+COMPARED = 8  # pictures whose pixels are compared at the start
 
 
 class RolloutError(RuntimeError):
@@ -232,6 +234,29 @@ def collapse_placeholders(ids: Sequence[int], image_token: int) -> list[int]:
 def vision_tokens(tokenizer: Any) -> tuple[int, ...]:
     """The tokens that stand for pictures, which no answer may hold."""
     return tuple(sorted(tokenizer.convert_tokens_to_ids(name) for name in VISION_TOKENS))
+
+
+def stop_tokens(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer: the model's own and the tokenizer's, as GRPOTrainer has them."""
+    own = generation_config.eos_token_id
+    listed = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return tuple(listed if tokenizer.eos_token_id in listed else [tokenizer.eos_token_id, *listed])
+
+
+def check_pixels(theirs: Any, ours: Any, pictures: Sequence[Image.Image]) -> None:
+    """Raises ValueError unless both image processors, vLLM's and the policy's, make the same patches of each picture.
+
+    The first few pictures are compared: what differs, such as a limit or a normalisation, differs for all.
+    """
+    for picture in pictures[:COMPARED]:
+        seen, meant = theirs([picture], return_tensors="pt"), ours([picture], return_tensors="pt")
+        same_grid = torch.equal(seen["image_grid_thw"], meant["image_grid_thw"])
+        if not same_grid or not torch.allclose(seen["pixel_values"], meant["pixel_values"], atol=1e-5):
+            raise ValueError(
+                f"of a picture of {picture.width}x{picture.height} pixels vLLM makes a grid of "
+                f"{seen['image_grid_thw'].tolist()}, and the policy {meant['image_grid_thw'].tolist()}, or other "
+                "pixels: look at preprocessor_config.json in the policy's folder"
+            )
 
 
 def check_limits(picture: Image.Image, min_pixels: int, max_pixels: int) -> None:

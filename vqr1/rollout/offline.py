@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
-from vqr1.rollout.engine import vision_tokens
+from vqr1.answer import build_prompt
+from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.rollout.engine import stop_tokens, vision_tokens
 
 
 def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]], padding: bool = True) -> Any:
@@ -23,6 +26,14 @@ def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]], padding: 
     )
 
 
+def text_tokens(processor: Any, prompt: str) -> int:
+    """Tokens of a prompt without those of its picture."""
+    blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
+    example = {"prompt": build_prompt(prompt), "image": blank}
+    (ids,) = encode_prompts(processor, [example], padding=False)["input_ids"]
+    return sum(token != processor.image_token_id for token in ids)
+
+
 class Policy:
     """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens.
 
@@ -35,9 +46,14 @@ class Policy:
         self.processor = processor
         self._max_tokens = max_tokens
         self._temperature = temperature
+        self._stop = stop_tokens(model.generation_config, processor.tokenizer)
 
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
         """One answer to each example, in order. Draws from torch's global generator."""
+        return self.processor.tokenizer.batch_decode(self.draw(examples, temperature), skip_special_tokens=True)
+
+    def draw(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[list[int]]:
+        """The answers' tokens, the last one a stop token unless an answer was cut."""
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
         heat = self._temperature if temperature is None else temperature
         sampling = {"do_sample": True, "temperature": heat} if heat > 0 else {"do_sample": False, "temperature": 1.0}
@@ -50,7 +66,12 @@ class Policy:
                 top_k=0,
                 top_p=1.0,
                 repetition_penalty=1.0,
+                eos_token_id=list(self._stop),
                 suppress_tokens=list(vision_tokens(self.processor.tokenizer)),
             )
-        answers = generated[:, inputs["input_ids"].shape[1] :]
-        return self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [_ended(row, self._stop) for row in generated[:, inputs["input_ids"].shape[1] :].tolist()]
+
+
+def _ended(ids: list[int], stop: Sequence[int]) -> list[int]:
+    """``ids`` without what follows the first stop token: padding, beside a longer answer of the same batch."""
+    return ids[: next((i + 1 for i, token in enumerate(ids) if token in stop), len(ids))]

@@ -28,9 +28,7 @@ from PIL import Image
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
-from vqr1.rollout.engine import Drawn, Engine, Question, RolloutError, Sampling
-
-MAX_SEED = 2**31 - 2**16  # room for k
+from vqr1.rollout.engine import MAX_SEED, Drawn, Engine, Question, RolloutError, Sampling
 
 
 class SyncedGeneration(VLLMGeneration):

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from vqr1.rollout.engine import Engine, Question, Sampling, vision_tokens
+from vqr1.rollout.engine import MAX_SEED, Engine, Question, Sampling, vision_tokens
 from vqr1.rollout.offline import encode_prompts
-from vqr1.rollout.synced import MAX_SEED
 
 
 class VllmPolicy:
@@ -26,7 +25,11 @@ class VllmPolicy:
         self._sampling = Sampling(temperature, max_tokens, tuple(stop), vision_tokens(processor.tokenizer))
 
     def answer(self, examples: Sequence[dict[str, Any]]) -> list[str]:
-        """One answer to each example, in order; neighbours of one ``image_id`` are asked as one question."""
+        """One answer to each example, in order."""
+        return self._processor.tokenizer.batch_decode(self.draw(examples), skip_special_tokens=True)
+
+    def draw(self, examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+        """The answers' tokens; neighbours of one ``image_id`` are asked as one question."""
         runs = [list(run) for _, run in groupby(examples, key=lambda example: example["image_id"])]
         ids = encode_prompts(self._processor, [run[0] for run in runs], padding=False)["input_ids"]
         drawn = torch.randint(MAX_SEED, (len(runs),)).tolist()
@@ -35,5 +38,4 @@ class VllmPolicy:
             for prompt, run, seed in zip(ids, runs, drawn, strict=True)
         ]
         answers = self._engine.ask(questions, self._sampling)
-        tokens = [answer.ids for of_one in answers for answer in of_one]
-        return self._processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [answer.ids for of_one in answers for answer in of_one]

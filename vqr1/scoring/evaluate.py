@@ -1,7 +1,8 @@
 """``vqr1 evaluate``: every picture of some sets rated by a policy, the rows written as they come, then the table.
 
-Pictures are answered in fixed batches, and what is drawn in one depends on the seed, the set and the batch alone: an
-evaluation that was killed and started again ends with the same file as one that was not.
+Pictures are answered in fixed batches, and what is drawn in one depends on the seed, the set and the batch alone (with
+vLLM on the seed, the set and the picture): an evaluation that was killed and started again ends with the same file as
+one that was not.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ from tqdm import tqdm
 from vqr1.answer import build_prompt, read_score
 from vqr1.data.pictures import Load, load_fitted
 from vqr1.data.sample import Sample
+from vqr1.engines import OfflineEngine
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import Row, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.table import report
-from vqr1.policy.load import check_grid, files_hash, resolve_attention, resolve_dtype
+from vqr1.policy.load import files_hash, resolve_attention, resolve_dtype
 from vqr1.provenance import finite, versions
-from vqr1.rollout.offline import Policy
-from vqr1.scoring.model import Model, find_model, load_model
+from vqr1.rollout.engine import MAX_SEED
+from vqr1.scoring.answerer import check_adapter, load_answerer
+from vqr1.scoring.model import Model, find_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
-from vqr1.scoring.settings import EvaluateConfig
+from vqr1.scoring.settings import EvaluateConfig, settle
 
 READERS = 4  # threads that open the next batch's pictures
 
@@ -57,7 +60,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    config = settle(config, torch.cuda.device_count())
+    assert config.batch
     model = find_model(config)
+    check_adapter(config, model)
     sets = read_sets(config.data, Path(config.root).expanduser(), model.trained_on or [], config.limit, model.seen)
     k = 1 if config.greedy else config.k
     batches = plan(sets, max(1, config.batch // k))
@@ -91,10 +97,13 @@ def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[Batch]:
 
 
 def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
-    """The settings that decide the answers, resolved."""
+    """The settings that decide the answers, settled (:func:`vqr1.scoring.settings.settle`)."""
+    by_vllm = config.engine is OfflineEngine.vllm
     return {
         "model": config.model,
         "weights_sha256": files_hash(model.files()),
+        "engine": config.engine.value,
+        "tensor_parallel": config.tensor_parallel if by_vllm else None,
         "k": 1 if config.greedy else config.k,
         "temperature": 0.0 if config.greedy else config.temperature,
         "seed": None if config.greedy else config.seed,
@@ -103,7 +112,7 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
         "batch": config.batch,
         "limit": config.limit,
         "dtype": str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
-        "attention": resolve_attention(model.policy.attention),
+        "attention": None if by_vllm else resolve_attention(model.policy.attention),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "min_pixels": model.policy.min_pixels,
         "max_pixels": model.policy.max_pixels,
@@ -114,11 +123,7 @@ def rate_all(
     config: EvaluateConfig, model: Model, batches: Sequence[Batch], done: int, folder: ResultFolder, k: int
 ) -> None:
     """Answer the batches from ``done`` on, with progress and the time that is left."""
-    loaded, processor = load_model(model)
-    policy = Policy(
-        loaded, processor, max_tokens=config.max_tokens, temperature=0.0 if config.greedy else config.temperature
-    )
-
+    answerer = load_answerer(config, model)
     load = partial(load_fitted, min_pixels=model.policy.min_pixels, max_pixels=model.policy.max_pixels)
     prompt = build_prompt(model.prompt)
     total = sum(len(batch.samples) for batch in batches)
@@ -128,10 +133,10 @@ def rate_all(
         for batch, pictures in opened(batches[done:], load):
             whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
             if whole and not checked:
-                check_grid(processor, whole[0], model.policy)
+                answerer.check(whole)
                 checked = True
             progress.set_postfix_str(batch.name, refresh=False)
-            folder.append(rate(batch, pictures, policy.answer, prompt, k, config.seed))
+            folder.append(rate(batch, pictures, answerer.policy.answer, prompt, k, config.seed))
             progress.update(len(batch.samples))
 
 
@@ -163,9 +168,12 @@ def rate(
     k: int,
     seed: int,
 ) -> list[Row]:
-    """K answers to each picture of a batch. A picture that cannot be opened is missing, and the others go on."""
+    """K answers to each picture of a batch. A picture that cannot be opened is missing, and the others go on.
+
+    vLLM draws by each picture's own seed, transformers from torch's generator, which the batch seeds.
+    """
     examples = [
-        {"image": picture, "prompt": prompt, "image_id": sample.image_id}
+        {"image": picture, "prompt": prompt, "image_id": sample.image_id, "seed": seed_of(seed, batch, sample)}
         for sample, picture in zip(batch.samples, pictures, strict=True)
         if isinstance(picture, Image.Image)
         for _ in range(k)
@@ -181,6 +189,11 @@ def rate(
         reasoning = picture if isinstance(picture, str) else one_of(answers, scores)
         rows.append(make_row(sample.image_id, sample.dataset, sample.group, sample.mos, scores, reasoning))
     return rows
+
+
+def seed_of(seed: int, batch: Batch, sample: Sample) -> int:
+    """Of a picture's answers: the same whatever is answered with it."""
+    return zlib.crc32(f"{seed}/{batch.name}/{sample.image_id}".encode()) % MAX_SEED
 
 
 def one_of(answers: Sequence[str], scores: Sequence[float | None]) -> str:

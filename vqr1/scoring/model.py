@@ -57,15 +57,20 @@ def find_model(config: EvaluateConfig) -> Model:
 
 def load_model(model: Model) -> tuple[Any, Any]:
     """Model and processor, ready to answer on the GPU where there is one."""
-    loaded: Any = load_policy(model.policy)
-    if model.adapter:
-        from peft import PeftModel
-
-        loaded = PeftModel.from_pretrained(loaded, str(model.adapter)).merge_and_unload()
-    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    loaded = load_weights(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     encode_each_picture_once(loaded.model.visual)
     read_each_prompt_once(loaded)
     return loaded, load_processor(model.policy)
+
+
+def load_weights(model: Model) -> Any:
+    """The policy on the CPU, with the adapter added to the weights it was trained over."""
+    loaded: Any = load_policy(model.policy)
+    if not model.adapter:
+        return loaded
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(loaded, str(model.adapter)).merge_and_unload()
 
 
 def _plain(path: str) -> Model:

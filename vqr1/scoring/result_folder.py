@@ -64,7 +64,7 @@ class ResultFolder:
                 raise ValueError(f"{self.path} holds other files and no evaluation; give another folder=")
             return
         before, now = _flat(json.loads(where.read_text())), _flat(record)
-        for key in sorted({*before, *now}):
+        for key in dict.fromkeys([*now, *before]):
             if key not in FREE and before.get(key) != now.get(key):
                 raise ValueError(
                     f"{self.path} holds an evaluation with {key} = {_short(before.get(key))}, and now it is "
@@ -109,7 +109,7 @@ def make_record(
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """What must not change: the model, what it was asked, the pictures, and the packages that decide its answers."""
-    kept = ("torch", "transformers")
+    kept = ("torch", "transformers", *(["vllm"] if record["settings"].get("engine") == "vllm" else []))
     versions = {f"{package} version": record.get("versions", {}).get(package) for package in kept}
     sets = {f"data {key}": value for key, value in record["sets"].items()}
     whole = {"name": record["name"], "trained_on": record["trained_on"], "data": list(record["sets"])}

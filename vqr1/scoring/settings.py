@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vqr1.answer import build_prompt
 from vqr1.config import check_known
+from vqr1.engines import OfflineEngine, settle_offline
+
+BATCH = 192  # answers that transformers generates at once
+# vLLM schedules by itself and wants much to choose from, but it prepares every picture of a batch at once: one of
+# 786,432 pixels takes 19 MB.
+VLLM_BATCH = 3072  # answers
+VLLM_PICTURES = 512
 
 
 @dataclass
@@ -24,7 +31,10 @@ class EvaluateConfig:
     seed: int = 0
     prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else paper
     max_tokens: int = 256
-    batch: int = 192  # answers generated at once; part of what seeds them
+    engine: OfflineEngine = OfflineEngine.auto  # transformers, vllm, or auto: vllm where there are it and a GPU
+    memory_share: float = 0.9  # vllm: of each GPU's memory, for weights and cache
+    tensor_parallel: int = 1  # vllm: GPUs that share the weights
+    batch: int | None = None  # answers asked for at once; with transformers part of what seeds them. null: see settle
     limit: int | None = None  # pictures of each set, spread over it; null = all
     name: str | None = None  # what the table calls the model; runs of one name are put together
     folder: str | None = None  # where the results go; null = evaluations/<name>, K or greedy, and seed
@@ -54,13 +64,27 @@ def from_hydra(composed: DictConfig) -> EvaluateConfig:
     return config
 
 
+def settle(config: EvaluateConfig, gpus: int) -> EvaluateConfig:
+    """With the engine and the batch of this machine in place of ``auto`` and null.
+
+    192 answers with transformers; with vLLM 3072, of 512 pictures at most. Raises ValueError for an engine or GPUs
+    that are not here.
+    """
+    engine = settle_offline(config.engine, gpus)
+    if engine is OfflineEngine.vllm and config.tensor_parallel > max(1, gpus):
+        raise ValueError(f"tensor_parallel={config.tensor_parallel}: there are {gpus} GPUs; set it to that or less")
+    k = 1 if config.greedy else config.k
+    usual = min(VLLM_BATCH, VLLM_PICTURES * k) if engine is OfflineEngine.vllm else BATCH
+    return replace(config, engine=engine, batch=config.batch or usual)
+
+
 def check(config: EvaluateConfig) -> None:
     """Raises ValueError naming the setting and the remedy."""
     if not config.data:
         raise ValueError("data= names no dataset; give data=[bid,clive,...], see vqr1 data list")
     if len(set(config.data)) < len(config.data):
         raise ValueError(f"data={config.data} names a dataset twice; name each once")
-    for name in ("k", "max_tokens", "batch", "limit"):
+    for name in ("k", "max_tokens", "batch", "limit", "tensor_parallel"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: set it to 1 or more")
@@ -68,6 +92,8 @@ def check(config: EvaluateConfig) -> None:
         raise ValueError(f"limit={config.limit}: a correlation needs three pictures")
     if not 0 < config.temperature < math.inf:
         raise ValueError(f"temperature={config.temperature}: set it above 0; greedy=true takes the likeliest token")
+    if not 0 < config.memory_share < 1:
+        raise ValueError(f"memory_share={config.memory_share}: it is a share, above 0 and under 1")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}: set it to 0 or more")
     if config.prompt is not None:

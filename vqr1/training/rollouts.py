@@ -10,20 +10,17 @@ from PIL import Image
 from transformers import AutoConfig
 from trl import GRPOConfig
 
-from vqr1.answer import build_prompt
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.engines import Correction, LoraSync, check_memory, longest_sequence, sequence_limit
 from vqr1.engines import Engine as Kind
 from vqr1.policy.load import find_weights, weight_bytes
-from vqr1.rollout.engine import Engine, VllmEngine, vision_tokens
-from vqr1.rollout.offline import encode_prompts
+from vqr1.rollout.engine import Engine, VllmEngine, check_pixels, vision_tokens
+from vqr1.rollout.offline import text_tokens
 from vqr1.rollout.server import check_server
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import Canary
 from vqr1.training.trainer import RankingTrainer
-
-COMPARED = 8  # pictures whose pixels are compared at the start
 
 
 def check_engine(config: Config, processor: Any) -> int | None:
@@ -48,14 +45,6 @@ def check_engine(config: Config, processor: Any) -> int | None:
         cache = cache_bytes(AutoConfig.from_pretrained(str(weights)), length)
         check_memory(weight_bytes(weights), cache, settings.memory_share, total, settings.tensor_parallel)
     return length
-
-
-def text_tokens(processor: Any, prompt: str) -> int:
-    """Tokens of a prompt without those of its picture."""
-    blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
-    example = {"prompt": build_prompt(prompt), "image": blank}
-    (ids,) = encode_prompts(processor, [example], padding=False)["input_ids"]
-    return sum(token != processor.image_token_id for token in ids)
 
 
 def cache_bytes(policy: Any, length: int) -> int:
@@ -117,19 +106,6 @@ def use_vllm(
         max_completion_length=config.rollout.max_tokens,
     )
     if generation.mode == "colocate":
-        check_pixels(generation.engine.image_processor(), processor.image_processor, pictures[:COMPARED])
+        check_pixels(generation.engine.image_processor(), processor.image_processor, pictures)
     watched = settings.correction is not Correction.none
     trainer.use(generation, Canary(settings.canary_limit, settings.canary_stop, say) if watched else None)
-
-
-def check_pixels(theirs: Any, ours: Any, pictures: Sequence[Image.Image]) -> None:
-    """Raises ValueError unless both image processors make the same patches of every picture."""
-    for picture in pictures:
-        seen, meant = theirs([picture], return_tensors="pt"), ours([picture], return_tensors="pt")
-        same_grid = torch.equal(seen["image_grid_thw"], meant["image_grid_thw"])
-        if not same_grid or not torch.allclose(seen["pixel_values"], meant["pixel_values"], atol=1e-5):
-            raise ValueError(
-                f"of a picture of {picture.width}x{picture.height} pixels vLLM makes a grid of "
-                f"{seen['image_grid_thw'].tolist()}, and training {meant['image_grid_thw'].tolist()}, or other pixels: "
-                "look at preprocessor_config.json in the policy's folder"
-            )

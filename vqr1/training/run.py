@@ -23,12 +23,12 @@ from vqr1.data.pictures import picture_loader
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
-from vqr1.rollout.engine import RolloutError
+from vqr1.rollout.engine import COMPARED, RolloutError
 from vqr1.training.diary import Diary
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.folder import RunFolder
 from vqr1.training.metrics import Logger, StepCallback
-from vqr1.training.rollouts import COMPARED, check_engine, use_vllm
+from vqr1.training.rollouts import check_engine, use_vllm
 from vqr1.training.setup import check_pictures, cohort_sampler, grpo_config, make_trainer, read_data, reward_functions
 from vqr1.training.trainer import RankingTrainer
 

@@ -1,0 +1,81 @@
+"""A model that answers, by transformers or by vLLM as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.engines import OfflineEngine, longest_sequence
+from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
+from vqr1.rollout.engine import Engine, VllmEngine, check_pixels, stop_tokens
+from vqr1.rollout.offline import Policy, text_tokens
+from vqr1.rollout.vllm_policy import VllmPolicy
+from vqr1.scoring.model import Model, load_model, load_weights
+from vqr1.scoring.settings import EvaluateConfig
+
+AT_ONCE = 256  # answers that vLLM draws at the same time, at most; the others of a batch wait their turn
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A policy that is ready to answer."""
+
+    model: Model
+    processor: Any
+    policy: Policy | VllmPolicy
+    engine: Engine | None  # vLLM's, where it answers
+
+    def check(self, pictures: Sequence[Image.Image]) -> None:
+        """Raises ValueError where the policy would see other pictures than these: once, before the first answer."""
+        check_grid(self.processor, pictures[0], self.model.policy)
+        if self.engine:
+            check_pixels(self.engine.image_processor(), self.processor.image_processor, pictures)
+
+
+def check_adapter(config: EvaluateConfig, model: Model) -> None:
+    """Raises ValueError for LoRA weights that would have to be handed to several of vLLM's processes."""
+    if config.engine is OfflineEngine.vllm and config.tensor_parallel > 1 and model.adapter:
+        raise ValueError(
+            f"tensor_parallel={config.tensor_parallel} cannot take over the LoRA weights of {model.adapter}; set "
+            "tensor_parallel=1 or engine=transformers"
+        )
+
+
+def load_answerer(config: EvaluateConfig, model: Model, at_once: int = AT_ONCE) -> Answerer:
+    """``model`` with the engine of settled settings."""
+    asked: dict[str, Any] = {
+        "max_tokens": config.max_tokens,
+        "temperature": 0.0 if config.greedy else config.temperature,
+    }
+    if config.engine is OfflineEngine.transformers:
+        loaded, processor = load_model(model)
+        return Answerer(model, processor, Policy(loaded, processor, **asked), None)
+    assert config.engine is OfflineEngine.vllm, "the engine is settled before it is started"
+    processor = load_processor(model.policy)
+    stop = stop_tokens(load_generation_config(model.policy.path), processor.tokenizer)
+    engine = start_vllm(config, model, processor, at_once)
+    return Answerer(model, processor, VllmPolicy(engine, processor, stop, **asked), engine)
+
+
+def start_vllm(config: EvaluateConfig, model: Model, processor: Any, at_once: int) -> Engine:
+    """vLLM with the model's weights; with an adapter they are merged on the CPU and handed over."""
+    text = text_tokens(processor, model.prompt)
+    engine = VllmEngine(
+        find_weights(model.policy.path),
+        processor,
+        limits=(model.policy.min_pixels, model.policy.max_pixels),
+        max_length=longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, config.max_tokens),
+        max_answers=at_once,
+        dtype=str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
+        memory_share=config.memory_share,
+        parallel=config.tensor_parallel,
+        colocated=False,
+    )
+    if model.adapter:
+        engine.load(load_weights(model).named_parameters())
+        engine.forget(pictures=True)
+    return engine
