@@ -14,7 +14,7 @@ from vqr1.evaluation.table import Grid, Report, averaged, columns, label
 def markdown(report: Report) -> str:
     """Both tables, padded so that they read well on a screen too, and the notes."""
     notes = "\n".join(f"- {note}" for note in report.notes)
-    return f"{_markdown_grid(report.main)}\n\n{_markdown_grid(report.details)}\n\n{notes}\n"
+    return f"{markdown_grid(report.main)}\n\n{markdown_grid(report.details)}\n\n{notes}\n"
 
 
 def latex(report: Report) -> str:
@@ -78,7 +78,8 @@ def _set(line: Line, name: str) -> dict[str, Any]:
     }
 
 
-def _markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: Grid) -> str:
+    """One table, its columns padded."""
     rows = [[cell.replace("|", r"\|") for cell in row] for row in (grid.header, *grid.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(grid.header))]
     lines = [

@@ -11,13 +11,18 @@ instead of 75, which is what makes a training run on one CPU core a matter of mi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+    )
 
 SPECIAL_TOKENS = [
     "<|endoftext|>",
@@ -99,13 +104,41 @@ def build_processor(corpus: Iterable[str]) -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL with random weights, the same for the same seed. Leaves the caller's random state as it was."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+def make_config(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any]) -> Qwen2_5_VLConfig:
+    """A Qwen2.5-VL's configuration around the tiny tokenizer: sizes as given, everything else as in Qwen's own."""
+    from transformers import Qwen2_5_VLConfig
 
     ids = tokenizer.get_vocab()
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config={
+            **text,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            **vision,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": TEMPORAL_PATCH,
+            "window_size": 112,  # a demonstration picture is one window
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=text["tie_word_embeddings"],
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL with random weights, the same for the same seed. Leaves the caller's random state as it was."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    ids = tokenizer.get_vocab()
+    config = make_config(
+        tokenizer,
+        text={
             "vocab_size": len(tokenizer),
             "hidden_size": 128,
             "intermediate_size": 384,
@@ -116,28 +149,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
             "initializer_range": INITIALIZER_RANGE,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
             "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
+        vision={
             "depth": 3,
             "hidden_size": 128,
             "intermediate_size": 256,
             "num_heads": 4,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": TEMPORAL_PATCH,
-            "window_size": 112,  # Qwen's own; a demonstration picture is one window
             "fullatt_block_indexes": [2],
             "out_hidden_size": 128,
             "initializer_range": INITIALIZER_RANGE,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -24,11 +25,11 @@ class VllmPolicy:
         self._processor = processor
         self._sampling = Sampling(temperature, max_tokens, tuple(stop), vision_tokens(processor.tokenizer))
 
-    def answer(self, examples: Sequence[dict[str, Any]]) -> list[str]:
+    def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
         """One answer to each example, in order."""
-        return self._processor.tokenizer.batch_decode(self.draw(examples), skip_special_tokens=True)
+        return self._processor.tokenizer.batch_decode(self.draw(examples, temperature), skip_special_tokens=True)
 
-    def draw(self, examples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    def draw(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[list[int]]:
         """The answers' tokens; neighbours of one ``image_id`` are asked as one question."""
         runs = [list(run) for _, run in groupby(examples, key=lambda example: example["image_id"])]
         ids = encode_prompts(self._processor, [run[0] for run in runs], padding=False)["input_ids"]
@@ -37,5 +38,6 @@ class VllmPolicy:
             Question(list(prompt), run[0]["image"], len(run), run[0].get("seed", seed))
             for prompt, run, seed in zip(ids, runs, drawn, strict=True)
         ]
-        answers = self._engine.ask(questions, self._sampling)
+        heat = self._sampling.temperature if temperature is None else temperature
+        answers = self._engine.ask(questions, replace(self._sampling, temperature=heat))
         return [answer.ids for of_one in answers for answer in of_one]

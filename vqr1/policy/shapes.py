@@ -1,0 +1,80 @@
+"""Policies of Qwen2.5-VL's published sizes with random weights: what they say is noise, what they cost is real.
+
+For measuring speed and memory where the published weights are not at hand. The sizes are those of config.json on the
+hub; the tokenizer is the tiny policy's, in a vocabulary of the published size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqr1.policy.load import SHIPPED
+from vqr1.policy.tiny import make_config
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen2.5-VL."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool  # the word embeddings are the output layer as well
+    vision_depth: int = 32
+    vision_hidden: int = 1280
+    vision_intermediate: int = 3420
+    vision_heads: int = 16
+
+
+SHAPES = {
+    "3b": Shape(2048, 11008, 36, 16, 2, 151936, tied=True),  # Qwen/Qwen2.5-VL-3B-Instruct
+    "7b": Shape(3584, 18944, 28, 28, 4, 152064, tied=False),  # Qwen/Qwen2.5-VL-7B-Instruct
+}
+
+
+def shape_config(shape: Shape, tokenizer: Any) -> Any:
+    """The configuration; of the rotary sections, half a head, a quarter is time's and the rest height's and width's."""
+    half = shape.hidden // shape.heads // 2
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    return make_config(
+        tokenizer,
+        text={
+            "vocab_size": shape.vocabulary,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": 128000,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            "tie_word_embeddings": shape.tied,
+        },
+        vision={
+            "depth": shape.vision_depth,
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.vision_intermediate,
+            "num_heads": shape.vision_heads,
+            "out_hidden_size": shape.hidden,
+            "fullatt_block_indexes": list(
+                range(shape.vision_depth // 4 - 1, shape.vision_depth, shape.vision_depth // 4)
+            ),
+        },
+    )
+
+
+def write_random(shape: Shape, folder: Path, dtype: torch.dtype) -> None:
+    """A policy of this shape in ``folder``, drawn on the GPU where there is one."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(str(SHIPPED))
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForImageTextToText.from_config(shape_config(shape, processor.tokenizer), dtype=dtype)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
