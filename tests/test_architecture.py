@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "regression": set(),
     "levels": set(),
     "comparison": set(),
+    "batches": set(),
     "cohorts": set(),
     "engines": set(),
     "batches": set(),

@@ -1,4 +1,4 @@
-"""How a step's answers are laid over devices and forward passes."""
+"""How the answers of an optimiser step are laid over devices and forward passes."""
 
 from __future__ import annotations
 

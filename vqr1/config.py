@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -168,7 +168,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    # images_per_step, answers_per_device and anything of TRL's GRPOConfig
+    # OURS, below, and anything of TRL's GRPOConfig
     trainer: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "run"
     seed: int = 0
@@ -243,7 +243,14 @@ CHOICES = {
 }
 
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
-OURS: dict[str, Any] = {"images_per_step": int, "answers_per_device": int | None}
+OURS: dict[str, Any] = {
+    "images_per_step": int,
+    "answers_per_device": int | None,
+    "shared_prefix": bool,
+    "shared_prefix_attention": Literal["auto", "mask", "segments"],
+    "shared_prefix_tokens": int | None,
+    "skip_zero_advantages": bool,
+}
 
 
 ABOVE_ZERO = (
@@ -298,7 +305,30 @@ def check(config: Config) -> None:
         if key in OWNED:
             raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
     check_vllm(config.rollout.vllm)
+    _check_shared_prefix(config.trainer)
     _check_reward_is_used(config.reward)
+
+
+def _check_shared_prefix(trainer: dict[str, Any]) -> None:
+    """Which settings make sense beside each other where answers share their prompt."""
+    shared = trainer.get("shared_prefix", True)
+    tokens = trainer.get("shared_prefix_tokens")
+    if isinstance(tokens, int) and tokens < 1:
+        raise ValueError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
+    if not trainer.get("skip_zero_advantages", False):
+        return
+    if not shared:
+        raise ValueError(
+            "trainer.skip_zero_advantages=true needs trainer.shared_prefix=true: TRL's own path skips none"
+        )
+    # What gives an answer whose advantage is 0 a gradient, or a share in the mean, all the same.
+    without = {"beta": 0.0, "entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0}
+    found = [f"trainer.{key}={trainer[key]}" for key, value in without.items() if trainer.get(key, value) != value]
+    found += ["trainer.loss_type=bnpo"] if trainer.get("loss_type") == "bnpo" else []
+    if found:
+        raise ValueError(
+            f"trainer.skip_zero_advantages=true would change the gradient with {found[0]}; leave one of them out"
+        )
 
 
 def _check_reward_is_used(reward: RewardConfig) -> None:

@@ -90,7 +90,11 @@ def load_processor(policy: PolicyConfig) -> Any:
     """
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(str(find_weights(policy.path)), padding_side="left")
+    from vqr1.policy.share import OncePerPicture
+
+    weights = str(find_weights(policy.path))
+    processor = AutoProcessor.from_pretrained(weights, padding_side="left")
+    processor.image_processor = OncePerPicture.from_pretrained(weights)
     processor.image_processor.size = {"shortest_edge": policy.min_pixels, "longest_edge": policy.max_pixels}
     processor.tokenizer.padding_side = "left"
     return processor

@@ -1,9 +1,9 @@
-"""Each picture encoded once, and each prompt read once, however many answers are asked for.
+"""Each picture prepared and encoded once, and each prompt read once, however many answers are asked for.
 
-TRL sends K copies of a prompt, each with its picture, through the policy and the reference. The vision tower is a
-function of the picture alone, so equal pictures of a batch are encoded once and the result is handed to every copy;
-gradients of the copies add up on the one encoding. When answers are generated, the cache of one reading of the prompt
-is handed to every copy. Exact: nothing is approximated, and the same random state draws the same answers.
+K answers are asked for by K copies of a prompt, each with its picture. Cutting a picture into patches and encoding it
+are functions of the picture alone, so either is done once for the equal pictures of a batch and the result is handed
+to every copy; gradients of the copies add up on the one encoding. When answers are generated, the cache of one reading
+of the prompt is handed to every copy. Exact: nothing is approximated, and the same random state draws the same answers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,33 @@ import math
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import BatchFeature, DynamicCache, Qwen2VLImageProcessor
+from transformers.image_utils import make_flat_list_of_images
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+class OncePerPicture(Qwen2VLImageProcessor):
+    """Qwen2-VL's image processor, which prepares a picture that stands several times in a batch once.
+
+    The same picture is the same object: what loads pictures hands one to every answer that is asked for.
+    """
+
+    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
+        pictures: Any = make_flat_list_of_images(images)
+        firsts = list({id(picture): picture for picture in pictures}.values())
+        prepared = super().preprocess(firsts, **{**kwargs, "return_tensors": "pt"})
+        place = {id(picture): i for i, picture in enumerate(firsts)}
+        copies = [place[id(picture)] for picture in pictures]
+        grid = prepared["image_grid_thw"]
+        patches = torch.split(prepared["pixel_values"], grid.prod(-1).tolist())
+        return BatchFeature(
+            {"pixel_values": torch.cat([patches[i] for i in copies]), "image_grid_thw": grid[copies]},
+            tensor_type=kwargs.get("return_tensors"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "image_processor_type": Qwen2VLImageProcessor.__name__}
 
 
 def encode_each_picture_once(visual: Any) -> None:

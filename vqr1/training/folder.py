@@ -29,11 +29,15 @@ from vqr1.config import Config, as_dict
 from vqr1.provenance import finite, versions
 
 # What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
-# answers are laid over memory, how long the run is, how often it saves.
+# answers are laid over memory and scored, how long the run is, how often it saves.
 FIXED = ("seed", "data", "policy", "rollout", "reward", "trainer")
 FREE = (
     "data.cache",
     "trainer.answers_per_device",
+    "trainer.shared_prefix",
+    "trainer.shared_prefix_attention",
+    "trainer.shared_prefix_tokens",
+    "trainer.skip_zero_advantages",
     "trainer.max_steps",
     "trainer.num_train_epochs",
     "trainer.save_steps",

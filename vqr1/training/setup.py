@@ -27,9 +27,11 @@ from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
 from vqr1.engines import Correction, Engine, check_untruncated
-from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
-from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.load import base_model, load_policy, lora_config
+from vqr1.policy.share import read_each_prompt_once
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
+from vqr1.training import segments
+from vqr1.training.shared_prefix import Packing
 from vqr1.training.trainer import RankingTrainer, Script
 
 # Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
@@ -249,17 +251,31 @@ def make_trainer(
         peft_config=lora_config(config.policy.lora) if config.policy.tuning is Tuning.lora else None,
         cohorts=sampler,
         script=_script(config.rollout.script),
+        packing=packing(config.trainer),
+        skip_zero_advantages=config.trainer.get("skip_zero_advantages", False),
     )
     trainer.remove_callback(PrinterCallback)
     share_work(trainer)
     return trainer
 
 
+def packing(trainer: dict[str, Any]) -> Packing | None:
+    """How answers share their prompt; None where each is to be a row of its own."""
+    if not trainer.get("shared_prefix", True):
+        return None
+    return Packing(trainer.get("shared_prefix_attention", "auto"), trainer.get("shared_prefix_tokens"))
+
+
 def share_work(trainer: RankingTrainer) -> None:
-    """Policy and reference encode each picture once, and the policy reads each prompt once for its K answers."""
-    for model in filter(None, (trainer.model, trainer.ref_model)):
-        encode_each_picture_once(vision_tower(trainer.accelerator.unwrap_model(model)))
-    read_each_prompt_once(base_model(trainer.accelerator.unwrap_model(trainer.model)))
+    """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score."""
+    policy, reference = (
+        model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
+    )
+    read_each_prompt_once(policy)
+    if trainer.packing is not None:
+        for model in filter(None, (policy, reference)):
+            # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.
+            model.set_attn_implementation({"text_config": segments.NAME})
 
 
 def _script(name: str | None) -> Script | None:

@@ -2,36 +2,58 @@
 
 The algorithm is TRL's GRPOTrainer: K answers to each picture are drawn from the current policy, each is rewarded
 (vqr1.reward), rewards are standardised within the K answers of a picture, and the policy climbs the clipped objective
-under a KL penalty to the policy it started from. This subclass only decides in which order pictures are visited, lets
-tests replay answers from a script, lets vLLM draw them (vqr1.rollout.synced), and answers questions outside training
-with the current weights.
+under a KL penalty to the policy it started from. This subclass decides in which order pictures are visited, keeps the
+answers to a picture together and scores them behind one copy of their prompt (vqr1.training.shared_prefix), lets tests
+replay answers from a script, lets vLLM draw them (vqr1.rollout.synced), and answers questions outside training with the
+current weights.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from accelerate.utils import is_peft_model, set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from vqr1.policy.load import base_model
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary
+from vqr1.training.shared_prefix import Batch, Packing, log_probabilities
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
 
 
 class RankingTrainer(GRPOTrainer):
-    """GRPOTrainer over a :class:`vqr1.cohorts.CohortSampler`."""
+    """GRPOTrainer over a :class:`vqr1.cohorts.CohortSampler`.
 
+    ``packing`` says how prompts are shared; None leaves scoring to TRL, a whole row for each answer.
+    ``skip_zero_advantages`` leaves out answers that no gradient comes from; the loss must have no other term.
+    """
+
+    args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
+    _buffered_inputs: Any
 
-    def __init__(self, *args: Any, cohorts: Iterable[int], script: Script | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        cohorts: Iterable[int],
+        script: Script | None = None,
+        packing: Packing | None = None,
+        skip_zero_advantages: bool = False,
+        **kwargs: Any,
+    ):
         self._cohorts = cohorts
         self._script = script
+        self.packing = packing
+        self._skip_zero_advantages = skip_zero_advantages
         self._asked: Sequence[dict[str, Any]] = []
         self.generation_seconds = 0.0  # spent so far
         super().__init__(*args, **kwargs)
@@ -60,6 +82,50 @@ class RankingTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return self._cohorts
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's, but for the shuffle: it moves pictures with all their answers, however these are scored."""
+        assert self.model is not None
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        passes = self.args.steps_per_generation
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch: Any = self._generate_and_score_completions(generation_batch)
+            batch = shuffled_groups(split_pixel_values_by_grid(batch), self.args.num_generations)
+            parts: Any = split_tensor_dict(batch, passes)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % passes]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if self._skip_zero_advantages:
+            learnt_from = (inputs["advantages"] != 0)[:, None]
+            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * learnt_from}
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """What policy, old policy and reference give the answers; TRL's result by way of shared prompts."""
+        if self.packing is None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
+            )
+        batch = Batch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
+        positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
+        # Passes of whole groups, as many on every rank: sharded models wait for each other.
+        k = self.args.num_generations
+        size = math.ceil((batch_size or len(input_ids)) / k) * k
+        with self.accelerator.autocast():
+            found = [log_probabilities(model, part, positions, self.packing) for part in batch.parts(size)]
+        logps, entropies = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._asked = inputs
@@ -106,3 +172,16 @@ class RankingTrainer(GRPOTrainer):
             sampler.temperature = usual
             model.train(was_training)
         return self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+
+
+def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:
+    """Rows in another order, every ``k`` in a row together as they were. Draws from torch's global generator."""
+    groups = torch.randperm(len(batch["prompt_ids"]) // k)
+    order = (groups[:, None] * k + torch.arange(k)).flatten()
+
+    def shuffled(values: Any) -> Any:
+        if isinstance(values, torch.Tensor):
+            return values[order] if values.ndim else values
+        return [values[i] for i in order.tolist()]
+
+    return {name: shuffled(values) for name, values in batch.items()}
