@@ -1,0 +1,321 @@
+"""How fast answers that share their prompt are trained on:  make bench-train (or python -m vqr1.training.benchmark).
+
+The same weights and the same batch go through TRL's own path, a row for each answer, and through shared prompts, in
+turns in one process. Timed are the passes that score answers: forward (the reference's pass), forward + backward with
+the trainer's loss, and a whole optimiser step (reference, policy, clipping, AdamW); generation and rewards have no part
+in it. Beside the times stand the tokens and patches of either path and the floating point operations that torch counts
+in them: their ratio is what the times' ratio would be on a machine that is equally good at all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from trl import GRPOConfig
+from trl.trainer.utils import get_peak_flops
+
+from vqr1.config import PolicyConfig
+from vqr1.policy.load import TINY, load_processor
+from vqr1.provenance import versions
+from vqr1.training.setup import share_work
+from vqr1.training.shared_prefix import Batch, Packing, pack
+from vqr1.training.trainer import RankingTrainer
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is asked about how large a picture, and how long the answers are."""
+
+    grid: tuple[int, int]  # patches, high and wide; four of them are a token
+    prompt: int  # tokens, the picture's among them
+    answer: int
+    k: int = 6
+    pictures: int = 1  # in one pass
+
+
+GEOMETRIES = {
+    "demo": Geometry((8, 8), 56, 16, pictures=8),
+    "kadid": Geometry((28, 36), 365, 80),
+    "kadid-k4": Geometry((28, 36), 365, 80, k=4),
+    "kadid-k8": Geometry((28, 36), 365, 80, k=8),
+    "kadid-k16": Geometry((28, 36), 365, 80, k=16),
+    "spaq": Geometry((62, 70), 1200, 120),
+}
+
+
+def shape(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int, **vision: Any) -> dict[str, Any]:
+    """A Qwen2.5-VL's numbers; the sections of its positions fill half a head as 1 : 1.5 : 1.5."""
+    half = hidden // heads // 2
+    return {
+        "text_config": {
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "vocab_size": vocab,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half // 4, half * 3 // 8, half * 3 // 8],
+            },
+        },
+        "vision_config": {"out_hidden_size": hidden, "window_size": 112, **vision},
+    }
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+_TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+SHAPES = {
+    "tiny": shape(
+        128, 384, 2, 4, 2, 400, depth=3, hidden_size=128, intermediate_size=256, num_heads=4, fullatt_block_indexes=[2]
+    ),
+    "48m": shape(
+        512,
+        1408,
+        8,
+        8,
+        2,
+        8192,
+        depth=6,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_heads=8,
+        fullatt_block_indexes=[5],
+    ),
+    "3b": shape(2048, 11008, 36, 16, 2, 151936, **_TOWER),
+    "7b": shape(3584, 18944, 28, 28, 4, 152064, **_TOWER),
+}
+
+
+def make_model(name: str, tokenizer: Any) -> Any:
+    """Random weights of a shape: bfloat16 on the GPU where there is one, else float32."""
+    ids = tokenizer.get_vocab()
+    config = Qwen2_5_VLConfig(
+        **SHAPES[name],
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=name != "7b",
+    )
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    with DEVICE:
+        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def make_trainer(name: str, geometry: Geometry, folder: str, checkpointing: bool = False) -> RankingTrainer:
+    """A trainer of a random policy, ready for passes over one batch of ``geometry``."""
+    processor = load_processor(PolicyConfig(path="tiny", **TINY))
+    rows = geometry.k * geometry.pictures
+    trainer = RankingTrainer(
+        model=make_model(name, processor.tokenizer),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=rows,
+            num_generations=geometry.k,
+            steps_per_generation=1,
+            gradient_checkpointing=checkpointing,
+            bf16=DEVICE.type == "cuda",
+            use_cpu=DEVICE.type == "cpu",
+            loss_type="grpo",
+            report_to=[],
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [""] * rows}),
+        processing_class=processor,
+        cohorts=range(rows),
+        packing=Packing(),
+    )
+    share_work(trainer)
+    trainer.current_gradient_accumulation_steps = 1  # the training loop would set it
+    trainer.model.train()  # type: ignore[union-attr]
+    return trainer
+
+
+def make_batch(geometry: Geometry, model: Any) -> dict[str, Any]:
+    """A micro-batch as TRL's trainer holds it: random tokens, pictures of noise, answers of full length."""
+    generator = torch.Generator().manual_seed(0)
+    rows, config = geometry.k * geometry.pictures, model.config
+    patches = geometry.grid[0] * geometry.grid[1]
+    seen = patches // config.vision_config.spatial_merge_size**2
+
+    def tokens(*sizes: int) -> torch.Tensor:
+        return torch.randint(300, config.text_config.vocab_size, sizes, generator=generator)
+
+    prompt = tokens(geometry.pictures, geometry.prompt)
+    prompt[:, 4 : 4 + seen] = config.image_token_id
+    prompt = prompt.repeat_interleave(geometry.k, 0)
+    answer = tokens(rows, geometry.answer)
+    wide = 3 * config.vision_config.temporal_patch_size * config.vision_config.patch_size**2
+    pixels = torch.randn(geometry.pictures, patches, wide, generator=generator).repeat_interleave(geometry.k, 0)
+    is_picture = torch.cat([prompt == config.image_token_id, torch.zeros_like(answer, dtype=torch.bool)], 1)
+    batch = {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": answer,
+        "completion_mask": torch.ones_like(answer),
+        "advantages": torch.randn(rows, generator=generator),
+        "num_items_in_batch": torch.tensor(answer.numel()),
+        "pixel_values": pixels.flatten(0, 1).to(model.dtype),
+        "image_grid_thw": torch.tensor([[1, *geometry.grid]]).repeat(rows, 1),
+        "mm_token_type_ids": is_picture.long(),
+    }
+    return {name: value.to(model.device) for name, value in batch.items()} | {"num_images": [1] * rows}
+
+
+def scored(batch: dict[str, Any]) -> tuple[Any, Any]:
+    """What the trainer's forward pass takes of a batch."""
+    ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    fields = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    return (ids, mask, batch["completion_ids"].shape[1]), {name: batch[name] for name in fields}
+
+
+def passes(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """What is timed."""
+    model: Any = trainer.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    answers, fields = scored(batch)
+    score: Any = trainer._get_per_token_logps_and_entropies
+
+    def forward() -> None:
+        with torch.no_grad():
+            score(model, *answers, compute_entropy=True, **fields)
+
+    def forward_backward() -> None:
+        optimizer.zero_grad()
+        trainer.compute_loss(model, batch).backward()
+
+    def step() -> None:
+        forward()
+        forward_backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return {"forward": forward, "forward_backward": forward_backward, "step": step}
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    wait = torch.cuda.synchronize if DEVICE.type == "cuda" else gc.collect
+    wait()
+    began = time.perf_counter()
+    run()
+    if DEVICE.type == "cuda":
+        wait()
+    return time.perf_counter() - began
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most memory beyond what was held before: the allocator's on a GPU, else the process's (Linux)."""
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # give back what earlier passes left
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def operations(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def laid_out(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, int]:
+    """Tokens, padding among them, and patches of one pass."""
+    (ids, mask, answer), fields = scored(batch)
+    if trainer.packing is None:
+        return {"tokens": ids.numel(), "patches": len(batch["pixel_values"])}
+    policy: Any = trainer.model
+    rows = Batch.of_rows(ids, mask, answer, **fields)
+    inputs = pack(rows, policy.model.get_rope_index, trainer.packing).inputs
+    return {"tokens": inputs["input_ids"].numel(), "patches": len(inputs["pixel_values"])}
+
+
+def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> dict[str, Any]:
+    """Both paths over one batch: the best of ``rounds`` in turns, the peak of memory, tokens and operations."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(name, geometry, folder, checkpointing)
+    policy: Any = trainer.model
+    batch = make_batch(geometry, policy)
+    runs = passes(trainer, batch)
+    paths: dict[str, Packing | None] = {"shared": Packing(), "trl": None}
+    found: dict[str, dict[str, Any]] = {path: {} for path in paths}
+    for path, packing in paths.items():
+        trainer.packing = packing
+        found[path] |= laid_out(trainer, batch)
+        found[path]["operations"] = operations(runs["forward_backward"])
+        found[path]["peak_bytes"] = peak_bytes(runs["step"])
+    for what, run in runs.items():
+        for path in list(paths) * rounds:
+            trainer.packing = paths[path]
+            found[path][what] = min(seconds(run), found[path].get(what, float("inf")))
+    peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if DEVICE.type == "cuda" else None
+    for row in found.values():  # model operations: what checkpointing runs again does not count
+        counted = row["operations"] * (3 / 4 if checkpointing else 1)
+        row["utilisation"] = counted / row["forward_backward"] / peak if peak else None
+    return {"model": name, "parameters": policy.num_parameters(), **asdict(geometry), **found}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown: TRL's path over ours, a row for each geometry; above 1 is ours better."""
+    keys = ("tokens", "patches", "operations", "forward", "forward_backward", "step", "peak_bytes")
+    lines = ["| geometry | K | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 2)]
+    for name, row in results.items():
+        ratios = (f"{row['trl'][key] / row['shared'][key]:.2f}" for key in keys)
+        lines.append(f"| {name} | {row['k']} | " + " | ".join(ratios) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = "3b" if DEVICE.type == "cuda" else "48m"
+    parser.add_argument("--model", choices=SHAPES, help=f"a shape (default: {default}; tiny for demo)")
+    parser.add_argument("--geometries", nargs="+", choices=GEOMETRIES, default=list(GEOMETRIES))
+    parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench-train.json"))
+    args = parser.parse_args()
+    if DEVICE.type == "cpu":
+        torch.set_num_threads(1)
+    results = {}
+    for name in args.geometries:
+        shape_name = args.model or ("tiny" if name == "demo" else default)
+        results[name] = measure(shape_name, GEOMETRIES[name], args.rounds, args.checkpointing)
+        print(json.dumps({name: results[name]}), flush=True)
+    machine = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"one thread of {platform.processor()}"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine, "versions": versions(), "results": results}
+    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(results), f"\n{args.output}")
+
+
+if __name__ == "__main__":
+    main()
