@@ -38,6 +38,9 @@ tiny-policy: $(VENV)/.made ## make the tiny policy anew, as shipped (about an ho
 ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true labels (about half an hour)
 	$(BIN)/python -m vqr1.training.ceiling $(ARGS)
 
+bench-train: $(VENV)/.made ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
+	$(BIN)/python -m vqr1.training.benchmark $(ARGS)
+
 test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
@@ -62,4 +65,4 @@ wheel: $(VENV)/.made ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid tiny-policy ceiling test test-wheel check format wheel
+.PHONY: help env train train-kadid tiny-policy ceiling bench-train test test-wheel check format wheel

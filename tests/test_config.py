@@ -281,6 +281,8 @@ def test_every_other_setting_of_trl_can_be_given_at_once(tmp_path):
         ({"images_per_step": "many"}, r"trainer.images_per_step='many': Input should be a valid integer"),
         ({"images_per_step": "16"}, r"trainer.images_per_step='16': Input should be a valid integer"),
         ({"images_per_step": None}, r"trainer.images_per_step=None: Input should be a valid integer"),
+        ({"shared_prefix": "yes"}, r"trainer.shared_prefix='yes': Input should be a valid boolean"),
+        ({"shared_prefix_attention": "flash"}, r"trainer.shared_prefix_attention='flash': Input should be 'auto'"),
     ],
 )
 def test_trainer_settings_of_the_wrong_type_are_refused(setting, message):
@@ -288,8 +290,28 @@ def test_trainer_settings_of_the_wrong_type_are_refused(setting, message):
         trainer_settings(setting, GRPO_TYPES)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), r"skip_zero_advantages=true would change the gradient with trainer.beta=0.04; leave one of them out"),
+        (("trainer.beta=0", "trainer.loss_type=bnpo"), "with trainer.loss_type=bnpo"),
+        (("trainer.beta=0", "+trainer.entropy_coef=0.1"), "with trainer.entropy_coef=0.1"),
+        (("trainer.beta=0", "+trainer.top_entropy_quantile=0.2"), "with trainer.top_entropy_quantile=0.2"),
+        (("trainer.shared_prefix=false",), "needs trainer.shared_prefix=true"),
+        (("trainer.shared_prefix_tokens=0",), "trainer.shared_prefix_tokens=0: set it to 1 or more, or null"),
+    ],
+)
+def test_nothing_is_skipped_that_has_a_gradient(words, message):
+    with pytest.raises(ValueError, match=message):
+        composed("experiment=kadid10k", "trainer.skip_zero_advantages=true", *words)
+
+
+def test_answers_without_advantage_may_be_skipped_where_only_advantages_teach():
+    composed("experiment=kadid10k", "trainer.skip_zero_advantages=true", "trainer.beta=0")
+
+
 def test_trainer_settings_keeps_ours_from_trl():
-    given_ = {"images_per_step": 16, "answers_per_device": None, "beta": 0.1}
+    given_ = {"images_per_step": 16, "answers_per_device": None, "beta": 0.1, "shared_prefix": False}
     assert trainer_settings(given_, GRPO_TYPES) == {"beta": 0.1}
 
 

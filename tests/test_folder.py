@@ -115,7 +115,7 @@ def test_other_optimisation_is_refused_by_name(started, key, value, message):
 
 def test_length_memory_and_logging_may_change(started):
     changed = config(resume=True, name="a", runs="elsewhere")
-    changed.trainer.update(max_steps=99, answers_per_device=4, save_steps=7)
+    changed.trainer.update(max_steps=99, answers_per_device=4, save_steps=7, shared_prefix=False)
     changed.evaluation.every = 3
     started.open(changed)
     # The first settings stay on record.

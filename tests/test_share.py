@@ -1,4 +1,4 @@
-"""Each picture encoded once: the same numbers as with every copy encoded."""
+"""Each picture prepared and encoded once: the same numbers as with every copy prepared and encoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 from vqr1.answer import build_prompt
-from vqr1.policy.share import copies_in_a_row, distinct, encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.share import (
+    OncePerPicture,
+    copies_in_a_row,
+    distinct,
+    encode_each_picture_once,
+    read_each_prompt_once,
+)
 from vqr1.rollout.offline import encode_prompts
 
 
@@ -102,3 +108,38 @@ def test_equal_sums_are_not_equal_pictures():
     first, copy_of = distinct((a, b, a.clone(), b, torch.zeros(3, 1)))
     assert first == [0, 1, 4]
     assert copy_of.tolist() == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("order", [(0, 0, 0, 1, 1, 1), (2, 0, 1, 0, 2, 2), (1,)])
+def test_a_picture_is_prepared_once_and_as_ever(models, order, monkeypatch):
+    from transformers import Qwen2VLImageProcessor
+
+    plain = models[2].image_processor
+    ours = OncePerPicture(**plain.to_dict())
+    rng = np.random.default_rng(0)
+    sizes = ((112, 112), (56, 84), (112, 112))
+    pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+    asked = [[pictures[i]] for i in order]  # nested, as the processor hands them on
+    expected = plain(asked, return_tensors="pt")
+    prepared = []
+    usual = Qwen2VLImageProcessor._preprocess
+    monkeypatch.setattr(
+        Qwen2VLImageProcessor,
+        "_preprocess",
+        lambda self, images, **kw: prepared.append(len(images)) or usual(self, images, **kw),
+    )
+    found = ours(asked, return_tensors="pt")
+    assert prepared == [len(set(order))]
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+
+
+def test_a_saved_processor_is_a_plain_one(tmp_path, models):
+    from transformers import AutoProcessor
+
+    processor = copy.copy(models[2])
+    processor.image_processor = OncePerPicture(**models[2].image_processor.to_dict())
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again.image_processor) is type(models[2].image_processor)
+    assert again.image_processor.size == models[2].image_processor.size
