@@ -24,7 +24,6 @@ ROOMS: dict[str, set[str]] = {
     "batches": set(),
     "cohorts": set(),
     "engines": set(),
-    "batches": set(),
     "config": {"engines"},
     "evaluation": set(),
     "provenance": set(),
