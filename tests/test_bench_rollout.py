@@ -21,6 +21,7 @@ from vqr1.scoring.bench_rollout import (
     arguments,
     as_json,
     bench,
+    differ,
     load_all,
     marked,
     measure,
@@ -130,6 +131,9 @@ def test_random_weights_draw_answers_of_full_length(small, monkeypatch):
     assert pictures[0].size == (504, 392)
     drawn = ways_of(answerers)[TRANSFORMERS](pictures, 2, 0)
     assert [len(ids) for ids in drawn] == [7] * 4
+    changed, answers = differ(answerer, pictures, 2, 1.0)
+    assert answers == 4
+    assert changed >= 2  # without seeds of their own the second picture's answers are those of its batch
     assert max(max(ids) for ids in drawn) > answerer.processor.tokenizer.vocab_size  # the whole vocabulary
 
 

