@@ -124,18 +124,37 @@ def test_log_probabilities_and_gradients_are_trls(models, tuning, checkpointing,
         assert torch.allclose(found[2][name], gradient, rtol=0, atol=1e-5 * max(norm, 1e-3)), name
 
 
+@pytest.mark.parametrize("packing", [MASK, SEGMENTS])
+def test_under_autocast_it_is_no_further_from_float32_than_trls_rows(models, packing):
+    half = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16), unwrap_model=lambda model: model)
+    model, picture = models["full"].eval(), torch.full((4,), -1)
+    rows = [(torch.cat([row[0], picture, row[0]]), *row[1:]) for row in rows_of([6, 7, 5], [7, 7], patch=1176)]
+    inputs = as_inputs(rows, 14, 7, model.config.image_token_id)
+    exact, trls, ours = (
+        scored_with_gradients(score, self, model, inputs, 7)
+        for score, self in (
+            (plain_rows, trainer()),
+            (plain_rows, SimpleNamespace(accelerator=half)),
+            (shared_rows, SimpleNamespace(accelerator=half, packing=packing, args=trainer().args)),
+        )
+    )
+    error = (trls[0] - exact[0]).square().mean().sqrt()
+    assert error > 1e-4  # the precision is another
+    assert (ours[0] - exact[0]).square().mean().sqrt() < 1.5 * error
+
+
 def positions(ids, attention_mask, **_):
     """Text only: every token's place among those of its row."""
     return (attention_mask.cumsum(1) - 1).clamp(min=0).expand(3, *ids.shape), None
 
 
-def rows_of(*groups, prompt=5, picture=(1, 4, 4)):
+def rows_of(*groups, prompt=5, picture=(1, 4, 4), patch=3):
     """Answers of given lengths, group by group, to prompts of one length."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for answers in groups:
         text = torch.randint(60, 300, (prompt,), generator=generator)
-        pixels = torch.randn(16, 3, generator=generator)
+        pixels = torch.randn(16, patch, generator=generator)
         rows += [(text, torch.randint(60, 300, (n,), generator=generator), picture, pixels) for n in answers]
     return rows
 

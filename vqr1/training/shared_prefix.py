@@ -10,9 +10,9 @@ keys and positions it would meet in a row of its own; it starts with a copy of t
 token's output predicts the answer's first, once for each answer. The answer's own last token predicts nothing and
 stays out. Exact, gradients included: what the branches send back adds up on the one prompt.
 
-Known for text as Prefix Grouper (Liu and others, arXiv 2506.05433), whose package replaces a model's attention and
-knows no pictures. Here the wrapped model is called as it stands, so DDP, ZeRO, FSDP, LoRA, autocast and gradient
-checkpointing see an ordinary forward pass, and TRL's fused head never holds the logits of more than a tile.
+The idea is Prefix Grouper's (Liu and others, arXiv 2506.05433), which changes the model's own file. Here the wrapped
+model is called as it stands, so DDP, ZeRO, FSDP, LoRA, autocast and gradient checkpointing see an ordinary forward
+pass, and TRL's fused head never holds the logits of more than a tile.
 
 Shapes: R rows of a batch (one per answer), G prompts, P and S the padded lengths of prompts and answers, T tokens
 after packing, B x L the rows that are sent to the model.
