@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import platform
 import tempfile
 import time
@@ -192,6 +193,9 @@ def passes(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, Callable
     model: Any = trainer.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # its moments are there from the start
     answers, fields = scored(batch)
     score: Any = trainer._get_per_token_logps_and_entropies
 
@@ -212,29 +216,25 @@ def passes(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, Callable
     return {"forward": forward, "forward_backward": forward_backward, "step": step}
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    wait = torch.cuda.synchronize if DEVICE.type == "cuda" else gc.collect
-    wait()
-    began = time.perf_counter()
-    run()
-    if DEVICE.type == "cuda":
-        wait()
-    return time.perf_counter() - began
+def measured(run: Callable[[], Any]) -> tuple[float, int]:
+    """Seconds, and the most memory beyond what was held before.
 
-
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most memory beyond what was held before: the allocator's on a GPU, else the process's (Linux)."""
+    On a GPU by the clock and by its allocator. On a CPU they are the process's own (of one thread), so that others on
+    the machine count for little, and the memory is the kernel's account of it (Linux).
+    """
     gc.collect()
     if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before, began = torch.cuda.memory_allocated(), time.perf_counter()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize()
+        return time.perf_counter() - began, torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # give back what earlier passes left
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _resident("VmRSS")
+    before, began = _resident("VmRSS"), time.process_time()
     run()
-    return _resident("VmHWM") - before
+    return time.process_time() - began, _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:
@@ -260,7 +260,7 @@ def laid_out(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, int]:
 
 
 def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> dict[str, Any]:
-    """Both paths over one batch: the best of ``rounds`` in turns, the peak of memory, tokens and operations."""
+    """Both paths over one batch: the best of ``rounds`` in turns, a step's peak of memory, tokens and operations."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(name, geometry, folder, checkpointing)
     policy: Any = trainer.model
@@ -270,13 +270,13 @@ def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> 
     found: dict[str, dict[str, Any]] = {path: {} for path in paths}
     for path, packing in paths.items():
         trainer.packing = packing
-        found[path] |= laid_out(trainer, batch)
-        found[path]["operations"] = operations(runs["forward_backward"])
-        found[path]["peak_bytes"] = peak_bytes(runs["step"])
-    for what, run in runs.items():
-        for path in list(paths) * rounds:
-            trainer.packing = paths[path]
-            found[path][what] = min(seconds(run), found[path].get(what, float("inf")))
+        found[path] |= laid_out(trainer, batch) | {"operations": operations(runs["forward_backward"])}
+    for path in list(paths) * rounds:
+        trainer.packing = paths[path]
+        for what, run in runs.items():
+            spent, held = measured(run)
+            found[path][what] = min(spent, found[path].get(what, math.inf))
+        found[path]["peak_bytes"] = held  # of the last, the whole step
     peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if DEVICE.type == "cuda" else None
     for row in found.values():  # model operations: what checkpointing runs again does not count
         counted = row["operations"] * (3 / 4 if checkpointing else 1)
