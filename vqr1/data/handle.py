@@ -1,7 +1,7 @@
 """A picture that remembers its file, so that sending it to another process costs a path and not its pixels.
 
 TRL gathers the prompts of a generation batch over all ranks, pictures included. At 128 pictures of 512 x 384 with six
-answers each that would be 450 MB of pixels; as paths it is some tens of kilobytes.
+answers each that is up to 450 MB of pixels; as paths it is some tens of kilobytes.
 """
 
 from __future__ import annotations
