@@ -138,6 +138,7 @@ def test_a_canary_that_may_only_warn_lets_the_run_end(run, capsys):
     [
         ({"rollout.vllm.max_length": "100"}, "max_length=100 is too short.*set it to"),
         ({"rollout.vllm.tensor_parallel": "2"}, "tensor_parallel=2 does not divide 1 processes"),
+        ({"rollout.temperature": "2.5"}, "rollout.temperature=2.5: vLLM takes at most 2"),
         ({"trainer.top_p": "0.9"}, "trainer.top_p=0.9 changes the distribution"),
     ],
 )

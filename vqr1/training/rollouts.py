@@ -31,6 +31,8 @@ def check_engine(config: Config, processor: Any) -> int | None:
     engine, settings = config.rollout.engine, config.rollout.vllm
     if engine is Kind.transformers:
         return None
+    if config.rollout.temperature > HOTTEST:
+        raise ValueError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {HOTTEST}")
     policy = config.policy
     text = text_tokens(processor, config.rollout.prompt)
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
