@@ -290,6 +290,7 @@ def test_a_run_learns_as_it_would_with_transformers(full, tmp_path, data_root):
 def test_lora_reaches_vllm(tmp_path, data_root, sent):
     adapter = {
         "rollout__vllm__lora": sent,
+        "policy__lora__dropout": 0.0,  # vLLM has none, and the canary would tell of it
         "policy__tuning": "lora",
         "trainer__learning_rate": 2e-3,
         "policy__train_vision": "false",

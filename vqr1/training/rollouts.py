@@ -23,6 +23,9 @@ from vqr1.training.canary import Canary
 from vqr1.training.trainer import RankingTrainer
 
 
+HOTTEST = 2.0  # temperature
+
+
 def check_engine(config: Config, processor: Any) -> int | None:
     """vLLM's maximum length in tokens, or None where transformers answers.
 
