@@ -22,7 +22,6 @@ from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import Canary
 from vqr1.training.trainer import RankingTrainer
 
-
 HOTTEST = 2.0  # temperature
 
 
