@@ -23,10 +23,8 @@ SETTINGS = {**QUICK, "rollout.max_tokens": "24", "trainer.images_per_step": "4",
 
 
 @pytest.fixture(autouse=True)
-def own_process(monkeypatch):
-    """What a run leaves in its process: where vLLM is, and the number of threads."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+def own_threads():
+    """What a run leaves in its process."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

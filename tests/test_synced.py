@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -45,13 +46,6 @@ def settings(policy_folder):
 @pytest.fixture(scope="module")
 def processor(settings):
     return load_processor(settings)
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """SyncedGeneration tells vLLM by these where it is; the next test must not believe it."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def pictures(count, seed=0):
@@ -159,6 +153,17 @@ def test_encoded_pictures_are_kept_while_the_tower_is_frozen(settings, processor
     ours = generation(load_policy(settings), processor, policy_folder, vision_trained=False)
     ours.sync_weights()
     assert ours.engine.log == ["load", "forget prompts"]
+
+
+def test_where_vllm_starts_is_told_to_nobody_else(settings, processor, policy_folder, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    seen = []
+    monkeypatch.setattr(FakeEngine, "__init__", lambda self, *_: seen.append(dict(os.environ)))
+    before = dict(os.environ)
+    generation(load_policy(settings), processor, policy_folder)
+    assert {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items() <= seen[0].items()
+    assert dict(os.environ) == before
 
 
 def test_an_engine_that_sleeps_gets_its_weights_before_it_answers(settings, processor, policy_folder):

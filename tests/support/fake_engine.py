@@ -30,29 +30,30 @@ class FakeEngine:
                 check_limits(question.picture, *self.settings["limits"])
         return [self._answers(question, sampling) for question in questions]
 
-    @torch.inference_mode()
     def _answers(self, question: Question, sampling: Sampling) -> list[Drawn]:
+        return [self._answer(question, question.seed + k, sampling) for k in range(question.k)]
+
+    @torch.inference_mode()
+    def _answer(self, question: Question, seed: int, sampling: Sampling) -> Drawn:
         ids = torch.tensor([question.ids])
         heat = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(question.seed)
+            torch.manual_seed(seed)
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 mm_token_type_ids=(ids == self.processor.image_token_id).int(),
                 **self.processor.image_processor([question.picture], return_tensors="pt"),
                 **(heat if sampling.temperature else {"do_sample": False}),
-                num_return_sequences=question.k if sampling.temperature else 1,
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=list(sampling.stop),
                 suppress_tokens=list(sampling.never),
                 output_scores=True,
                 return_dict_in_generate=True,
             )
-        logps = torch.log_softmax(torch.stack(made.scores, dim=1), dim=-1)
-        rows = zip(made.sequences[:, len(question.ids) :].tolist(), logps, strict=True)
-        drawn = [_cut(tokens, of_answer, sampling.stop) for tokens, of_answer in rows]
-        return drawn if sampling.temperature else drawn * question.k
+        tokens = made.sequences[0, len(question.ids) :].tolist()
+        logps = [scores[0].log_softmax(-1)[token] for scores, token in zip(made.scores, tokens, strict=True)]
+        return Drawn(tokens, [float(logp) for logp in logps])
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         self.log.append("load")
@@ -76,9 +77,3 @@ class FakeEngine:
 
     def image_processor(self) -> Any:
         return self.processor.image_processor
-
-
-def _cut(tokens: list[int], logps: torch.Tensor, stop: Sequence[int]) -> Drawn:
-    """Without what generate pads with."""
-    end = next((i + 1 for i, token in enumerate(tokens) if token in stop), len(tokens))
-    return Drawn(tokens[:end], [float(logps[i, token]) for i, token in enumerate(tokens[:end])])

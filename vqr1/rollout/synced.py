@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,14 @@ class SyncedGeneration(VLLMGeneration):
             ranks = [list(range(first, first + parallel)) for first in range(0, world, parallel)]
             self.tp_group, _ = torch.distributed.new_subgroups_by_enumeration(ranks)
         # vLLM's external launcher reads where it is from these, and finds the processes that accelerate started.
-        os.environ["RANK"] = str(self.accelerator.process_index)
-        os.environ["LOCAL_RANK"] = str(self.accelerator.local_process_index)
-        os.environ["WORLD_SIZE"] = str(world)
-        ensure_master_addr_port()
-        self.engine = self._start()
+        place = {
+            "RANK": str(self.accelerator.process_index),
+            "LOCAL_RANK": str(self.accelerator.local_process_index),
+            "WORLD_SIZE": str(world),
+        }
+        with environment(place):
+            ensure_master_addr_port()
+            self.engine = self._start()
         if self.enable_sleep_mode:
             self.engine.sleep()
         self._llm_weights_sleeping = self.enable_sleep_mode
@@ -203,6 +206,19 @@ class SyncedGeneration(VLLMGeneration):
         if failure:
             raise RolloutError(failure)
         return result
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """These variables, and all that is set inside, for as long as it lasts: no later process shall believe them."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def as_questions(prompts: Sequence[Sequence[int]], pictures: Sequence[Image.Image]) -> list[Question]:
