@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +69,4 @@ def installed_vllm() -> str:
     """The version of vLLM here, be it built for GPUs or for CPUs."""
     import vllm
 
-    return vllm.__version__ if hasattr(vllm, "__version__") else version("vllm")
+    return vllm.__version__

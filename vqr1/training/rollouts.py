@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import AutoConfig
-from trl import GRPOConfig
 
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
@@ -72,9 +71,9 @@ def use_vllm(
     ``engine`` is what is started; tests and measurements give another than :class:`VllmEngine`. Raises ValueError where
     it makes other patches of ``pictures`` than training does.
     """
-    settings, args = config.rollout.vllm, cast(GRPOConfig, trainer.args)
+    settings, args = config.rollout.vllm, trainer.args
     adapter_alone = config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter
-    answers = args.per_device_train_batch_size * cast(int, args.steps_per_generation) * settings.tensor_parallel
+    answers = args.per_device_train_batch_size * args.steps_per_generation * settings.tensor_parallel
 
     def start() -> Engine:
         return (engine or VllmEngine)(
