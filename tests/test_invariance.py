@@ -68,3 +68,14 @@ def test_every_metric_is_trls_where_the_passes_are_the_same(runs):
     for ranks, shared, own in ((1, "one pass", "TRL's own path"), (2, "two ranks", "TRL's own path on two ranks")):
         for expected, found in zip(training_rows(runs[own]), training_rows(runs[shared]), strict=True):
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-5), ranks
+
+
+def test_free_runs_agree_too(tmp_path, data_root):
+    """The shipped policy draws its own answers: the second step's are drawn by the weights that the first has left."""
+    shared, own = (
+        train(tmp_path / f"shared_{word}", data__root=data_root, rollout__max_tokens=48, trainer__shared_prefix=word)
+        for word in ("true", "false")
+    )
+    for expected, found in zip(training_rows(own), training_rows(shared), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert found["train/grad_norm"] > 1e-3

@@ -184,7 +184,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path, where):
     from tests.support.runs import command, environment
 
     named = {key.replace("__", "."): str(value) for key, value in where.items()}
-    words = command(1, {**named, "runs": str(tmp_path), "trainer.max_steps": "1", "seed": "0,1"})
+    words = command({**named, "runs": str(tmp_path), "trainer.max_steps": "1", "seed": "0,1"})
     done = subprocess.run([*words, "-m"], capture_output=True, text=True, env=environment(), timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     summaries = sorted(tmp_path.glob("sweep-*/*/summary.json"))

@@ -1,13 +1,26 @@
-"""Runs as a user starts them: ``vqr1 train`` in processes of its own."""
+"""Runs as a user starts them: ``vqr1 train`` in processes of its own.
+
+A run on one rank is forked from a process that has imported everything already: importing takes longer than many of
+these runs. Where the command itself is what is tested, ``command`` starts it anew.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from vqr1.cli import main
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["vqr1.training.run"])
 
 QUICK = {
     "experiment": "demo",
@@ -27,12 +40,15 @@ QUICK = {
 }
 
 
-def command(ranks: int, settings: dict[str, str]) -> list[str]:
-    words = [f"{key}={value}" for key, value in {**QUICK, **settings}.items()]
+def words(settings: dict[str, str]) -> list[str]:
+    return ["train", *(f"{key}={value}" for key, value in {**QUICK, **settings}.items())]
+
+
+def command(settings: dict[str, str], ranks: int = 1) -> list[str]:
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
-    return [*launcher, "vqr1", "train", *words]
+    return [*launcher, "vqr1", *words(settings)]
 
 
 def environment() -> dict[str, str]:
@@ -42,9 +58,33 @@ def environment() -> dict[str, str]:
 def start(ranks: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run to the end. Keys with two underscores stand for dots: ``trainer__beta=0.1``."""
     named = {key.replace("__", "."): str(value) for key, value in settings.items()}
+    if ranks == 1:
+        return _forked(words(named))
     return subprocess.run(
-        command(ranks, named), capture_output=True, text=True, env=environment(), timeout=600, check=False
+        command(named, ranks), capture_output=True, text=True, env=environment(), timeout=600, check=False
     )
+
+
+def _forked(asked: list[str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = _FORKS.Process(target=_main, args=(asked, stdout, stderr))
+        process.start()
+        process.join(timeout=600)
+        process.kill()  # nothing, if it has ended
+        process.join()
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(asked, process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def _main(asked: list[str], stdout: Path, stderr: Path) -> None:
+    for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    os.environ.update(environment())
+    sys.argv = ["vqr1", *asked]
+    torch.set_num_threads(1)  # OMP_NUM_THREADS counts at import only
+    main()
 
 
 def train(folder: Path, ranks: int = 1, **settings: Any) -> Path:
