@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vqr1.training import benchmark
-from vqr1.training.benchmark import Geometry, laid_out, make_batch, make_trainer, measure, table
+from vqr1.training.benchmark import Geometry, make_batch, make_trainer, measure, table
 from vqr1.training.shared_prefix import Packing
 
 SMALL = Geometry((4, 4), 10, 5, k=3, pictures=2)
@@ -31,6 +33,12 @@ def test_the_counts_are_those_of_the_paths():
     assert 1 < found["trl"]["operations"] / found["shared"]["operations"] < 6
     lines = table({"small": found}).splitlines()
     assert lines[2].startswith(f"| small | 3 | {90 / 48:.2f} | 3.00 |")
+
+
+def test_idle_pictures_are_skipped_by_our_path():
+    idle = measure("tiny", replace(SMALL, idle=1), rounds=1, checkpointing=False)
+    assert (idle["trl"]["tokens"], idle["shared"]["tokens"]) == (6 * 15, 9 + 15)
+    assert (idle["trl"]["patches"], idle["shared"]["patches"]) == (6 * 16, 16)
 
 
 def test_both_paths_give_one_loss(trainer):
@@ -75,7 +83,5 @@ def test_a_pass_of_nothing_but_zero_advantages_gives_gradients_of_zero(trainer, 
 def test_the_geometries_are_what_they_say(trainer):
     for name, geometry in benchmark.GEOMETRIES.items():
         assert geometry.prompt > geometry.grid[0] * geometry.grid[1] // 4 + 4, name
-    trainer.packing = None
     batch = make_batch(SMALL, trainer.model)
-    assert laid_out(trainer, batch) == {"tokens": 90, "patches": 96}
     assert int((batch["prompt_ids"] == trainer.model.config.image_token_id).sum()) == 6 * 4

@@ -33,7 +33,7 @@ from vqr1.config import PolicyConfig
 from vqr1.policy.load import TINY, load_processor
 from vqr1.provenance import versions
 from vqr1.training.setup import share_work
-from vqr1.training.shared_prefix import Batch, Packing, pack
+from vqr1.training.shared_prefix import Packing
 from vqr1.training.trainer import RankingTrainer
 
 
@@ -46,10 +46,12 @@ class Geometry:
     answer: int
     k: int = 6
     pictures: int = 1  # in one pass
+    idle: int = 0  # of them, whose answers all earn the same; with beta 0 our path may skip them
 
 
 GEOMETRIES = {
     "demo": Geometry((8, 8), 56, 16, pictures=8),
+    "demo-idle": Geometry((8, 8), 56, 16, pictures=8, idle=4),
     "kadid": Geometry((28, 36), 365, 80),
     "kadid-k4": Geometry((28, 36), 365, 80, k=4),
     "kadid-k8": Geometry((28, 36), 365, 80, k=8),
@@ -69,6 +71,8 @@ def shape(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int,
             "num_attention_heads": heads,
             "num_key_value_heads": kv,
             "vocab_size": vocab,
+            "bos_token_id": None,  # not those of the real vocabulary, which may be larger
+            "eos_token_id": None,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
@@ -143,6 +147,7 @@ def make_trainer(name: str, geometry: Geometry, folder: str, checkpointing: bool
         processing_class=processor,
         cohorts=range(rows),
         packing=Packing(),
+        skip_zero_advantages=geometry.idle > 0,
     )
     share_work(trainer)
     trainer.current_gradient_accumulation_steps = 1  # the training loop would set it
@@ -167,12 +172,14 @@ def make_batch(geometry: Geometry, model: Any) -> dict[str, Any]:
     wide = 3 * config.vision_config.temporal_patch_size * config.vision_config.patch_size**2
     pixels = torch.randn(geometry.pictures, patches, wide, generator=generator).repeat_interleave(geometry.k, 0)
     is_picture = torch.cat([prompt == config.image_token_id, torch.zeros_like(answer, dtype=torch.bool)], 1)
+    advantages = torch.randn(rows, generator=generator)
+    advantages[: geometry.k * geometry.idle] = 0
     batch = {
         "prompt_ids": prompt,
         "prompt_mask": torch.ones_like(prompt),
         "completion_ids": answer,
         "completion_mask": torch.ones_like(answer),
-        "advantages": torch.randn(rows, generator=generator),
+        "advantages": advantages,
         "num_items_in_batch": torch.tensor(answer.numel()),
         "pixel_values": pixels.flatten(0, 1).to(model.dtype),
         "image_grid_thw": torch.tensor([[1, *geometry.grid]]).repeat(rows, 1),
@@ -242,21 +249,19 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def operations(run: Callable[[], Any]) -> int:
+def counted(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, int]:
+    """Tokens, padding among them, and patches that ``model`` is sent, and floating point operations."""
+    sent = {"tokens": 0, "patches": 0}
+
+    def look(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        sent["tokens"] += inputs["input_ids"].numel()
+        sent["patches"] += len(inputs["pixel_values"])
+
+    hook = model.register_forward_pre_hook(look, with_kwargs=True)
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops()
-
-
-def laid_out(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, int]:
-    """Tokens, padding among them, and patches of one pass."""
-    (ids, mask, answer), fields = scored(batch)
-    if trainer.packing is None:
-        return {"tokens": ids.numel(), "patches": len(batch["pixel_values"])}
-    policy: Any = trainer.model
-    rows = Batch.of_rows(ids, mask, answer, **fields)
-    inputs = pack(rows, policy.model.get_rope_index, trainer.packing).inputs
-    return {"tokens": inputs["input_ids"].numel(), "patches": len(inputs["pixel_values"])}
+    hook.remove()
+    return sent | {"operations": counter.get_total_flops()}
 
 
 def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> dict[str, Any]:
@@ -270,7 +275,7 @@ def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> 
     found: dict[str, dict[str, Any]] = {path: {} for path in paths}
     for path, packing in paths.items():
         trainer.packing = packing
-        found[path] |= laid_out(trainer, batch) | {"operations": operations(runs["forward_backward"])}
+        found[path] |= counted(policy, runs["forward_backward"])
     for path in list(paths) * rounds:
         trainer.packing = paths[path]
         for what, run in runs.items():
@@ -279,8 +284,8 @@ def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> 
         found[path]["peak_bytes"] = held  # of the last, the whole step
     peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if DEVICE.type == "cuda" else None
     for row in found.values():  # model operations: what checkpointing runs again does not count
-        counted = row["operations"] * (3 / 4 if checkpointing else 1)
-        row["utilisation"] = counted / row["forward_backward"] / peak if peak else None
+        model_operations = row["operations"] * (3 / 4 if checkpointing else 1)
+        row["utilisation"] = model_operations / row["forward_backward"] / peak if peak else None
     return {"model": name, "parameters": policy.num_parameters(), **asdict(geometry), **found}
 
 
@@ -307,7 +312,7 @@ def main() -> None:
         torch.set_num_threads(1)
     results = {}
     for name in args.geometries:
-        shape_name = args.model or ("tiny" if name == "demo" else default)
+        shape_name = args.model or ("tiny" if name.startswith("demo") else default)
         results[name] = measure(shape_name, GEOMETRIES[name], args.rounds, args.checkpointing)
         print(json.dumps({name: results[name]}), flush=True)
     machine = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"one thread of {platform.processor()}"
