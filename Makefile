@@ -72,7 +72,7 @@ test-wheel: wheel ## the built wheel, alone in an empty environment, trains two 
 	$(UV) pip install --quiet --python .venv-wheel/bin/python --constraint constraints.txt dist/*.whl
 	there=$$(mktemp -d) && cd $$there && $(CURDIR)/.venv-wheel/bin/vqr1 train experiment=demo name=wheel \
 		trainer.max_steps=2 evaluation.max_pictures=4 evaluation.test_k=2 evaluation.proof=false && \
-		test -s runs/wheel/summary.json && rm -rf $$there .venv-wheel
+		test -s runs/wheel/summary.json && rm -rf $$there $(CURDIR)/.venv-wheel
 
 check: $(VENV)/.made ## ruff, types, tests
 	$(BIN)/ruff check .
