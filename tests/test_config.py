@@ -318,11 +318,13 @@ def test_trainer_settings_keeps_ours_from_trl():
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ((128, 6, 16, 8), (8, 6, 6, 128)),  # the paper's: 16 GPUs with eight pictures each
-        ((128, 6, 1, 8), (8, 96, 96, 128)),
+        ((128, 6, 16, 8), (6, 8, 8, 128)),  # the paper's: 16 GPUs with eight pictures each; a picture to a pass
+        ((128, 6, 1, 13), (12, 64, 64, 128)),  # two pictures to a pass, not 16 answers
+        ((128, 4, 1, 8), (8, 64, 64, 128)),
+        ((128, 16, 1, 8), (8, 256, 256, 128)),  # half a picture
         ((16, 6, 1, 48), (48, 2, 2, 16)),  # experiment=demo
         ((16, 6, 1, None), (96, 1, 1, 16)),
-        ((10, 6, 2, 7), (6, 5, 5, 10)),  # 30 answers to a device; 7 does not divide them, 6 does
+        ((10, 6, 2, 7), (6, 5, 5, 10)),  # 30 answers to a device
         ((4, 3, 4, 100), (3, 1, 1, 4)),
         ((2, 7, 1, 1), (1, 14, 14, 2)),
     ],
@@ -349,7 +351,8 @@ def test_a_plan_holds_all_answers_and_no_more(per_rank, k, world, answers_per_de
     assert plan.images_per_generation == images
     share = per_rank * k
     limit = min(answers_per_device or share, share)
-    assert plan.per_device == max(n for n in range(1, limit + 1) if share % n == 0)
+    dividing = [n for n in range(1, limit + 1) if share % n == 0]
+    assert plan.per_device == max([n for n in dividing if n % k == 0] or dividing)
 
 
 @given(
@@ -383,7 +386,7 @@ def test_a_generation_batch_keeps_a_pictures_answers_together(per_rank, k, world
         ((0, 6, 1), "trainer.images_per_step=0: set it to 1 or more"),
         ((8, 6, 1, 0), "trainer.answers_per_device=0: set it to 1 or more"),
         ((8, 6, 1, 8, -6), "trainer.steps_per_generation=-6: set it to 1 or more"),
-        ((8, 6, 1, 8, 2), "trainer.steps_per_generation=2 .* set it to a multiple of 3"),
+        ((8, 6, 1, 4, 2), "trainer.steps_per_generation=2 .* set it to a multiple of 3"),
         ((8, 6, 1, 6, 3), "trainer.steps_per_generation=3 and 8 passes .* set one to a multiple of the other"),
     ],
 )

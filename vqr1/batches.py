@@ -25,8 +25,10 @@ def plan_batches(
 ) -> BatchPlan:
     """Lay ``images_per_step`` pictures with ``k`` answers each over ``world_size`` devices.
 
-    ``answers_per_device`` bounds the answers in one pass (memory); the largest number below it that divides a device's
-    share is taken. ``steps_per_generation`` defaults to one generation batch per optimiser step.
+    ``answers_per_device`` bounds the answers in one pass (memory). A pass holds all answers to as many pictures as the
+    bound allows and a device's share divides into, for answers to one picture share its prompt; where the bound is
+    below ``k``, the largest number of answers that divides the share. ``steps_per_generation`` defaults to one
+    generation batch per optimiser step.
 
     Raises ValueError for k < 2, an image count that does not divide over the devices (naming those that do), or a
     generation batch that would leave the answers to one picture on two devices.
@@ -48,7 +50,8 @@ def plan_batches(
         )
     share = images_per_step // world_size * k
     limit = min(answers_per_device or share, share)
-    per_device = next(n for n in range(limit, 0, -1) if share % n == 0)
+    whole = k if limit >= k else 1
+    per_device = next(n for n in range(limit // whole * whole, 0, -whole) if share % n == 0)
     accumulation = share // per_device
     passes = steps_per_generation or accumulation
     if (per_device * passes) % k:
