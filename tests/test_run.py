@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 
 import pytest
 from PIL import Image
 
-from tests.support.runs import rows, start, train, training_rows
+from tests.support.runs import command, environment, rows, start, train, training_rows
 
 pytestmark = pytest.mark.slow
 
@@ -179,12 +180,7 @@ def test_a_broken_picture_stops_the_run_with_its_name(tmp_path, where, data_root
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path, where):
-    import subprocess
-
-    from tests.support.runs import command, environment
-
-    named = {key.replace("__", "."): str(value) for key, value in where.items()}
-    words = command({**named, "runs": str(tmp_path), "trainer.max_steps": "1", "seed": "0,1"})
+    words = command({**where, "runs": tmp_path, "trainer__max_steps": 1, "seed": "0,1"})
     done = subprocess.run([*words, "-m"], capture_output=True, text=True, env=environment(), timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     summaries = sorted(tmp_path.glob("sweep-*/*/summary.json"))

@@ -40,11 +40,13 @@ QUICK = {
 }
 
 
-def words(settings: dict[str, str]) -> list[str]:
-    return ["train", *(f"{key}={value}" for key, value in {**QUICK, **settings}.items())]
+def words(settings: dict[str, Any]) -> list[str]:
+    """Keys with two underscores stand for dots: ``trainer__beta=0.1``."""
+    named = {key.replace("__", "."): value for key, value in settings.items()}
+    return ["train", *(f"{key}={value}" for key, value in {**QUICK, **named}.items())]
 
 
-def command(settings: dict[str, str], ranks: int = 1) -> list[str]:
+def command(settings: dict[str, Any], ranks: int = 1) -> list[str]:
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
@@ -56,12 +58,11 @@ def environment() -> dict[str, str]:
 
 
 def start(ranks: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run to the end. Keys with two underscores stand for dots: ``trainer__beta=0.1``."""
-    named = {key.replace("__", "."): str(value) for key, value in settings.items()}
+    """Run to the end, with settings as for ``words``."""
     if ranks == 1:
-        return _forked(words(named))
+        return _forked(words(settings))
     return subprocess.run(
-        command(named, ranks), capture_output=True, text=True, env=environment(), timeout=600, check=False
+        command(settings, ranks), capture_output=True, text=True, env=environment(), timeout=600, check=False
     )
 
 
@@ -71,10 +72,10 @@ def _forked(asked: list[str]) -> subprocess.CompletedProcess[str]:
         process = _FORKS.Process(target=_main, args=(asked, stdout, stderr))
         process.start()
         process.join(timeout=600)
+        ended = process.exitcode
         process.kill()  # nothing, if it has ended
-        process.join()
-        assert process.exitcode is not None
-        return subprocess.CompletedProcess(asked, process.exitcode, stdout.read_text(), stderr.read_text())
+        assert ended is not None, "not done after ten minutes"
+        return subprocess.CompletedProcess(asked, ended, stdout.read_text(), stderr.read_text())
 
 
 def _main(asked: list[str], stdout: Path, stderr: Path) -> None:
