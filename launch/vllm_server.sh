@@ -7,6 +7,9 @@ shift
 # Development mode serves what training needs: taking over weights and dropping caches. Do not let others reach the port.
 export VLLM_SERVER_DEV_MODE=1
 export VLLM_NO_USAGE_STATS=1
+# The pages that take and return tokens: vLLM 0.26 always has them, later versions when asked.
+SCALE_OUT=()
+if [[ $(vllm serve --help=all 2>/dev/null) == *--enable-scale-out* ]]; then SCALE_OUT=(--enable-scale-out); fi
 exec vllm serve "$MODEL" \
   --host "${HOST:-127.0.0.1}" \
   --port "${PORT:-8000}" \
@@ -17,5 +20,5 @@ exec vllm serve "$MODEL" \
   --logprobs-mode processed_logprobs \
   --max-logprobs -1 \
   --generation-config vllm \
-  --enable-scale-out \
+  "${SCALE_OUT[@]}" \
   "$@"

@@ -272,7 +272,7 @@ def test_a_batch_without_an_answer_still_passes_through_the_model(packing):
     assert model.weight.grad == 0
 
 
-def lower_right(q, k, v, ends_q, ends_k, max_q, max_k, *, scale, window_size, enable_gqa):
+def lower_right(q, k, v, ends_q, ends_k, max_q, max_k, *, scale, window_size, enable_gqa=True):
     """What torch's kernel promises, written out: causal attention aligned at the ends of each pair of sequences."""
     assert window_size == (-1, 0) and enable_gqa and ends_q.dtype == ends_k.dtype == torch.int32
     assert (max_q, max_k) == (int(ends_q.diff().max()), int(ends_k.diff().max()))
@@ -306,21 +306,6 @@ def test_the_kernel_is_asked_for_what_sdpa_computes(monkeypatch):
     found, _ = attend(torch.nn.Module(), q.half(), k.half(), v.half(), few_segments(), scaling=0.3)
     assert expected.shape == found.shape == (1, 9, 4, 8)
     assert torch.allclose(found.float(), expected, atol=5e-3)
-
-
-@pytest.mark.gpu
-def test_the_kernel_agrees_with_sdpa_on_a_gpu():
-    torch.manual_seed(0)
-    ours = [x.cuda().bfloat16().requires_grad_() for x in heads(9, 64)]
-    exact = [x.detach().float().requires_grad_() for x in ours]
-    few = few_segments()
-    on_gpu = Segments(few.queries, few.keys, few.gather.cuda(), few.ends_q.cuda(), few.ends_k.cuda())
-    outputs = [attend(torch.nn.Module(), *x, on_gpu, scaling=0.125)[0] for x in (ours, exact)]
-    for output in outputs:
-        output.float().square().sum().backward()
-    assert torch.allclose(outputs[0].float(), outputs[1], atol=2e-2)
-    for a, b in zip(ours, exact, strict=True):
-        assert torch.allclose(a.grad.float(), b.grad, atol=5e-2)
 
 
 def test_auto_chooses_segments_where_rows_are_long_or_a_kernel_is(monkeypatch):

@@ -6,6 +6,7 @@ hub; the tokenizer is the tiny policy's, in a vocabulary of the published size.
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ class Shape:
 
 
 SHAPES = {
+    # For rehearsals on a CPU: more words than the tokenizer has, as in the published sizes.
+    "tiny": Shape(
+        128, 256, 2, 4, 2, 1024, tied=True, vision_depth=4, vision_hidden=64, vision_intermediate=96, vision_heads=4
+    ),
     "3b": Shape(2048, 11008, 36, 16, 2, 151936, tied=True),  # Qwen/Qwen2.5-VL-3B-Instruct
     "7b": Shape(3584, 18944, 28, 28, 4, 152064, tied=False),  # Qwen/Qwen2.5-VL-7B-Instruct
 }
@@ -67,6 +72,21 @@ def shape_config(shape: Shape, tokenizer: Any) -> Any:
             ),
         },
     )
+
+
+def random_policy(name: str, folder: Path) -> Path:
+    """The folder below ``folder`` with a random policy of the shape ``name``; written once, when it is first asked for.
+
+    In bfloat16 where there is a GPU, else in float32.
+    """
+    policy = folder / f"policy-{name}"
+    if not policy.is_dir():
+        draft = folder / f".policy-{name}"
+        write_random(SHAPES[name], draft, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+        draft.rename(policy)
+        gc.collect()
+        torch.cuda.empty_cache()  # the GPU is empty again for what will load it
+    return policy
 
 
 def write_random(shape: Shape, folder: Path, dtype: torch.dtype) -> None:

@@ -43,7 +43,7 @@ from vqr1.engines import OfflineEngine, vllm_installed
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.table import Grid
 from vqr1.policy.load import resolve_dtype
-from vqr1.policy.shapes import SHAPES, write_random
+from vqr1.policy.shapes import SHAPES, random_policy, write_random
 from vqr1.provenance import versions
 from vqr1.scoring.answerer import Answerer, load_answerer
 from vqr1.scoring.model import Model, find_model
@@ -232,8 +232,11 @@ def machine() -> str:
 
 
 @contextmanager
-def policy_folder(name: str) -> Iterator[str]:
-    """``tiny`` itself, or a folder with random weights for as long as it is needed."""
+def policy_folder(name: str, kept: Path | None) -> Iterator[str]:
+    """``tiny`` itself, or random weights: in ``kept``, where a later call finds them, or for as long as needed."""
+    if kept is not None:
+        yield str(random_policy(name, kept))
+        return
     if name == "tiny":
         yield name
         return
@@ -272,15 +275,33 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     """Measure, print the table, write the JSON and give its content."""
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    with policy_folder(asked.policy) as folder:
+    with policy_folder(asked.policy, asked.keep) as folder:
         answerers = load_all(folder, asked)
         model = answerers[OfflineEngine.transformers].model
         shown = pictures_of(model, asked.root if asked.policy == "tiny" else None, max(asked.pictures, asked.alone))
         pictures = shown[: asked.pictures]
         clock = "wall time" if torch.cuda.is_available() else "processor time"
         rows = measure(ways_of(answerers), pictures, asked.k, asked.rounds, CLOCKS[clock])
+        facts = _facts(asked, clock, pictures, model)
+        _write(asked.out, as_json(rows, {}, facts))  # kept, should what follows not come to its end
         differing = all_differing(answerers, shown[: asked.alone])
-    facts = {
+    written = as_json(rows, differing, facts)
+    _write(asked.out, written)
+    print(f"policy {asked.policy}, {len(pictures)} pictures a call, on {facts['machine']}")
+    print(f"medians of {asked.rounds} rounds, {clock}; transformers: {facts['transformers']}\n\n{table(rows)}")
+    for way, (differ, answers) in differing.items():
+        print(f"{way}: {differ} of {answers} answers differ when a picture is asked about alone")
+    print(asked.out)
+    return written
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _facts(asked: argparse.Namespace, clock: str, pictures: Sequence[Image.Image], model: Model) -> dict[str, Any]:
+    return {
         "command": shlex.join(["python", "-m", "vqr1.scoring.bench_rollout", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -294,20 +315,12 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
         "seconds": clock,
         "versions": versions(),
     }
-    written = as_json(rows, differing, facts)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(written, indent=1) + "\n")
-    print(f"policy {asked.policy}, {len(pictures)} pictures a call, on {facts['machine']}")
-    print(f"medians of {asked.rounds} rounds, {clock}; transformers: {facts['transformers']}\n\n{table(rows)}")
-    for way, (differ, answers) in differing.items():
-        print(f"{way}: {differ} of {answers} answers differ when a picture is asked about alone")
-    print(asked.out)
-    return written
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="answers per second by transformers and by vLLM")
-    parser.add_argument("--policy", choices=["tiny", *SHAPES], default="tiny", help="3b, 7b: random weights, on a GPU")
+    parser.add_argument("--policy", choices=SHAPES, default="tiny", help="3b, 7b: random weights, on a GPU")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="random weights are kept there and used again")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 6, 16], help="answers to each picture")
     parser.add_argument("--pictures", type=int, default=16, help="in one call")
     parser.add_argument("--rounds", type=int, default=5, help="that count, after one that does not")

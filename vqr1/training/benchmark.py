@@ -17,7 +17,7 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ def shape(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int,
     }
 
 
+TIMED = ("forward", "forward_backward", "step")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 _TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
@@ -195,14 +196,17 @@ def scored(batch: dict[str, Any]) -> tuple[Any, Any]:
     return (ids, mask, batch["completion_ids"].shape[1]), {name: batch[name] for name in fields}
 
 
-def passes(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What is timed."""
+def passes(
+    trainer: RankingTrainer, batch: dict[str, Any], timed: Sequence[str] = TIMED
+) -> dict[str, Callable[[], Any]]:
+    """What is timed. Without ``step`` no optimiser's moments are held: a 7B policy then fits one GPU."""
     model: Any = trainer.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    optimizer.step()  # its moments are there from the start
+    if "step" in timed:
+        optimizer.step()  # its moments are there from the start
     answers, fields = scored(batch)
     score: Any = trainer._get_per_token_logps_and_entropies
 
@@ -220,7 +224,8 @@ def passes(trainer: RankingTrainer, batch: dict[str, Any]) -> dict[str, Callable
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return {"forward": forward, "forward_backward": forward_backward, "step": step}
+    runs = {"forward": forward, "forward_backward": forward_backward, "step": step}
+    return {name: run for name, run in runs.items() if name in timed}
 
 
 def measured(run: Callable[[], Any]) -> tuple[float, int]:
@@ -249,6 +254,34 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def kernel_operations(query: torch.Tensor, ends_q: torch.Tensor, ends_k: torch.Tensor, products: int) -> int:
+    """Operations of ``products`` matrix products between each segment's queries and all its keys.
+
+    ``query`` is (T, H, D), the ends are (N + 1,) cumulative lengths. Causality is not taken off, as torch does not for
+    sdpa.
+    """
+    pairs = int((ends_q.diff().long() * ends_k.diff().long()).sum())
+    return products * 2 * query.shape[1] * query.shape[2] * pairs
+
+
+def _forward_operations(query: Any, key: Any, value: Any, ends_q: Any, ends_k: Any, *_: Any, **__: Any) -> int:
+    return kernel_operations(query, ends_q, ends_k, 2)  # scores; weighted values
+
+
+def _backward_operations(
+    grad: Any, query: Any, key: Any, value: Any, out: Any, lse: Any, ends_q: Any, ends_k: Any, *_: Any, **__: Any
+) -> int:
+    return kernel_operations(query, ends_q, ends_k, 5)  # scores again, and the gradients of four operands
+
+
+_forward_operations._get_raw = _backward_operations._get_raw = True  # type: ignore[attr-defined]  # tensors, not shapes
+# torch counts its variable-length kernel from 2.13 on alone; with these every version counts alike.
+KERNEL_OPERATIONS: dict[Any, Any] = {
+    torch.ops.torch_attn._varlen_attn: _forward_operations,
+    torch.ops.torch_attn._varlen_attn_backward: _backward_operations,
+}
+
+
 def counted(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, int]:
     """Tokens, padding among them, and patches that ``model`` is sent, and floating point operations."""
     sent = {"tokens": 0, "patches": 0}
@@ -258,19 +291,21 @@ def counted(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, int]:
         sent["patches"] += len(inputs["pixel_values"])
 
     hook = model.register_forward_pre_hook(look, with_kwargs=True)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=KERNEL_OPERATIONS) as counter:
         run()
     hook.remove()
     return sent | {"operations": counter.get_total_flops()}
 
 
-def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> dict[str, Any]:
+def measure(
+    name: str, geometry: Geometry, rounds: int, checkpointing: bool, timed: Sequence[str] = TIMED
+) -> dict[str, Any]:
     """Both paths over one batch: the best of ``rounds`` in turns, a step's peak of memory, tokens and operations."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(name, geometry, folder, checkpointing)
     policy: Any = trainer.model
     batch = make_batch(geometry, policy)
-    runs = passes(trainer, batch)
+    runs = passes(trainer, batch, timed)
     paths: dict[str, Packing | None] = {"shared": Packing(), "trl": None}
     found: dict[str, dict[str, Any]] = {path: {} for path in paths}
     for path, packing in paths.items():
@@ -281,7 +316,7 @@ def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> 
         for what, run in runs.items():
             spent, held = measured(run)
             found[path][what] = min(spent, found[path].get(what, math.inf))
-        found[path]["peak_bytes"] = held  # of the last, the whole step
+        found[path]["peak_bytes"] = held  # of the last of them
     peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if DEVICE.type == "cuda" else None
     for row in found.values():  # model operations: what checkpointing runs again does not count
         model_operations = row["operations"] * (3 / 4 if checkpointing else 1)
@@ -291,7 +326,8 @@ def measure(name: str, geometry: Geometry, rounds: int, checkpointing: bool) -> 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown: TRL's path over ours, a row for each geometry; above 1 is ours better."""
-    keys = ("tokens", "patches", "operations", "forward", "forward_backward", "step", "peak_bytes")
+    some = next(iter(results.values()))["trl"]
+    keys = ["tokens", "patches", "operations", *(name for name in TIMED if name in some), "peak_bytes"]
     lines = ["| geometry | K | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 2)]
     for name, row in results.items():
         ratios = (f"{row['trl'][key] / row['shared'][key]:.2f}" for key in keys)
@@ -305,20 +341,21 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, help=f"a shape (default: {default}; tiny for demo)")
     parser.add_argument("--geometries", nargs="+", choices=GEOMETRIES, default=list(GEOMETRIES))
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--passes", nargs="+", choices=TIMED, default=list(TIMED), help="forward_backward among them")
     parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
     parser.add_argument("--output", type=Path, default=Path("runs/bench-train.json"))
     args = parser.parse_args()
     if DEVICE.type == "cpu":
         torch.set_num_threads(1)
-    results = {}
-    for name in args.geometries:
-        shape_name = args.model or ("tiny" if name.startswith("demo") else default)
-        results[name] = measure(shape_name, GEOMETRIES[name], args.rounds, args.checkpointing)
-        print(json.dumps({name: results[name]}), flush=True)
     machine = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"one thread of {platform.processor()}"
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine, "versions": versions(), "results": results}
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    results: dict[str, dict[str, Any]] = {}
+    for name in args.geometries:
+        shape_name = args.model or ("tiny" if name.startswith("demo") else default)
+        results[name] = measure(shape_name, GEOMETRIES[name], args.rounds, args.checkpointing, args.passes)
+        print(json.dumps({name: results[name]}), flush=True)
+        report = {"machine": machine, "versions": versions(), "results": results}
+        args.output.write_text(json.dumps(report, indent=2) + "\n")  # what is measured is kept if the next one fails
     print(table(results), f"\n{args.output}")
 
 

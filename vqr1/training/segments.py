@@ -9,6 +9,7 @@ is a GPU and half precision, torch's sdpa segment by segment elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "vqr1_segments"
+# The kernel takes fewer heads of keys than of queries; from torch 2.13 on its wrapper refuses them unless told.
+GROUPED_HEADS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 def has_kernel(device: torch.device) -> bool:
@@ -70,7 +73,7 @@ def _by_kernel(
     longest = max(segments.queries), max(segments.keys)
     causal = (-1, 0)
     ends = segments.ends_q, segments.ends_k
-    output = varlen_attn(q, k, v, *ends, *longest, scale=scale, window_size=causal, enable_gqa=True)
+    output = varlen_attn(q, k, v, *ends, *longest, scale=scale, window_size=causal, **GROUPED_HEADS)
     assert isinstance(output, torch.Tensor)  # a pair only where more is asked for
     return output
 
