@@ -58,13 +58,13 @@ train-kadid: $(VENV)/.made ## the paper's run on KADID-10k: LoRA on one GPU, ZeR
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
 tiny-policy: $(VENV)/.made ## make the tiny policy anew, as shipped (about an hour on one core)
-	$(BIN)/python -m vqr1.policy.cold_start $(ARGS)
+	$(BIN)/python -m vqr1.demo.cold_start $(ARGS)
 
 ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true labels (about half an hour)
-	$(BIN)/python -m vqr1.training.ceiling $(ARGS)
+	$(BIN)/python -m vqr1.demo.ceiling $(ARGS)
 
 bench-train: $(VENV)/.made ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
-	$(BIN)/python -m vqr1.training.benchmark $(ARGS)
+	$(BIN)/python -m vqr1.bench.train $(ARGS)
 
 test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -82,10 +82,10 @@ gpu: $(VENV)/.made ## what only a GPU can say, for docs/performance.md (DEVICE=c
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(ARGS)
 
 prove-vllm: $(VENV_VLLM)/.made ## what vLLM sees with and without the work-arounds for TRL (docs/rollouts.md)
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m vqr1.training.vllm_proof $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m vqr1.bench.vllm_workarounds $(ARGS)
 
 bench-rollout: $(VENV_VLLM)/.made ## answers per second, transformers and vLLM, on the CPU (docs/performance.md)
-	$(VENV_VLLM)/bin/python -m vqr1.scoring.bench_rollout --threads 1 $(ARGS)
+	$(VENV_VLLM)/bin/python -m vqr1.bench.rollout --threads 1 $(ARGS)
 
 test-wheel: wheel ## the built wheel, alone in an empty environment, trains two steps
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-wheel

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny policy, saved in the format of a Qwen2.5-VL."""
-    from vqr1.policy.cold_start import corpus
-    from vqr1.policy.tiny import build_model, build_processor
+    from vqr1.demo.cold_start import corpus
+    from vqr1.demo.tiny_policy import build_model, build_processor
 
     folder = tmp_path_factory.mktemp("policy")
     processor = build_processor(corpus())
@@ -33,9 +33,9 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both demonstration datasets, as ``make train`` draws them."""
-    from vqr1.data.demonstration import RECIPES, load_pictures
+    from vqr1.demo.datasets import DEMO_DATASETS, load_pictures
 
     root = tmp_path_factory.mktemp("data")
-    for name in RECIPES:
+    for name in DEMO_DATASETS:
         load_pictures(name, root / name)
     return root

@@ -16,12 +16,12 @@ from tests.support.fake_engine import FakeEngine
 from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.data import Sample
-from vqr1.engines import OfflineEngine
 from vqr1.evaluation.results import ROWS, SETTINGS
 from vqr1.policy.load import load_generation_config, load_policy, lora_config
 from vqr1.rollout.engine import stop_tokens
+from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.answerer import check_adapter, load_answerer
-from vqr1.scoring.evaluate import Batch, evaluate, rate
+from vqr1.scoring.evaluate import PictureBatch, evaluate, rate
 from vqr1.scoring.model import find_model, load_model
 from vqr1.scoring.settings import EvaluateConfig, check, settle
 
@@ -31,13 +31,13 @@ PROMPT = build_prompt("paper")
 @pytest.fixture
 def with_vllm(monkeypatch):
     """vLLM is here, and it is the stand-in."""
-    monkeypatch.setattr("vqr1.engines.vllm_installed", lambda: True)
+    monkeypatch.setattr("vqr1.rollout_settings.vllm_installed", lambda: True)
     monkeypatch.setattr("vqr1.scoring.answerer.VllmEngine", FakeEngine)
 
 
 def settings(model, **changes):
     config = EvaluateConfig(
-        model=str(model), data=["kadid10k"], engine=OfflineEngine.vllm, max_tokens=6, dtype="float32", attention="sdpa"
+        model=str(model), data=["kadid10k"], engine=ScoringEngine.vllm, max_tokens=6, dtype="float32", attention="sdpa"
     )
     return settle(replace(config, **changes), gpus=0)
 
@@ -86,7 +86,7 @@ def test_without_a_seed_noise_comes_from_torchs_generator(with_vllm, policy_fold
 
 def test_greedy_is_transformers_greedy(with_vllm, policy_folder):
     ours = answerer_of(policy_folder, greedy=True).policy.answer(examples_of(3))
-    theirs = answerer_of(policy_folder, greedy=True, engine=OfflineEngine.transformers).policy.answer(examples_of(3))
+    theirs = answerer_of(policy_folder, greedy=True, engine=ScoringEngine.transformers).policy.answer(examples_of(3))
     assert ours == theirs
     assert len(set(ours)) > 1
 
@@ -149,7 +149,7 @@ def test_the_folder_says_of_stop_tokens_what_the_loaded_model_says(policy_folder
 
 
 def test_drawn_tokens_end_where_the_answer_does(policy_folder):
-    answerer = answerer_of(policy_folder, engine=OfflineEngine.transformers, max_tokens=60)
+    answerer = answerer_of(policy_folder, engine=ScoringEngine.transformers, max_tokens=60)
     stop = stop_tokens(load_generation_config(str(policy_folder)), answerer.processor.tokenizer)
     torch.manual_seed(0)
     drawn = answerer.policy.draw(examples_of(8, k=4))
@@ -218,7 +218,14 @@ def test_a_pictures_answers_are_the_same_whatever_the_batch(with_vllm, policy_fo
             return answers
 
         for index, part in enumerate(batches):
-            rate(Batch(name, index, [samples[i] for i in part]), [pictures[i] for i in part], answer, PROMPT, 2, seed)
+            rate(
+                PictureBatch(name, index, [samples[i] for i in part]),
+                [pictures[i] for i in part],
+                answer,
+                PROMPT,
+                2,
+                seed,
+            )
         return found
 
     together = texts([[0, 1, 2, 3]])
@@ -256,20 +263,20 @@ def test_wrong_settings_are_named(changes, message):
     ],
 )
 def test_the_engine_is_settled_by_the_machine(monkeypatch, engine, gpus, installed, settled):
-    monkeypatch.setattr("vqr1.engines.vllm_installed", lambda: installed)
-    config = settle(EvaluateConfig(model="tiny", data=["bid"], engine=OfflineEngine[engine]), gpus)
-    assert config.engine is OfflineEngine[settled]
+    monkeypatch.setattr("vqr1.rollout_settings.vllm_installed", lambda: installed)
+    config = settle(EvaluateConfig(model="tiny", data=["bid"], engine=ScoringEngine[engine]), gpus)
+    assert config.engine is ScoringEngine[settled]
     assert config.batch == {"vllm": 3072, "transformers": 192}[settled]
 
 
 def test_what_this_machine_has_not_is_refused(monkeypatch):
-    config = EvaluateConfig(model="tiny", data=["bid"], engine=OfflineEngine.vllm, tensor_parallel=4)
-    monkeypatch.setattr("vqr1.engines.vllm_installed", lambda: False)
+    config = EvaluateConfig(model="tiny", data=["bid"], engine=ScoringEngine.vllm, tensor_parallel=4)
+    monkeypatch.setattr("vqr1.rollout_settings.vllm_installed", lambda: False)
     with pytest.raises(
         ValueError, match="engine=vllm needs vLLM, which is not installed; .*or set engine=transformers"
     ):
         settle(config, gpus=4)
-    monkeypatch.setattr("vqr1.engines.vllm_installed", lambda: True)
+    monkeypatch.setattr("vqr1.rollout_settings.vllm_installed", lambda: True)
     assert settle(config, gpus=4).tensor_parallel == 4
     with pytest.raises(ValueError, match="tensor_parallel=4: there are 2 GPUs; set it to that or less"):
         settle(config, gpus=2)
@@ -295,7 +302,7 @@ def kadid(tmp_path):
 def test_an_evaluation_says_which_engine_answered_and_goes_on_with_no_other(with_vllm, kadid, policy_folder, tmp_path):
     config = EvaluateConfig(
         model=str(policy_folder), data=["kadid10k"], root=str(kadid), k=2, batch=4, max_tokens=4,
-        engine=OfflineEngine.vllm, folder=str(tmp_path / "e"), max_pixels=50176,
+        engine=ScoringEngine.vllm, folder=str(tmp_path / "e"), max_pixels=50176,
     )  # fmt: skip
     folder = evaluate(config)
     record = json.loads((folder / SETTINGS).read_text())["settings"]
@@ -303,6 +310,6 @@ def test_an_evaluation_says_which_engine_answered_and_goes_on_with_no_other(with
     whole = (folder / ROWS).read_bytes()
     (folder / ROWS).write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
     with pytest.raises(ValueError, match='holds an evaluation with engine = "vllm", and now it is "transformers"'):
-        evaluate(replace(config, engine=OfflineEngine.transformers))
+        evaluate(replace(config, engine=ScoringEngine.transformers))
     evaluate(config)
     assert (folder / ROWS).read_bytes() == whole

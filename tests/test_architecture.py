@@ -23,13 +23,14 @@ ROOMS: dict[str, set[str]] = {
     "comparison": set(),
     "batches": set(),
     "cohorts": set(),
-    "engines": set(),
-    "config": {"engines"},
+    "rollout_settings": set(),
+    "config": {"rollout_settings"},
+    "config_checks": {"config", "rollout_settings"},
     "evaluation": set(),
     "provenance": set(),
     "data": set(),
     "reward": {"answer", "ranking", "regression"},
-    "rollout": {"answer", "config", "data", "engines"},
+    "rollout": {"answer", "config", "data", "rollout_settings"},
     "policy": {"answer", "config", "data", "rollout"},
     "report": {"answer", "evaluation"},
     "scoring": {
@@ -37,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
         "comparison",
         "config",
         "data",
-        "engines",
+        "rollout_settings",
         "evaluation",
         "levels",
         "policy",
@@ -50,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
         "cohorts",
         "config",
         "data",
-        "engines",
+        "rollout_settings",
         "evaluation",
         "policy",
         "provenance",
@@ -58,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
         "reward",
         "rollout",
     },
-    "launching": {"cli", "config", "data", "engines", "policy", "training"},
+    "launching": {"cli", "config", "data", "rollout_settings", "policy", "training"},
 }
 DOORS = {"__init__", "__main__", "cli"}  # lazily, these may import anything
 WITHOUT_TORCH = {
@@ -69,7 +70,7 @@ WITHOUT_TORCH = {
     "provenance",
     "cohorts",
     "config",
-    "engines",
+    "rollout_settings",
     "batches",
 }
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqr1.bench import demonstration, gpu, step
+from vqr1.bench import demonstration, gpu, step, train
 from vqr1.bench.parts import Part, alone, run_parts
-from vqr1.training import benchmark
 
 WRITE = "import json, pathlib; pathlib.Path(r'{result}').write_text(json.dumps({{'n': 7}}))"
 
@@ -243,7 +242,7 @@ def test_the_kernels_operations_are_torchs():
 
     ends_q, ends_k = torch.tensor([0, 3, 7, 9]), torch.tensor([0, 3, 10, 15])
     q, k = torch.randn(9, 4, 8), torch.randn(15, 2, 8)
-    ours = benchmark.kernel_operations(q, ends_q, ends_k, 2)
+    ours = train.kernel_operations(q, ends_q, ends_k, 2)
     with FlopCounterMode(display=False) as counter:
         for n in range(3):
             heads = q[ends_q[n] : ends_q[n + 1]].transpose(0, 1)[None]
@@ -256,7 +255,7 @@ def test_the_kernels_operations_are_torchs():
     if theirs is not None:
         assert ours == theirs(q, k, k, ends_q, ends_k, 4, 7)
         back = counters._varlen_attn_backward_flop(q, q, k, k, q, None, ends_q, ends_k, 4, 7)
-        assert benchmark.kernel_operations(q, ends_q, ends_k, 5) == back
+        assert train.kernel_operations(q, ends_q, ends_k, 5) == back
 
 
 def test_the_lock_file_is_free_after_a_killed_start(tmp_path):

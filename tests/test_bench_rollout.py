@@ -10,10 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.support.fake_engine import FakeEngine
-from vqr1.data import Sample, Splits
-from vqr1.policy.load import SHIPPED
-from vqr1.policy.shapes import SHAPES, Shape, shape_config, write_random
-from vqr1.scoring.bench_rollout import (
+from vqr1.bench.rollout import (
     COPIES,
     TRANSFORMERS,
     VLLM,
@@ -30,9 +27,23 @@ from vqr1.scoring.bench_rollout import (
     table,
     ways_of,
 )
+from vqr1.bench.shapes import SHAPES, Shape, shape_config, write_random
+from vqr1.data import Sample, Splits
+from vqr1.policy.load import SHIPPED
 
 SMALL = Shape(
-    128, 256, 2, 4, 2, 1024, tied=True, vision_depth=4, vision_hidden=64, vision_intermediate=96, vision_heads=4
+    128,
+    256,
+    2,
+    4,
+    2,
+    1024,
+    True,
+    vision_depth=4,
+    vision_hidden=64,
+    vision_intermediate=96,
+    vision_heads=4,
+    vision_every=1,
 )
 
 
@@ -124,7 +135,7 @@ def small(tmp_path_factory):
 
 
 def test_random_weights_draw_answers_of_full_length(small, monkeypatch):
-    monkeypatch.setattr("vqr1.scoring.bench_rollout.vllm_installed", lambda: False)
+    monkeypatch.setattr("vqr1.bench.rollout.vllm_installed", lambda: False)
     answerers = load_all(str(small), arguments(["--max-tokens", "7", "--k", "2"]))
     (answerer,) = answerers.values()
     pictures = pictures_of(answerer.model, None, 2)
@@ -138,7 +149,7 @@ def test_random_weights_draw_answers_of_full_length(small, monkeypatch):
 
 
 def test_copies_of_a_prompt_draw_the_answers_of_the_one_question(small, monkeypatch):
-    monkeypatch.setattr("vqr1.scoring.bench_rollout.vllm_installed", lambda: True)
+    monkeypatch.setattr("vqr1.bench.rollout.vllm_installed", lambda: True)
     monkeypatch.setattr("vqr1.scoring.answerer.VllmEngine", FakeEngine)
     answerers = load_all(str(small), arguments(["--max-tokens", "3", "--k", "2", "3", "--pictures", "2"]))
     engine = next(iter(answerers.values())).engine
@@ -157,10 +168,10 @@ def test_copies_of_a_prompt_draw_the_answers_of_the_one_question(small, monkeypa
 
 
 def test_without_vllm_transformers_is_measured_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vqr1.scoring.bench_rollout.vllm_installed", lambda: False)
+    monkeypatch.setattr("vqr1.bench.rollout.vllm_installed", lambda: False)
     Image.new("RGB", (112, 112), (9, 99, 9)).save(tmp_path / "green.png")
     two = [Sample(str(tmp_path / "green.png"), 1.0, None, "demo_five", f"g{i}", f"demo_five/{i}") for i in range(2)]
-    monkeypatch.setattr("vqr1.scoring.bench_rollout.read_dataset", lambda name, root: Splits(test=two))
+    monkeypatch.setattr("vqr1.bench.rollout.read_dataset", lambda name, root: Splits(test=two))
     out = tmp_path / "runs" / "bench.json"
     words = ["--k", "2", "--pictures", "2", "--rounds", "1", "--max-tokens", "4"]
     bench(arguments([*words, "--out", str(out)]))

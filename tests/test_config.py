@@ -17,23 +17,12 @@ from trl import GRPOConfig
 
 from vqr1.batches import plan_batches
 from vqr1.cli import packaged
-from vqr1.config import (
-    OWNED,
-    Agreement,
-    Config,
-    Opponent,
-    RewardKind,
-    Rivals,
-    Tuning,
-    Variance,
-    as_dict,
-    check,
-    from_hydra,
-    register,
-    trainer_settings,
-)
+from vqr1.config import Agreement, Config, Opponent, RewardKind, Rivals, Tuning, Variance, as_dict, register
+from vqr1.config_checks import OWNED, check, from_hydra, trainer_settings
 from vqr1.data import DATASETS
-from vqr1.training.setup import check_boundaries, grpo_config, reward_functions, some_of
+from vqr1.data.sample import some_of
+from vqr1.training.build_trainer import reward_functions
+from vqr1.training.grpo_settings import check_boundaries, grpo_config
 
 CONF = packaged("conf").resolve()
 # Found, not listed: a new file of conf/ is a new test. conf/local belongs to the machine, conf/evaluate

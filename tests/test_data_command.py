@@ -14,8 +14,8 @@ from PIL import Image
 from tests.support.miniatures import MINIATURES, bapps, kadid10k, lines, picture
 from vqr1.data import DATASETS, read_dataset
 from vqr1.data.command import run
+from vqr1.data.contact_sheet import contact_sheet, spread_over
 from vqr1.data.sample import Sample
-from vqr1.data.sheet import contact_sheet, spread_over
 from vqr1.data.splits import split_hash
 
 

@@ -26,7 +26,7 @@ from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
 from vqr1.data.splits import split_hash
 from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
 from vqr1.policy.load import files_hash
-from vqr1.scoring.evaluate import Batch, default_folder, opened, plan, rate
+from vqr1.scoring.evaluate import PictureBatch, default_folder, opened, plan, rate
 from vqr1.scoring.model import find_model, load_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, Seen, _limited, read_sets
@@ -267,7 +267,7 @@ def test_each_picture_gets_its_k_answers_in_order():
         colour = [example["image"].getpixel((0, 0))[0] for example in examples]
         return [f"<think>{i}</think><answer>{1 + c}.{i % 3}</answer>" for i, c in enumerate(colour)]
 
-    rows = rate(Batch("s", 0, samples_of(3)), pictures_of(3), answer, PROMPT, 3, 0)
+    rows = rate(PictureBatch("s", 0, samples_of(3)), pictures_of(3), answer, PROMPT, 3, 0)
     assert [row.scores for row in rows] == [[1.0, 1.1, 1.2], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]]
     assert [row.reasoning for row in rows][1] == "<think>3</think><answer>2.0</answer>"
     assert [(row.image_id, row.mos, row.group) for row in rows][2] == ("s/2", 2.0, "g2")
@@ -275,18 +275,18 @@ def test_each_picture_gets_its_k_answers_in_order():
 
 def test_the_reasoning_is_that_of_a_readable_answer():
     texts = ["no", "<think>b</think><answer>2</answer>"]
-    (row,) = rate(Batch("s", 0, samples_of(1)), pictures_of(1), lambda _: texts, PROMPT, 2, 0)
+    (row,) = rate(PictureBatch("s", 0, samples_of(1)), pictures_of(1), lambda _: texts, PROMPT, 2, 0)
     assert (row.scores, row.reasoning, row.status) == ([None, 2.0], texts[1], "ok")
-    (row,) = rate(Batch("s", 0, samples_of(1)), pictures_of(1), lambda _: ["no", "never"], PROMPT, 2, 0)
+    (row,) = rate(PictureBatch("s", 0, samples_of(1)), pictures_of(1), lambda _: ["no", "never"], PROMPT, 2, 0)
     assert (row.reasoning, row.status) == ("no", "unreadable")
 
 
 def test_a_picture_that_cannot_be_opened_is_missing_and_the_others_go_on():
     first, _, third = pictures_of(3)
-    rows = rate(Batch("s", 0, samples_of(3)), [first, "1.png: truncated", third], drawn_answers, PROMPT, 2, 0)
+    rows = rate(PictureBatch("s", 0, samples_of(3)), [first, "1.png: truncated", third], drawn_answers, PROMPT, 2, 0)
     assert [row.status for row in rows] == ["ok", "missing", "ok"]
     assert (rows[1].reasoning, rows[1].scores) == ("1.png: truncated", [])
-    (row,) = rate(Batch("s", 0, samples_of(1)), ["gone"], drawn_answers, PROMPT, 2, 0)
+    (row,) = rate(PictureBatch("s", 0, samples_of(1)), ["gone"], drawn_answers, PROMPT, 2, 0)
     assert row.status == "missing"
 
 
@@ -294,7 +294,7 @@ def test_answers_follow_from_seed_set_and_batch_alone():
     def scores(name="s", index=0, seed=0):
         return [
             row.scores
-            for row in rate(Batch(name, index, samples_of(2)), pictures_of(2), drawn_answers, PROMPT, 2, seed)
+            for row in rate(PictureBatch(name, index, samples_of(2)), pictures_of(2), drawn_answers, PROMPT, 2, seed)
         ]
 
     torch.manual_seed(1)

@@ -13,14 +13,14 @@ import torch
 from peft import PeftModel, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from vqr1.bench.shapes import SHAPES, shape_config
+from vqr1.bench.train import Geometry, make_batch, make_trainer
 from vqr1.config import LoraSettings, PolicyConfig
+from vqr1.policy import segments
 from vqr1.policy.load import TINY, load_policy, lora_config
-from vqr1.policy.shapes import SHAPES, shape_config
+from vqr1.policy.segments import Segments, attend, has_kernel
+from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities, pack
 from vqr1.ranking import fidelity_reward
-from vqr1.training import segments
-from vqr1.training.benchmark import Geometry, make_batch, make_trainer
-from vqr1.training.segments import Segments, attend, has_kernel
-from vqr1.training.shared_prefix import Batch, Packing, log_probabilities, pack
 
 pytestmark = pytest.mark.gpu
 SMALL = Geometry((8, 8), 40, 12, k=3, pictures=2)
@@ -101,7 +101,7 @@ def by_rows(model, batch):
 def answer_batch(batch):
     ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))
     fields = {key: batch[key] for key in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
-    return Batch.of_rows(ids, mask, batch["completion_ids"].shape[1], **fields)
+    return AnswerBatch.of_rows(ids, mask, batch["completion_ids"].shape[1], **fields)
 
 
 def with_gradient(model, logps):
@@ -137,7 +137,7 @@ def test_packing_is_the_same_on_the_device(device):
     batch = answer_batch(make_batch(SMALL, model))
     cpu = torch.device("cpu")
     there = pack(batch, model.model.get_rope_index, Packing("mask"))
-    on_cpu = Batch(*(getattr(batch, f).to(cpu) for f in ("prompt_RP", "prompt_mask_RP", "answer_RS", "answer_mask_RS",
+    on_cpu = AnswerBatch(*(getattr(batch, f).to(cpu) for f in ("prompt_RP", "prompt_mask_RP", "answer_RS", "answer_mask_RS",
                                                          "image_token_RP")),
                    [picture.to(cpu) for picture in batch.pictures_R], batch.grid_R.to(cpu))  # fmt: skip
     here = pack(on_cpu, model.to(cpu).model.get_rope_index, Packing("mask"))

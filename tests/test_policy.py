@@ -9,7 +9,8 @@ from PIL import Image
 
 from vqr1.answer import PROMPTS
 from vqr1.config import PolicyConfig, Tuning
-from vqr1.policy.cold_start import answer_text, corpus, to_patches
+from vqr1.demo.cold_start import answer_text, corpus, to_patches
+from vqr1.demo.tiny_policy import SPECIAL_TOKENS, TAGS, build_model, build_tokenizer
 from vqr1.policy.load import (
     check_grid,
     check_precision,
@@ -21,7 +22,6 @@ from vqr1.policy.load import (
     resolve_dtype,
     vision_tower,
 )
-from vqr1.policy.tiny import SPECIAL_TOKENS, TAGS, build_model, build_tokenizer
 
 
 @pytest.fixture

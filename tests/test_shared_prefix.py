@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from vqr1.training import segments
-from vqr1.training.segments import Segments, attend
-from vqr1.training.shared_prefix import Batch, Packing, bins, log_probabilities, pack, same_prompt
+from vqr1.policy import segments
+from vqr1.policy.segments import Segments, attend
+from vqr1.policy.shared_prefix import AnswerBatch, Packing, bins, log_probabilities, pack, same_prompt
 from vqr1.training.trainer import RankingTrainer, shuffled_groups
 
 MASK, SEGMENTS = Packing("mask"), Packing("segments")
@@ -65,7 +65,7 @@ def as_inputs(rows, width, length, picture_token):
 
 def as_batch(rows, width, length, picture_token=7):
     ids, mask, fields = as_inputs(rows, width, length, picture_token)
-    return Batch.of_rows(ids, mask, length, **fields)
+    return AnswerBatch.of_rows(ids, mask, length, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_auto_chooses_segments_where_rows_are_long_or_a_kernel_is(monkeypatch):
     assert not Packing("auto").by_segments(800, cpu)
     assert Packing("auto").by_segments(2000, cpu)
     assert not Packing("mask").by_segments(2000, cpu)
-    monkeypatch.setattr("vqr1.training.shared_prefix.has_kernel", lambda device: True)
+    monkeypatch.setattr("vqr1.policy.shared_prefix.has_kernel", lambda device: True)
     assert Packing("auto").by_segments(80, cpu)
 
 

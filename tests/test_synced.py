@@ -22,17 +22,10 @@ from tests.support.fake_engine import FakeEngine
 from vqr1.answer import build_prompt
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.policy.load import load_policy, load_processor, lora_config
-from vqr1.rollout.engine import (
-    Question,
-    RolloutError,
-    check_limits,
-    check_tokens,
-    collapse_placeholders,
-    lora_room,
-    vision_tokens,
-)
+from vqr1.rollout.engine import Question, RolloutError, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration, as_questions, merged_weights
+from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room
 from vqr1.training.canary import Canary
 
 PAD, START, END = 7, 8, 9

@@ -14,7 +14,7 @@ from vqr1.evaluation.paper import TABLE2, published
 from vqr1.evaluation.render import as_json, escape, latex, markdown
 from vqr1.evaluation.results import make_row, read_evaluation
 from vqr1.evaluation.summary import over_runs, summarise
-from vqr1.evaluation.table import report
+from vqr1.evaluation.table import benchmark_table
 from vqr1.provenance import finite
 
 ROUNDS = 50
@@ -26,7 +26,7 @@ def lines_of(*folders):
 
 def cells(lines, rows=()):
     """The main table: header, and rows by their first cell."""
-    grid = report(lines, list(rows)).main
+    grid = benchmark_table(lines, list(rows)).main
     return grid.header, {row[0]: row for row in grid.rows}
 
 
@@ -100,7 +100,7 @@ def test_what_was_trained_on_is_marked(tmp_path):
     folder = write_results(
         tmp_path / "a", {"spaq": rows_of("spaq", 20)}, facts=facts, trained_on=["kadid10k", "spaq"], name="ours"
     )
-    made = report(lines_of(folder), published("2"))
+    made = benchmark_table(lines_of(folder), published("2"))
     rows = {(row[0], row[1]): row for row in made.main.rows}
     assert rows["ours", "KADID-10k + SPAQ"][5].endswith("*")
     assert rows["VisualQuality-R1 (published)", "KADID-10k + SPAQ"][5] == "0.913 / 0.917*"
@@ -122,7 +122,7 @@ def test_runs_of_one_model_are_put_together(tmp_path):
         pytest.approx(statistics.stdev(values)),
         3,
     )
-    made = report([line], [])
+    made = benchmark_table([line], [])
     assert made.main.rows[0][0] == "model, mean of 3 runs"
     assert made.main.rows[0][2].startswith(f"{figure.mean:.3f} ± {figure.spread:.3f} / ")
     assert len(made.main.rows) == 1  # each run's interval is among the details
@@ -142,7 +142,7 @@ def test_another_question_is_another_line(tmp_path):
     one = write_results(tmp_path / "one", {"bid": rows_of("bid", 20)})
     two = write_results(tmp_path / "two", {"bid": rows_of("bid", 20)}, k=6)
     other = write_results(tmp_path / "other", {"bid": rows_of("bid", 20)}, name="other")
-    labels = [row[0] for row in report(lines_of(one, two, other), []).main.rows if row[0] != "95 % interval"]
+    labels = [row[0] for row in benchmark_table(lines_of(one, two, other), []).main.rows if row[0] != "95 % interval"]
     assert labels == ["model, k 3", "model, k 6", "other"]
 
 
@@ -181,7 +181,7 @@ def test_who_does_not_enter_is_counted(tmp_path):
     counts = outcome.counts
     assert (counts.rated, counts.unreadable, counts.missing, counts.pending) == (8, 1, 1, 2)
     assert (counts.answers, counts.unreadable_answers) == (27, 3)
-    made = report([line], [])
+    made = benchmark_table([line], [])
     assert made.details.rows[0][10:14] == ["8 of 12", "1", "3 of 27", "1"]
     assert "model, BID: 2 of 12 pictures are not rated yet; evaluate again to finish." in made.notes
     assert any("1 pictures have no answer" in note for note in made.notes)
@@ -191,7 +191,7 @@ def test_who_does_not_enter_is_counted(tmp_path):
 
 def test_constant_predictions_are_shown_as_such(tmp_path):
     rows = [make_row(f"bid/{i}", "bid", str(i), float(i), [3.0], "") for i in range(12)]
-    made = report(lines_of(write_results(tmp_path / "a", {"bid": rows})), published("2"))
+    made = benchmark_table(lines_of(write_results(tmp_path / "a", {"bid": rows})), published("2"))
     ours = made.main.rows[13]
     assert ours[2] == "undefined / undefined"
     assert "model, BID: constant predictions." in made.notes
@@ -200,22 +200,22 @@ def test_constant_predictions_are_shown_as_such(tmp_path):
 def test_scenes_and_clive_are_explained_beside_published_rows(tmp_path):
     facts = {"sriqa": {"per_group_scale": True, "group": "scene"}}
     rows = {"sriqa": rows_of("sriqa", 66, groups=6), "clive": rows_of("clive", 20)}
-    made = report(lines_of(write_results(tmp_path / "a", rows, facts=facts)), published("2"))
+    made = benchmark_table(lines_of(write_results(tmp_path / "a", rows, facts=facts)), published("2"))
     assert made.details.rows[0][-2:] == ["mean over 6 scenes", "6 scenes' values"]
     assert any(note.startswith("SRIQA: ours is the mean over scenes") for note in made.notes)
     assert any("the published rows kept its 7 training pictures (1169" in note for note in made.notes)
-    assert not any(note.startswith("SRIQA") for note in report(lines_of(tmp_path / "a"), []).notes)
+    assert not any(note.startswith("SRIQA") for note in benchmark_table(lines_of(tmp_path / "a"), []).notes)
 
 
 def test_pseudo_labels_are_said(tmp_path):
     folder = write_results(
         tmp_path / "a", {"demo_five": rows_of("demo_five", 20)}, facts={"demo_five": {"pseudo_labels": True}}
     )
-    assert any("pseudo-labels" in note for note in report(lines_of(folder), []).notes)
+    assert any("pseudo-labels" in note for note in benchmark_table(lines_of(folder), []).notes)
 
 
 def test_markdown_and_latex_are_tables(eight):
-    made = report(lines_of(eight), published("2"))
+    made = benchmark_table(lines_of(eight), published("2"))
     text = markdown(made).splitlines()
     width = text[0].count("|")
     assert all(line.count("|") == width for line in text[: 2 + len(made.main.rows)])
@@ -238,7 +238,7 @@ def test_json_holds_everything_and_no_nan(eight, tmp_path):
     )
     lines = lines_of(eight, undefined)
     content = json.loads(
-        json.dumps(finite(as_json(lines, published("2"), report(lines, published("2")))), allow_nan=False)
+        json.dumps(finite(as_json(lines, published("2"), benchmark_table(lines, published("2")))), allow_nan=False)
     )
     first, second = content["models"]
     run = first["sets"]["bid"]["runs"][0]
@@ -259,6 +259,6 @@ def test_the_table_of_the_eight_sets_with_a_thousand_rounds_takes_seconds(tmp_pa
     folder = write_results(tmp_path / "a", sets, facts={"sriqa": {"per_group_scale": True, "group": "scene"}})
     began = time.process_time()
     (line,) = summarise([read_evaluation(folder)], rounds=1000)
-    text = markdown(report([line], published("2")))
+    text = markdown(benchmark_table([line], published("2")))
     assert time.process_time() - began < 30
     assert "11125 of 11125" in text

@@ -14,13 +14,14 @@ import torch
 
 from tests.support.runs import start, train, training_rows
 from vqr1.answer import build_prompt, read_score
+from vqr1.bench.vllm_workarounds import LIMIT, as_text, measure
 from vqr1.config import PolicyConfig
 from vqr1.data import read_dataset
 from vqr1.data.pictures import picture_loader
 from vqr1.policy.load import SHIPPED, TINY, load_policy, load_processor
-from vqr1.rollout.engine import Question, Sampling, VllmEngine, collapse_placeholders, vision_tokens
+from vqr1.rollout.engine import Question, Sampling, vision_tokens
 from vqr1.rollout.offline import Policy, encode_prompts
-from vqr1.training.vllm_proof import LIMIT, as_text, measure
+from vqr1.rollout.vllm_engine import VllmEngine, collapse_placeholders
 
 pytestmark = pytest.mark.vllm
 

@@ -12,14 +12,14 @@ import yaml
 from PIL import Image
 
 from vqr1.answer import build_prompt
+from vqr1.bench.rollout import differ
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
-from vqr1.data.demonstration import RECIPES, make_dataset
-from vqr1.engines import OfflineEngine
+from vqr1.demo.datasets import DEMO_DATASETS, make_dataset
 from vqr1.evaluation.results import ROWS, SETTINGS, read_evaluation
 from vqr1.policy.load import SHIPPED, TINY, load_policy, lora_config
 from vqr1.rollout.offline import encode_prompts
+from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.answerer import Answerer, load_answerer
-from vqr1.scoring.bench_rollout import differ
 from vqr1.scoring.evaluate import evaluate
 from vqr1.scoring.model import find_model
 from vqr1.scoring.settings import EvaluateConfig, settle
@@ -33,7 +33,7 @@ PICTURES = 24
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     """The first demonstration pictures, each content and distortion in turn."""
-    return [Image.fromarray(pixels) for _, pixels in islice(make_dataset(RECIPES["demo_five"]), PICTURES)]
+    return [Image.fromarray(pixels) for _, pixels in islice(make_dataset(DEMO_DATASETS["demo_five"]), PICTURES)]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def root(tmp_path_factory, pictures):
     return folder.parent
 
 
-def answerer_of(model: str, engine: OfflineEngine) -> Answerer:
+def answerer_of(model: str, engine: ScoringEngine) -> Answerer:
     config = EvaluateConfig(model=model, engine=engine, max_tokens=48, dtype="float32", attention="sdpa")
     config = settle(config, gpus=torch.cuda.device_count())
     return load_answerer(config, find_model(config))
@@ -63,12 +63,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def vllm():
-    return answerer_of("tiny", OfflineEngine.vllm)
+    return answerer_of("tiny", ScoringEngine.vllm)
 
 
 @pytest.fixture(scope="module")
 def transformers():
-    return answerer_of("tiny", OfflineEngine.transformers)
+    return answerer_of("tiny", ScoringEngine.transformers)
 
 
 def examples_of(pictures):
@@ -124,7 +124,7 @@ def test_a_picture_outside_the_pixel_limits_is_refused(vllm):
 def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_where_it_stopped(root, tmp_path, capfd):
     config = EvaluateConfig(
         model="tiny", data=["kadid10k"], root=str(root), limit=12, k=2, batch=8, max_tokens=48, threads=1,
-        engine=OfflineEngine.vllm, folder=str(tmp_path / "e"),
+        engine=ScoringEngine.vllm, folder=str(tmp_path / "e"),
     )  # fmt: skip
     folder = evaluate(config)
     assert "| tiny " in capfd.readouterr().out
@@ -138,7 +138,7 @@ def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_where_it_stopped(ro
     whole = (folder / ROWS).read_bytes()
     (folder / ROWS).write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
     with pytest.raises(ValueError, match='engine = "vllm", and now it is "transformers"'):
-        evaluate(replace(config, engine=OfflineEngine.transformers))
+        evaluate(replace(config, engine=ScoringEngine.transformers))
     evaluate(config)
     assert (folder / ROWS).read_bytes() == whole
 
@@ -154,7 +154,7 @@ def test_an_adapters_answers_are_transformers_answers(tmp_path, vllm, pictures):
     adapted.save_pretrained(tmp_path / "run" / "best")
     settings = as_dict(Config(policy=PolicyConfig(path=str(SHIPPED), **TINY)))
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
-    theirs, ours = (answerer_of(str(tmp_path / "run"), engine) for engine in OfflineEngine if engine.value != "auto")
+    theirs, ours = (answerer_of(str(tmp_path / "run"), engine) for engine in ScoringEngine if engine.value != "auto")
     drawn = same_but_for_ties(theirs, ours, pictures[:12])
     plain = vllm.policy.draw(examples_of(pictures[:12]), 0.0)
     assert sum(one != other for one, other in zip(drawn, plain, strict=True)) > 6

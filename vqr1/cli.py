@@ -42,23 +42,24 @@ def train() -> None:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from vqr1 import config as schema
+    from vqr1.config import register
+    from vqr1.config_checks import from_hydra
     from vqr1.launching import start
 
-    schema.register()
+    register()
 
     os.environ.setdefault("VQR1_SWEEP", f"sweep-{datetime.now():%Y-%m-%d-%H%M%S}")
 
     @hydra.main(config_path=str(packaged("conf").resolve()), config_name="train", version_base="1.3")
     def main(composed: DictConfig) -> None:
         def run() -> None:
-            start(schema.from_hydra(composed))
+            start(from_hydra(composed))
 
         # In a sweep the other jobs go on, and Hydra reports this one's error at the end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             run()
         else:
-            told("train", run)
+            report_user_errors("train", run)
 
     main()
 
@@ -79,7 +80,7 @@ def evaluate() -> None:
 
             evaluate(config)
 
-        told("evaluate", run)
+        report_user_errors("evaluate", run)
 
     main()
 
@@ -102,11 +103,11 @@ def table() -> None:
         from vqr1.evaluation.paper import published
         from vqr1.evaluation.render import as_json, latex, markdown
         from vqr1.evaluation.summary import summarise
-        from vqr1.evaluation.table import report
+        from vqr1.evaluation.table import benchmark_table
 
         lines = summarise(_results(asked), asked.rounds)
         rows = [] if asked.published == "none" else published(asked.published)
-        made = report(lines, rows)
+        made = benchmark_table(lines, rows)
         print((latex if asked.latex else markdown)(made), end="")
         if asked.json:
             _write_json(asked.json, as_json(lines, rows, made))
@@ -115,7 +116,7 @@ def table() -> None:
 
             print(f"{len(draw_scatters(lines, asked.plots))} plots in {asked.plots}", file=sys.stderr)
 
-    told("table", run)
+    report_user_errors("table", run)
 
 
 def compare() -> None:
@@ -138,7 +139,7 @@ def compare() -> None:
             names = {"a": asked.results[0], "b": asked.results[1]}
             _write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
 
-    told("compare", run)
+    report_user_errors("compare", run)
 
 
 def _add_joining(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +150,7 @@ def _add_joining(parser: argparse.ArgumentParser) -> None:
 
 
 def _results(asked: argparse.Namespace) -> list[Any]:
-    from vqr1.scoring.others import load_result
+    from vqr1.scoring.external_scores import load_result
 
     seen = None
     if asked.trained_on is not None:
@@ -172,10 +173,10 @@ def data() -> None:
 
         sys.exit(run(sys.argv[1:]))
 
-    told("data", run)
+    report_user_errors("data", run)
 
 
-def told(command: str, run: Callable[[], None]) -> None:
+def report_user_errors(command: str, run: Callable[[], None]) -> None:
     """What is wrong with input is one message and exit code 2, not a stack."""
     try:
         run()

@@ -1,21 +1,19 @@
-"""The one schema of conf/: every setting, its type, its default, and the checks that span several settings.
+"""The one schema of conf/: every setting, its type and its default.
 
 Hydra composes the YAML files of conf/ into these dataclasses, so an unknown key or a value of the wrong type stops the
-run as the command line is read. What only several settings together can get wrong is checked in :func:`check`,
-:mod:`vqr1.engines` and :mod:`vqr1.batches`. Nothing here loads a model, a picture or a GPU library.
+run as the command line is read. What only several settings together can get wrong is checked in
+:mod:`vqr1.config_checks`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from vqr1.engines import Engine, VllmSettings, check_vllm
+from vqr1.rollout_settings import TrainingEngine, VllmSettings
 
 
 class Rivals(Enum):
@@ -114,7 +112,7 @@ class RolloutConfig:
     prompt: str = "paper"  # paper, published, no_thinking, or a text of your own
     temperature: float = 1.0
     max_tokens: int = 256
-    engine: Engine = Engine.auto
+    engine: TrainingEngine = TrainingEngine.auto
     vllm: VllmSettings = field(default_factory=VllmSettings)
     script: str | None = None  # for tests: answers come from this "module:function" instead of the policy
 
@@ -148,7 +146,7 @@ class EvaluationConfig:
     test_k: int = 16  # answers to each test picture, at the start and at the end
     batch: int = 192  # answers generated at once
     probes: int = 4  # pictures whose answers are kept at every evaluation (the paper's Figure 4)
-    proof: bool = False  # judge both ends of the run as vqr1.training.proof says
+    proof: bool = False  # judge both ends of the run as vqr1.demo.proof says
 
 
 @dataclass
@@ -168,7 +166,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    # OURS, below, and anything of TRL's GRPOConfig
+    # OURS of vqr1.config_checks, and anything of TRL's GRPOConfig
     trainer: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "run"
     seed: int = 0
@@ -177,215 +175,6 @@ class Config:
     resume: bool = False
     launcher: Launcher = Launcher.auto
     threads: int | None = None  # torch threads; 1 is fastest for the tiny policy
-
-
-# Settings of GRPOConfig that another setting of ours decides, and which.
-OWNED = {
-    "output_dir": "name",
-    "run_name": "name",
-    "seed": "seed",
-    "data_seed": "seed",
-    "resume_from_checkpoint": "resume",
-    "num_generations": "rollout.k",
-    "num_generations_eval": "evaluation.k",
-    "temperature": "rollout.temperature",
-    "max_completion_length": "rollout.max_tokens",
-    "per_device_train_batch_size": "trainer.images_per_step and trainer.answers_per_device",
-    "gradient_accumulation_steps": "trainer.images_per_step and trainer.answers_per_device",
-    "generation_batch_size": "trainer.images_per_step",
-    "per_device_eval_batch_size": "evaluation.batch",
-    "reward_weights": "reward.fidelity_weight and reward.format_weight",
-    "shuffle_dataset": "the cohort sampler",
-    "eval_strategy": "evaluation.every",
-    "eval_steps": "evaluation.every",
-    "do_eval": "evaluation.every",
-    "eval_on_start": "evaluation.every",
-    "eval_delay": "evaluation.every",
-    "do_train": "the command",
-    "do_predict": "the command",
-    "save_strategy": "trainer.save_steps",
-    "logging_strategy": "trainer.logging_steps",
-    "load_best_model_at_end": "data.validation",
-    "metric_for_best_model": "data.validation",
-    "greater_is_better": "data.validation",
-    "report_to": "logger.wandb",
-    "project": "logger.project",
-    "gradient_checkpointing": "policy.gradient_checkpointing",
-    "model_init_kwargs": "policy",
-    "bf16": "policy.dtype",
-    "fp16": "policy.dtype",
-    "use_cpu": "CUDA_VISIBLE_DEVICES, which hides GPUs",
-    "remove_unused_columns": "the reward, which reads every column",
-    "push_to_hub": "vqr1, which sends nothing anywhere",
-    "auto_find_batch_size": "trainer.images_per_step",
-    "use_vllm": "rollout.engine",
-    "vllm_mode": "rollout.engine",
-    "vllm_gpu_memory_utilization": "rollout.vllm.memory_share",
-    "vllm_tensor_parallel_size": "rollout.vllm.tensor_parallel",
-    "vllm_enable_sleep_mode": "rollout.vllm.sleep",
-    "vllm_max_model_length": "rollout.vllm.max_length",
-    "vllm_server_base_url": "rollout.vllm.server",
-    "vllm_server_host": "rollout.vllm.server",
-    "vllm_server_port": "rollout.vllm.server",
-    "vllm_server_timeout": "rollout.vllm.server_timeout",
-    "vllm_group_port": "rollout.vllm.group_port",
-    "vllm_importance_sampling_correction": "rollout.vllm.correction",
-    "vllm_importance_sampling_mode": "rollout.vllm.correction",
-    "vllm_importance_sampling_clip_max": "rollout.vllm.correction_max",
-    "vllm_importance_sampling_cap": "rollout.vllm.correction_max",
-}
-
-# Words that GRPOConfig takes as any text and TRL refuses in the middle of the first step.
-CHOICES = {
-    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
-    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "importance_sampling_level": ("token", "sequence"),
-}
-
-# Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
-OURS: dict[str, Any] = {
-    "images_per_step": int,
-    "answers_per_device": int | None,
-    "shared_prefix": bool,
-    "shared_prefix_attention": Literal["auto", "mask", "segments"],
-    "shared_prefix_tokens": int | None,
-    "skip_zero_advantages": bool,
-}
-
-
-ABOVE_ZERO = (
-    "rollout.temperature",
-    "rollout.max_tokens",
-    "reward.regression_threshold",
-    "data.mix_temperature",
-    "evaluation.k",
-    "evaluation.test_k",
-    "evaluation.batch",
-)
-ZERO_OR_MORE = (
-    "seed",
-    "reward.fidelity_weight",
-    "reward.format_weight",
-    "reward.gamma",
-    "reward.root_epsilon",
-    "evaluation.every",
-    "evaluation.probes",
-)
-
-
-def check(config: Config) -> None:
-    """What several settings together can get wrong. Raises ValueError naming the setting and the remedy."""
-    for name in ABOVE_ZERO + ZERO_OR_MORE:
-        value = attrgetter(name)(config)
-        if name in ABOVE_ZERO and not 0 < value < math.inf:
-            raise ValueError(f"{name}={value}: set it above 0")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: set it to 0 or more")
-    if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
-        raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
-    if config.rollout.k < 2:
-        raise ValueError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
-    if config.reward.cohort_size < 2:
-        raise ValueError(
-            f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more"
-        )
-    if not config.data.train:
-        raise ValueError("data.train names no dataset; choose an experiment or a data group, see conf/data")
-    for part in ("train", "validation", "test"):
-        names = getattr(config.data, part)
-        if len(set(names)) < len(names):
-            raise ValueError(f"data.{part}={names} names a dataset twice; name each once")
-    if config.policy.min_pixels > config.policy.max_pixels:
-        raise ValueError("policy.min_pixels is above policy.max_pixels")
-    if "images_per_step" not in config.trainer:
-        raise ValueError(
-            "trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from"
-        )
-    for key in config.trainer:
-        if key in OWNED:
-            raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
-    check_vllm(config.rollout.vllm)
-    _check_shared_prefix(config.trainer)
-    _check_reward_is_used(config.reward)
-
-
-def _check_shared_prefix(trainer: dict[str, Any]) -> None:
-    """Which settings make sense beside each other where answers share their prompt."""
-    shared = trainer.get("shared_prefix", True)
-    tokens = trainer.get("shared_prefix_tokens")
-    if isinstance(tokens, int) and tokens < 1:
-        raise ValueError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
-    if not trainer.get("skip_zero_advantages", False):
-        return
-    if not shared:
-        raise ValueError(
-            "trainer.skip_zero_advantages=true needs trainer.shared_prefix=true: TRL's own path skips none"
-        )
-    # What gives an answer whose advantage is 0 a gradient, or a share in the mean, all the same.
-    without = {"beta": 0.0, "entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0}
-    found = [f"trainer.{key}={trainer[key]}" for key, value in without.items() if trainer.get(key, value) != value]
-    found += ["trainer.loss_type=bnpo"] if trainer.get("loss_type") == "bnpo" else []
-    if found:
-        raise ValueError(
-            f"trainer.skip_zero_advantages=true would change the gradient with {found[0]}; leave one of them out"
-        )
-
-
-def _check_reward_is_used(reward: RewardConfig) -> None:
-    """A setting that would have no effect is a mistake."""
-    graded = ("variance", "gamma", "root_epsilon", "preference")  # what only the fidelity reads
-    idle: dict[str, tuple[str, ...]] = {}
-    if reward.kind is RewardKind.regression:
-        idle["kind=regression"] = ("rivals", "opponent", "agreement", *graded)
-    else:
-        idle["kind=ranking"] = ("regression_threshold",)
-        if reward.agreement is Agreement.binary:
-            idle["agreement=binary"] = graded
-    defaults = RewardConfig()
-    for cause, keys in idle.items():
-        for key in keys:
-            value = getattr(reward, key)
-            if value != getattr(defaults, key):
-                shown = value.value if isinstance(value, Enum) else value
-                raise ValueError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
-
-
-def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """GRPOConfig's share of the ``trainer`` settings, each value checked against the type GRPOConfig declares.
-
-    ``known`` maps GRPOConfig's fields to their types. GRPOConfig itself refuses unknown names but takes
-    ``learning_rate="abc"`` without a word.
-
-    Raises ValueError naming the setting for an unknown name or a value of the wrong type.
-    """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    # A type adapter takes no configuration for a dataclass or model; none of the fields is one at the top level.
-    lenient = ConfigDict(arbitrary_types_allowed=True)
-    settings = {}
-    for key, value in trainer.items():
-        expected = OURS.get(key) or known.get(key)
-        if expected is None:
-            raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
-        try:
-            value = TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ValueError(f"trainer.{key}={value!r}: {reason}") from error
-        if key in CHOICES and value not in CHOICES[key]:
-            raise ValueError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
-        if key not in OURS:
-            settings[key] = value
-    return settings
-
-
-def from_hydra(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses, checked."""
-    check_known(composed, Config, "")
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
-    check(config)
-    return config
 
 
 def check_known(node: DictConfig, schema: type, section: str) -> None:

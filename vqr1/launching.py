@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from vqr1.config import Config, Launcher, Tuning
-from vqr1.engines import Engine, settle_engine
+from vqr1.rollout_settings import TrainingEngine, settle_engine
 
 
 def start(config: Config) -> None:
@@ -63,7 +63,7 @@ def _train(config: Config, settled: dict[str, str]) -> None:
     from vqr1.training.run import train
 
     config.policy.tuning = Tuning(settled["policy.tuning"])
-    config.rollout.engine = Engine(settled["rollout.engine"])
+    config.rollout.engine = TrainingEngine(settled["rollout.engine"])
     train(config)
 
 

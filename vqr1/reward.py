@@ -37,7 +37,7 @@ from vqr1.ranking import fidelity_reward, pair_accuracy
 from vqr1.regression import regression_reward
 
 LogMetric = Callable[[str, float], None]
-Row = tuple[str, str, float, float | None, float | None]  # image_id, dataset, mos, mos_std, score
+AnswerRow = tuple[str, str, float, float | None, float | None]  # image_id, dataset, mos, mos_std, score
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Answers:
         return ~self.scores_BK.isnan()
 
 
-def as_answers(rows: Sequence[Row], k: int) -> Answers:
+def as_answers(rows: Sequence[AnswerRow], k: int) -> Answers:
     """Rows of all ranks, in rank order, as tensors. The K rows of a picture are found by its ``image_id``."""
-    by_image: dict[str, list[Row]] = {}
+    by_image: dict[str, list[AnswerRow]] = {}
     for row in rows:
         by_image.setdefault(row[0], []).append(row)
     assert all(len(group) == k for group in by_image.values()), "a picture's K answers are not in one generation batch"
@@ -117,7 +117,7 @@ class RankingReward:
     ) -> list[float | None]:
         scores = [read_score(text) for text in texts_of(completions)]
         own = list(zip(image_id, dataset, mos, mos_std, scores, strict=True))
-        rows: list[Row] = gather_object(own)
+        rows: list[AnswerRow] = gather_object(own)
         answers = as_answers(rows, self._k)
         reward_BK = self.rank(answers)
         if log_metric is not None:
@@ -141,14 +141,14 @@ class RankingReward:
             **self._settings,
         )
 
-    def _by_row(self, rows: Sequence[Row], answers: Answers, reward_BK: torch.Tensor) -> list[float | None]:
+    def _by_row(self, rows: Sequence[AnswerRow], answers: Answers, reward_BK: torch.Tensor) -> list[float | None]:
         """Rewards in the order of the rows, None where there is none."""
         comparable_B1 = ~reward_BK.isnan().all(dim=1, keepdim=True)
         unread = math.nan if self._unreadable_reward is None else self._unreadable_reward
-        paid_BK = torch.where(answers.readable_BK, reward_BK, unread).masked_fill(~comparable_B1, math.nan)
+        filled_BK = torch.where(answers.readable_BK, reward_BK, unread).masked_fill(~comparable_B1, math.nan)
         images = dict.fromkeys(row[0] for row in rows)  # in the order of the first dimension
-        left = {name: iter(paid) for name, paid in zip(images, paid_BK.tolist(), strict=True)}
-        return [None if math.isnan(paid := next(left[row[0]])) else paid for row in rows]
+        left = {name: iter(rewards) for name, rewards in zip(images, filled_BK.tolist(), strict=True)}
+        return [None if math.isnan(reward := next(left[row[0]])) else reward for row in rows]
 
     def metrics(self, answers: Answers, reward_BK: torch.Tensor) -> dict[str, float]:
         """Figures of the whole batch, the same on every rank. NaN where there is nothing to measure."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from vqr1.rollout.engine import Drawn, Question, Sampling, check_limits
+from vqr1.rollout.engine import Drawn, Question, Sampling
+from vqr1.rollout.vllm_engine import check_limits
 
 
 class FakeEngine:
@@ -36,7 +37,7 @@ class FakeEngine:
     @torch.inference_mode()
     def _answer(self, question: Question, seed: int, sampling: Sampling) -> Drawn:
         ids = torch.tensor([question.ids])
-        heat = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = self.model.generate(
@@ -44,7 +45,7 @@ class FakeEngine:
                 attention_mask=torch.ones_like(ids),
                 mm_token_type_ids=(ids == self.processor.image_token_id).int(),
                 **self.processor.image_processor([question.picture], return_tensors="pt"),
-                **(heat if sampling.temperature else {"do_sample": False}),
+                **(sampled if sampling.temperature else {"do_sample": False}),
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=list(sampling.stop),
                 suppress_tokens=list(sampling.never),

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vqr1.evaluation.results import ROWS, SETTINGS, Row, SetFacts, make_row
+from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, make_row
 
 
 def rows_of(
     dataset: str, n: int, *, noise: float = 1.0, seed: int = 0, groups: int | None = None, k: int = 3
-) -> list[Row]:
+) -> list[ResultRow]:
     """n rows whose scores follow the opinion scores with ``noise``; the opinion scores depend on n alone."""
     mos = np.random.default_rng(n).normal(size=n).round(3)
     scores = mos[:, None] + noise * np.random.default_rng([n, seed]).normal(size=(n, k))
@@ -25,13 +25,13 @@ def rows_of(
     ]
 
 
-def plain_facts(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+def plain_facts(name: str, rows: Sequence[ResultRow]) -> dict[str, Any]:
     return {"title": name.upper(), "pictures": len(rows), "part": "all"}
 
 
 def write_results(
     folder: Path,
-    sets: dict[str, Sequence[Row]],
+    sets: dict[str, Sequence[ResultRow]],
     *,
     name: str = "model",
     seed: int = 0,

@@ -1,1 +1,1 @@
-"""Measurements of the product: training, rollouts, whole runs, and everything only a GPU can say."""
+"""Measurements: training, rollouts, work-arounds, and all that only a GPU can say. Nothing imports this package."""

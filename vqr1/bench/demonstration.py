@@ -23,8 +23,8 @@ from typing import Any
 
 import vqr1
 from vqr1.cli import packaged
-from vqr1.engines import vllm_installed
 from vqr1.provenance import git_commit
+from vqr1.rollout_settings import vllm_installed
 
 CPU = Path(__file__).parent / "demonstration_cpu.json"  # made by: run, on a CPU
 SETS = ("demo_five_test", "demo_hundred_test")

@@ -53,9 +53,9 @@ def gpu_parts(device: str, shape: str, state: Path) -> list[Part]:
         return lambda: _missing(0.0 if tiny or not on_gpu else memory, 0.0 if tiny else disk, module, state)
 
     geometries = ["demo"] if tiny else ["kadid", "kadid-k16", "spaq"]
-    train = ["-m", "vqr1.training.benchmark", "--output", "{result}", "--rounds", "1" if tiny else "2"]
+    train = ["-m", "vqr1.bench.train", "--output", "{result}", "--rounds", "1" if tiny else "2"]
     passes = ["--passes", "forward", "forward_backward"]
-    rollout = ["-m", "vqr1.scoring.bench_rollout", "--policy", shape, "--keep", "{state}", "--out", "{result}"]
+    rollout = ["-m", "vqr1.bench.rollout", "--policy", shape, "--keep", "{state}", "--out", "{result}"]
     rehearsed = ["--k", "2", "--rounds", "1", "--pictures", "2", "--alone", "2", "--max-tokens", "8"]
     rollout += rehearsed if tiny else ["--k", "6", "--rounds", "2", "--alone", "16"]
     a_step = ["-m", "vqr1.bench.step", "{result}", "--folder", "{state}", "--shape", shape]

@@ -22,13 +22,13 @@ import torch
 import yaml
 from PIL import Image
 
+from vqr1.bench.shapes import SHAPES, kept_policy
 from vqr1.config import Config, DataConfig, EvaluationConfig, LoggerConfig, PolicyConfig, RolloutConfig, Tuning, Wandb
-from vqr1.engines import Engine, VllmSettings, vllm_installed
-from vqr1.policy.shapes import SHAPES, random_policy
 from vqr1.provenance import versions
 from vqr1.rollout.synced import SyncedGeneration
-from vqr1.training.metrics import StepCallback
+from vqr1.rollout_settings import TrainingEngine, VllmSettings, vllm_installed
 from vqr1.training.run import train
+from vqr1.training.run_log import StepCallback
 from vqr1.training.trainer import RankingTrainer
 
 DATASET = "noise"
@@ -144,7 +144,7 @@ def watched_step(watch: Stopwatch) -> Callable[[], int]:
 
 def configuration(root: Path, policy: Path, runs: Path, steps: int, tiny: bool) -> Config:
     on_gpu = torch.cuda.is_available()
-    engine = Engine.vllm_colocate if vllm_installed() else Engine.transformers
+    engine = TrainingEngine.vllm_colocate if vllm_installed() else TrainingEngine.transformers
     k, pictures, tokens = (2, 8, 8) if tiny else (6, 16, 80)
     return Config(
         data=DataConfig(root=str(root), train=[DATASET]),
@@ -182,7 +182,7 @@ def measure(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     """A run in ``folder``, where the random policy is kept for other parts."""
     tiny = shape == "tiny"
     write_dataset(folder / "data", (112, 84) if tiny else SIZE)
-    policy = random_policy(shape, folder)
+    policy = kept_policy(shape, folder)
     runs = folder / f"runs-{time.time_ns()}"  # a run that failed there before is in nobody's way
     config = configuration(folder / "data", policy, runs, steps, tiny)
     watch = Stopwatch()

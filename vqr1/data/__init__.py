@@ -21,7 +21,7 @@ __all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "
 
 def _demonstration(name: str, title: str, scale: tuple[float, float]) -> DatasetSpec:
     def read(folder: Path) -> Splits:
-        from vqr1.data.demonstration import read_demonstration
+        from vqr1.demo.datasets import read_demonstration
 
         return read_demonstration(name, folder)
 
@@ -59,7 +59,7 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
     """
     if name in DATASETS:
         return DATASETS[name]
-    from vqr1.data.own import DECLARATION, declared_spec
+    from vqr1.data.declared import DECLARATION, declared_spec
 
     spec = declared_spec(name, root / name)
     if spec is None:

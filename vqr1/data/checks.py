@@ -23,7 +23,7 @@ NEEDED = 786432  # pixels that are compared of a large JPEG: what the 7B policy 
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """What was found, as lines to print, and what is wrong. A content is a digest of pixels."""
 
     name: str
@@ -41,9 +41,9 @@ class Report:
             self.problems.append(f"... and {len(texts) - SHOWN} more of this kind")
 
 
-def check(name: str, root: Path, rule: SplitRule) -> Report:
+def check(name: str, root: Path, rule: SplitRule) -> DatasetReport:
     """Read and open everything of a dataset. Raises what :func:`read_dataset` raises, but for missing pictures."""
-    report = Report(name)
+    report = DatasetReport(name)
     spec = find_spec(name, root)
     try:
         splits = read_dataset(name, root, rule)
@@ -60,7 +60,7 @@ def check(name: str, root: Path, rule: SplitRule) -> Report:
     return report
 
 
-def _check_labels(report: Report, spec: DatasetSpec, splits: Splits) -> None:
+def _check_labels(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> None:
     samples = splits.all()
     if not samples:
         report.problems.append("there are no rows; use the authors' label file")
@@ -88,7 +88,7 @@ def _check_labels(report: Report, spec: DatasetSpec, splits: Splits) -> None:
     report.complain(repeated, "one's labels stand under the other's names: use the authors' label file")
 
 
-def _check_split(report: Report, spec: DatasetSpec, splits: Splits) -> None:
+def _check_split(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> None:
     sizes = ", ".join(
         f"{part} {len(samples)} ({len({sample.group for sample in samples})} {spec.group}s)"
         for part, samples in splits.parts().items()
@@ -100,7 +100,7 @@ def _check_split(report: Report, spec: DatasetSpec, splits: Splits) -> None:
             report.problems.append(f"the {part} part is empty; give more groups, or another ratio= or seed=")
 
 
-def _check_pictures(report: Report, splits: Splits) -> None:
+def _check_pictures(report: DatasetReport, splits: Splits) -> None:
     records = [(part, sample) for part, samples in splits.parts().items() for sample in samples]
     unreadable = []
     flat = 0
@@ -138,7 +138,7 @@ def _content(path: str) -> tuple[str, ValueError | None]:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest(), None
 
 
-def _check_duplicates(report: Report) -> None:
+def _check_duplicates(report: DatasetReport) -> None:
     """The same pixels under two names: in two parts, or with two contents, that is a mistake."""
     leaking, repeated, harmless = [], [], 0
     for found in report.contents.values():
@@ -157,11 +157,11 @@ def _check_duplicates(report: Report) -> None:
     report.say("duplicates", f"{count} of different content, {harmless} within a group")
 
 
-def check_pairs(folder: Path) -> Report:
+def check_pairs(folder: Path) -> DatasetReport:
     """BAPPS: how many pairs, how people judged, whether every picture opens. Raises what the reader raises."""
     from vqr1.data.bapps import read_bapps
 
-    report = Report("bapps")
+    report = DatasetReport("bapps")
     for part, pairs in read_bapps(folder).items():
         kinds = sorted({pair.group for pair in pairs})
         mean = sum(pair.preference for pair in pairs) / max(len(pairs), 1)
@@ -172,7 +172,7 @@ def check_pairs(folder: Path) -> Report:
     return report
 
 
-def across(reports: Sequence[Report]) -> list[str]:
+def across(reports: Sequence[DatasetReport]) -> list[str]:
     """Pictures that are in two of the datasets."""
     shared = []
     for i, one in enumerate(reports):

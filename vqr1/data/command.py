@@ -14,7 +14,7 @@ from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import SplitRule
 
 if TYPE_CHECKING:
-    from vqr1.data.checks import Report
+    from vqr1.data.checks import DatasetReport
 
 USAGE = """usage: vqr1 data list
        vqr1 data check NAME [NAME ...] [root=FOLDER] [seed=0] [ratio=6,2,2]
@@ -115,18 +115,18 @@ def _check(names: Sequence[str], settings: dict[str, str]) -> int:
     return 1 if problems else 0
 
 
-def _checked(name: str, root: Path, rule: SplitRule) -> Report:
+def _checked(name: str, root: Path, rule: SplitRule) -> DatasetReport:
     """What keeps a set from being read is a problem of that set; the others are checked all the same."""
-    from vqr1.data.checks import Report, check, check_pairs
+    from vqr1.data.checks import DatasetReport, check, check_pairs
 
     try:
         return check_pairs(root / name) if name == "bapps" else check(name, root, rule)
     except (ValueError, FileNotFoundError) as error:
-        return Report(name, problems=[str(error)])
+        return DatasetReport(name, problems=[str(error)])
 
 
 def _show(names: Sequence[str], settings: dict[str, str]) -> int:
-    from vqr1.data.sheet import contact_sheet, spread_over
+    from vqr1.data.contact_sheet import contact_sheet, spread_over
 
     (name,) = names
     root = _root(settings)

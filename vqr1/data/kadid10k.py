@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vqr1.data.labels import csv_rows
-from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 
@@ -27,7 +27,7 @@ def read_kadid10k(folder: Path) -> Splits:
     """
     labels = find_file(folder, "dmos.csv")
     rows = csv_rows(labels, COLUMNS, exact=True)
-    reading = Reading(KADID10K, Pictures(folder / "images"), f"labels {labels.name}, pictures images/")
+    reading = Reading(KADID10K, PictureFiles(folder / "images"), f"labels {labels.name}, pictures images/")
     part_of = _published_split()
     for row in rows:
         dmos, variance = row.numbers("dmos", "var")

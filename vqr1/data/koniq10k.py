@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqr1.data.labels import Row, csv_rows, within
-from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.labels import LabelRow, csv_rows, within
+from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 
@@ -33,7 +33,7 @@ def read_koniq10k(folder: Path) -> Splits:
     extra = ["set"] if has_sets else ["MOS_zscore"]
     split = "official split" if has_sets else f"no {SETS}, so split by content"
     note = f"labels {labels.name}, MOS from c1..c5 on 1 to 5, pictures {pictures.name}/, {split}"
-    reading = Reading(KONIQ10K, Pictures(pictures), note)
+    reading = Reading(KONIQ10K, PictureFiles(pictures), note)
     for row in csv_rows(labels, ["image_name", *VOTES, "MOS", "SD", *extra]):
         mos = mean_of_votes(row)
         if not has_sets:
@@ -43,7 +43,7 @@ def read_koniq10k(folder: Path) -> Splits:
     return reading.splits(official=has_sets)
 
 
-def mean_of_votes(row: Row) -> float:
+def mean_of_votes(row: LabelRow) -> float:
     """Mean grade from the votes (numbers or shares) for the grades 1 to 5."""
     votes = row.numbers(*VOTES)
     total = sum(votes)
@@ -52,7 +52,7 @@ def mean_of_votes(row: Row) -> float:
     return sum(grade * count for grade, count in enumerate(votes, start=1)) / total
 
 
-def _check_scale(row: Row, mos: float) -> None:
+def _check_scale(row: LabelRow, mos: float) -> None:
     """The SCORES file's MOS is the votes' mean; a z-score there is the other file's column."""
     given = row.number("MOS")
     if not abs(given - mos) <= ROUNDING:
@@ -62,7 +62,7 @@ def _check_scale(row: Row, mos: float) -> None:
         )
 
 
-def _part(row: Row) -> str:
+def _part(row: LabelRow) -> str:
     name = row.text("set")
     if name not in PART_OF:
         raise ValueError(f"{row.where}: set {name!r}, expected one of {', '.join(PART_OF)}; use the authors' file")

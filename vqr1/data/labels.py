@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """One row of a label file."""
 
     values: Mapping[str, Any]
@@ -56,7 +56,7 @@ def within(where: str, name: str, value: float, limits: tuple[float, float]) -> 
     return value
 
 
-def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> list[Row]:
+def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> list[LabelRow]:
     """The rows of a csv file with a header that has the ``required`` columns, and with ``exact`` no others."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     found = [name.strip() for name in reader.fieldnames or []]
@@ -69,11 +69,11 @@ def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> lis
         where = f"{path}, line {reader.line_num}"
         if None in values:
             raise ValueError(f"{where}: more values than columns; put quotes around a name that holds a comma")
-        rows.append(Row(values, where))
+        rows.append(LabelRow(values, where))
     return rows
 
 
-def text_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+def text_rows(path: Path, columns: Sequence[str]) -> list[LabelRow]:
     """The rows of a file without a header whose values stand between blanks or commas."""
     rows = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
@@ -86,7 +86,7 @@ def text_rows(path: Path, columns: Sequence[str]) -> list[Row]:
                 f"{where}: {len(values)} values, expected {len(columns)} ({' '.join(columns)}); use the label file as "
                 "it was published"
             )
-        rows.append(Row(dict(zip(columns, values, strict=True)), where))
+        rows.append(LabelRow(dict(zip(columns, values, strict=True)), where))
     return rows
 
 
@@ -97,7 +97,7 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def excel_rows(path: Path, required: Sequence[str]) -> list[Row]:
+def excel_rows(path: Path, required: Sequence[str]) -> list[LabelRow]:
     """The rows below the first row, of any sheet, that holds the names of all ``required`` columns.
 
     The case of a column's name and blanks around it do not matter; rows that are empty are left out.
@@ -114,10 +114,10 @@ def excel_rows(path: Path, required: Sequence[str]) -> list[Row]:
     raise ValueError(f"{path}: columns {seen}, expected {list(required)}; use the authors' {path.name}")
 
 
-def _excel_rows(columns: Sequence[str], cells: Sequence[Sequence[Any]], where: str, first: int) -> Iterable[Row]:
+def _excel_rows(columns: Sequence[str], cells: Sequence[Sequence[Any]], where: str, first: int) -> Iterable[LabelRow]:
     for number, values in enumerate(cells, start=first):
         if any(value not in (None, "") for value in values):
-            yield Row(dict(zip(columns, values, strict=False)), f"{where} {number}")
+            yield LabelRow(dict(zip(columns, values, strict=False)), f"{where} {number}")
 
 
 def _plain(value: Any) -> str:

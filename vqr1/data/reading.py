@@ -62,7 +62,7 @@ def _elsewhere(folder: Path, names: tuple[str, ...]) -> str:
     return ""
 
 
-class Pictures:
+class PictureFiles:
     """The picture files below a folder, found by the names that a label file gives."""
 
     def __init__(self, folder: Path, *, anywhere: bool = False):
@@ -112,7 +112,7 @@ def _fold(name: str) -> str:
 class Reading:
     """The records of one dataset as they are read, row after row."""
 
-    def __init__(self, spec: DatasetSpec, pictures: Pictures, *notes: str):
+    def __init__(self, spec: DatasetSpec, pictures: PictureFiles, *notes: str):
         self._spec = spec
         self._pictures = pictures
         self.notes = list(notes)

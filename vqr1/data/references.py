@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from vqr1.data.labels import Row, excel_rows, mat_columns, same_length, text_rows
-from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.labels import LabelRow, excel_rows, mat_columns, same_length, text_rows
+from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 
@@ -30,7 +30,7 @@ def read_csiq(folder: Path) -> Splits:
     """
     labels = find_file(folder, "csiq.beta.txt", "csiq.DMOS.xlsx", "csiq_dmos.txt")
     rows = excel_rows(labels, CSIQ_COLUMNS) if labels.suffix == ".xlsx" else _csiq_text(labels)
-    reading = Reading(CSIQ, Pictures(folder / "dst_imgs"), f"labels {labels.name}, DMOS turned into 1 - DMOS")
+    reading = Reading(CSIQ, PictureFiles(folder / "dst_imgs"), f"labels {labels.name}, DMOS turned into 1 - DMOS")
     for row in rows:
         kind = row.text("dst_type").replace(" ", "").casefold()
         if kind not in CSIQ_TYPES:
@@ -45,7 +45,7 @@ def read_csiq(folder: Path) -> Splits:
     return reading.splits()
 
 
-def _csiq_text(labels: Path) -> list[Row]:
+def _csiq_text(labels: Path) -> list[LabelRow]:
     """Rows of ``image type level dmos_std dmos``, with or without a header, a running number or ``jpeg 2000`` apart."""
     rows = []
     for number, line in enumerate(labels.read_text(encoding="utf-8-sig").splitlines(), start=1):
@@ -59,7 +59,7 @@ def _csiq_text(labels: Path) -> list[Row]:
             raise ValueError(
                 f"{where}: {len(values)} values, expected image type level dmos_std dmos; use the authors' file"
             )
-        rows.append(Row(dict(zip(CSIQ_COLUMNS, values, strict=True)), where))
+        rows.append(LabelRow(dict(zip(CSIQ_COLUMNS, values, strict=True)), where))
     return rows
 
 
@@ -94,10 +94,10 @@ def read_live(folder: Path) -> Splits:
     same_length(str(labels), pictures=names, dmos_new=scores, dmos_std=stds, orgs=copies, refnames_all=references)
     kept = [i for i, copy in enumerate(copies) if not copy]
     note = f"labels {labels.name}, {len(names) - len(kept)} copies of references left out, DMOS turned into 100 - DMOS"
-    reading = Reading(LIVE, Pictures(folder), note)
+    reading = Reading(LIVE, PictureFiles(folder), note)
     for i in kept:
         where = f"{labels}, entry {i + 1}"
-        row = Row({"dmos_new": scores[i], "dmos_std": stds[i]}, where)
+        row = LabelRow({"dmos_new": scores[i], "dmos_std": stds[i]}, where)
         dmos, std = row.numbers("dmos_new", "dmos_std")
         group = PurePosixPath(str(references[i])).stem
         reading.add(where, names[i], dmos, spread=std, group=group, column="dmos_new")
@@ -129,7 +129,7 @@ def read_tid2013(folder: Path) -> Splits:
     stds = text_rows(find_file(folder, "mos_std.txt"), ["std"])
     same_length(str(labels.parent), mos_with_names=rows, mos_std=stds)
     pictures = find_file(folder, "distorted_images")
-    reading = Reading(TID2013, Pictures(pictures), f"labels {labels.name}, pictures {pictures.name}/")
+    reading = Reading(TID2013, PictureFiles(pictures), f"labels {labels.name}, pictures {pictures.name}/")
     for row, std in zip(rows, stds, strict=True):
         name = row.text("name")
         reference = name[:3].upper()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from vqr1.data.labels import csv_rows, text_rows
-from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 
@@ -15,7 +15,7 @@ from vqr1.data.spec import DatasetSpec
 def read_pipal(folder: Path) -> Splits:
     """PIPAL's training part (Gu et al., ECCV 2020): 23,200 pictures of 200 references, Elo 917 to 1836."""
     labels = find_file(folder, "Train_Label")
-    reading = Reading(PIPAL, Pictures(folder, anywhere=True), f"labels {labels.name}/*.txt, Elo ratings")
+    reading = Reading(PIPAL, PictureFiles(folder, anywhere=True), f"labels {labels.name}/*.txt, Elo ratings")
     for file in _label_files(labels):
         for row in text_rows(file, ["name", "elo"]):
             name = row.text("name")
@@ -50,7 +50,7 @@ def read_sriqa(folder: Path) -> Splits:
     compare: correlate within scenes and average.
     """
     labels = find_file(folder, "MOS")
-    pictures = Pictures(find_file(folder, "images"), anywhere=True)
+    pictures = PictureFiles(find_file(folder, "images"), anywhere=True)
     reading = Reading(SRIQA, pictures, f"labels {labels.name}/*.txt, one scale to each scene")
     for file in _label_files(labels):
         for row in text_rows(file, ["name", "score"]):
@@ -84,7 +84,7 @@ def _read_scenes(spec: DatasetSpec, folder: Path) -> Splits:
     names = (f"{spec.name}.txt", "labels.txt", "label.txt", "mos.txt")
     only = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     labels = only[0] if len(only) == 1 else find_file(folder, *names)
-    reading = Reading(spec, Pictures(folder, anywhere=True), f"labels {labels.name}, expected as `ref dist mos`")
+    reading = Reading(spec, PictureFiles(folder, anywhere=True), f"labels {labels.name}, expected as `ref dist mos`")
     for row in text_rows(labels, ["ref", "dist", "mos"]):
         scene = PurePosixPath(row.text("ref")).stem
         reading.add(row.where, row.text("dist"), row.number("mos"), group=scene)
@@ -136,7 +136,7 @@ def read_agiqa3k(folder: Path) -> Splits:
     The columns of alignment with the prompt (``mos_align``) are another question and are not read.
     """
     labels = find_file(folder, "data.csv")
-    pictures = Pictures(folder, anywhere=True)
+    pictures = PictureFiles(folder, anywhere=True)
     reading = Reading(AGIQA3K, pictures, f"labels {labels.name}, columns mos_quality and std_quality")
     for row in csv_rows(labels, ["name", "prompt", "mos_quality", "std_quality"]):
         mos, std = row.numbers("mos_quality", "std_quality")

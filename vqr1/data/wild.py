@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from statistics import stdev
 
-from vqr1.data.labels import Row, csv_rows, excel_rows, mat_columns, same_length
-from vqr1.data.reading import Pictures, Reading, find_file
+from vqr1.data.labels import LabelRow, csv_rows, excel_rows, mat_columns, same_length
+from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 
@@ -17,7 +17,7 @@ def read_spaq(folder: Path) -> Splits:
     """SPAQ (Fang et al., CVPR 2020): 11,125 smartphone photographs at full resolution, MOS 2 to 96, no spread."""
     labels = find_file(folder, f"Annotations/{SPAQ_LABELS}", SPAQ_LABELS)
     pictures = find_file(folder, "TestImage")
-    reading = Reading(SPAQ, Pictures(pictures), f"labels {labels.name}, column MOS, pictures {pictures.name}/")
+    reading = Reading(SPAQ, PictureFiles(pictures), f"labels {labels.name}, column MOS, pictures {pictures.name}/")
     for row in excel_rows(labels, ["Image name", "MOS"]):
         reading.add(row.where, row.text("Image name"), row.number("MOS"), column="MOS")
     return reading.splits()
@@ -51,9 +51,11 @@ def read_clive(folder: Path) -> Splits:
     same_length(str(labels.parent), AllImages_release=names, AllMOS_release=scores, AllStdDev_release=stds)
     kept = [i for i, name in enumerate(names) if PurePosixPath(str(name)).stem not in TRAINING_PICTURES]
     dropped = len(names) - len(kept)
-    reading = Reading(CLIVE, Pictures(folder / "Images"), f"labels Data/*.mat; {dropped} training pictures left out")
+    reading = Reading(
+        CLIVE, PictureFiles(folder / "Images"), f"labels Data/*.mat; {dropped} training pictures left out"
+    )
     for i in kept:
-        row = Row({"name": names[i], "MOS": scores[i], "std": stds[i]}, f"{labels}, entry {i + 1}")
+        row = LabelRow({"name": names[i], "MOS": scores[i], "std": stds[i]}, f"{labels}, entry {i + 1}")
         score, std = row.numbers("MOS", "std")
         reading.add(row.where, row.text("name"), score, spread=std, column="MOS")
     return reading.splits()
@@ -86,7 +88,7 @@ def read_bid(folder: Path) -> Splits:
     being a rater who did not see the picture. Picture numbers have gaps.
     """
     labels = find_file(folder, "DatabaseGrades.xls", "ImageDatabase/DatabaseGrades.xls")
-    pictures = Pictures(labels.parent)
+    pictures = PictureFiles(labels.parent)
     reading = Reading(BID, pictures, f"labels {labels.name}, spread from the single grades")
     for row in excel_rows(labels, ["Image Number", "Average Subjective Grade"]):
         number, grade = row.numbers("Image Number", "Average Subjective Grade")
@@ -95,7 +97,7 @@ def read_bid(folder: Path) -> Splits:
     return reading.splits()
 
 
-def _bid_std(row: Row) -> float | None:
+def _bid_std(row: LabelRow) -> float | None:
     given = [name for name, value in row.values.items() if name.startswith("Grade #") and value not in (None, "")]
     return stdev(row.numbers(*given)) if len(given) > 1 else None
 
@@ -124,7 +126,7 @@ def read_flive(folder: Path) -> Splits:
     labels = find_file(folder, "labels_image.csv", "database/labels_image.csv")
     part_of = _flive_parts(folder)
     split = "official split" if part_of else "no labels640.csv and labels=640_padded.csv, so split by content"
-    reading = Reading(FLIVE, Pictures(folder / "database"), f"labels {labels.name}, pictures database/, {split}")
+    reading = Reading(FLIVE, PictureFiles(folder / "database"), f"labels {labels.name}, pictures database/, {split}")
     for row in csv_rows(labels, ["name", "mos"]):
         name = row.text("name").removeprefix("database/")
         reading.add(row.where, name, row.number("mos"), part=part_of.get(name, "train"))

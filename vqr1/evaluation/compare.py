@@ -16,7 +16,7 @@ from vqr1.evaluation.bootstrap import (
 )
 from vqr1.evaluation.correlation import plcc, srcc
 from vqr1.evaluation.measures import FEW_UNITS, group_correlations, mean
-from vqr1.evaluation.results import Evaluation, Row
+from vqr1.evaluation.results import Evaluation, ResultRow
 
 FIGURES = ("srcc", "plcc")
 
@@ -98,7 +98,7 @@ def _per_group(
     return figures, differences, values.shape[2]
 
 
-def same_pictures(a: Evaluation, b: Evaluation, name: str) -> list[tuple[Row, Row]]:
+def same_pictures(a: Evaluation, b: Evaluation, name: str) -> list[tuple[ResultRow, ResultRow]]:
     """Rows of both files, picture by picture, in A's order. Raises ValueError for whatever is not the same."""
     theirs = {row.image_id: row for row in b.rows[name]}
     ours = {row.image_id: row for row in a.rows[name]}

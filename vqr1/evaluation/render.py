@@ -1,4 +1,4 @@
-"""A report as Markdown, as LaTeX, and as plain values for JSON."""
+"""A table as Markdown, as LaTeX, and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from vqr1.evaluation.paper import Published
 from vqr1.evaluation.summary import Line
-from vqr1.evaluation.table import Grid, Report, averaged, columns, label
+from vqr1.evaluation.table import BenchmarkTable, Grid, averaged, columns, label
 
 
-def markdown(report: Report) -> str:
+def markdown(table: BenchmarkTable) -> str:
     """Both tables, padded so that they read well on a screen too, and the notes."""
-    notes = "\n".join(f"- {note}" for note in report.notes)
-    return f"{markdown_grid(report.main)}\n\n{markdown_grid(report.details)}\n\n{notes}\n"
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"{markdown_grid(table.main)}\n\n{markdown_grid(table.details)}\n\n{notes}\n"
 
 
-def latex(report: Report) -> str:
+def latex(table: BenchmarkTable) -> str:
     """The main table for a paper (needs booktabs), the notes below it."""
-    grid = report.main
+    grid = table.main
     lines = [
         r"\begin{tabular}{ll" + "c" * (len(grid.header) - 2) + "}",
         r"\toprule",
@@ -30,7 +30,7 @@ def latex(report: Report) -> str:
         if i and i not in grid.published and i - 1 in grid.published:
             lines.append(r"\midrule")
         lines.append(_latex_row(row))
-    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {escape(note)}" for note in report.notes)]
+    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {escape(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -41,7 +41,7 @@ def escape(text: str) -> str:
     return "".join(special.get(character, character) for character in text)
 
 
-def as_json(lines: Sequence[Line], published: Sequence[Published], report: Report) -> dict[str, Any]:
+def as_json(lines: Sequence[Line], published: Sequence[Published], table: BenchmarkTable) -> dict[str, Any]:
     """Everything in the table and what it was made from, as plain values; NaN where undefined."""
     return {
         "columns": columns(lines, published),
@@ -57,7 +57,7 @@ def as_json(lines: Sequence[Line], published: Sequence[Published], report: Repor
             for line in lines
         ],
         "published": [asdict(row) for row in published],
-        "notes": report.notes,
+        "notes": table.notes,
     }
 
 

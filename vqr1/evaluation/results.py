@@ -26,7 +26,7 @@ STATUSES = ("ok", "unreadable", "missing")
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One picture's result; the fields are those of a line."""
 
     image_id: str
@@ -66,12 +66,12 @@ class Evaluation:
     settings: dict[str, Any]  # k, temperature, seed, prompt, weights_sha256, ...
     trained_on: list[str] | None  # None: nobody said
     sets: dict[str, SetFacts]
-    rows: dict[str, list[Row]] = field(repr=False)  # by set, in the order of the file
+    rows: dict[str, list[ResultRow]] = field(repr=False)  # by set, in the order of the file
 
 
 def make_row(
     image_id: str, dataset: str, group: str, mos: float, scores: Sequence[float | None], reasoning: str
-) -> Row:
+) -> ResultRow:
     """A row from its K scores, None where an answer could not be read. No score at all, K = 0, is a missing picture."""
     readable = [score for score in scores if score is not None]
     mean = math.fsum(readable) / len(readable) if readable else None
@@ -79,7 +79,7 @@ def make_row(
     if mean is not None and len(readable) > 1:
         std = math.sqrt(math.fsum((score - mean) ** 2 for score in readable) / (len(readable) - 1))
     status = "ok" if readable else "unreadable" if scores else "missing"
-    return Row(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status)
+    return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -107,7 +107,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     return evaluation
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ResultRow]:
     """The rows of a results.jsonl. Raises ValueError, with the line, for what is no row or stands twice."""
     rows = [_row(line, f"{path}, line {i}") for i, line in enumerate(whole_lines(path.read_bytes()), 1)]
     twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
@@ -121,9 +121,9 @@ def whole_lines(content: bytes) -> list[bytes]:
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
-def _row(line: bytes, where: str) -> Row:
+def _row(line: bytes, where: str) -> ResultRow:
     try:
-        row = Row(**json.loads(line))
+        row = ResultRow(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
     number = isinstance(row.score, (int, float)) and math.isfinite(row.score)

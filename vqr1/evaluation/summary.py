@@ -14,7 +14,7 @@ from typing import Any
 
 from vqr1.evaluation.bootstrap import ROUNDS
 from vqr1.evaluation.measures import Measures, measure
-from vqr1.evaluation.results import Evaluation, Row, SetFacts
+from vqr1.evaluation.results import Evaluation, ResultRow, SetFacts
 
 ASKED = ("k", "temperature", "prompt")  # settings that make two result files two lines
 
@@ -111,13 +111,13 @@ def outcome_of(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int =
     return Outcome(evaluation, facts, count(rows, facts), measures)
 
 
-def rated(rows: Sequence[Row]) -> tuple[list[float], list[float], list[str]]:
+def rated(rows: Sequence[ResultRow]) -> tuple[list[float], list[float], list[str]]:
     """Predictions, opinion scores and groups of the pictures that have a score."""
     kept = [(row.score, row.mos, row.group) for row in rows if row.score is not None]
     return [x for x, _, _ in kept], [y for _, y, _ in kept], [group for _, _, group in kept]
 
 
-def count(rows: Sequence[Row], facts: SetFacts) -> Counts:
+def count(rows: Sequence[ResultRow], facts: SetFacts) -> Counts:
     stds = [row.std for row in rows if row.std is not None]
     return Counts(
         pictures=facts.pictures,

@@ -30,7 +30,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchmarkTable:
     """What is printed."""
 
     main: Grid
@@ -38,8 +38,8 @@ class Report:
     notes: list[str]
 
 
-def report(lines: Sequence[Line], published: Sequence[Published]) -> Report:
-    return Report(_main(lines, published), _details(lines), _notes(lines, published))
+def benchmark_table(lines: Sequence[Line], published: Sequence[Published]) -> BenchmarkTable:
+    return BenchmarkTable(_main(lines, published), _details(lines), _notes(lines, published))
 
 
 def columns(lines: Sequence[Line], published: Sequence[Published]) -> dict[str, str]:

@@ -90,7 +90,7 @@ def load_processor(policy: PolicyConfig) -> Any:
     """
     from transformers import AutoProcessor
 
-    from vqr1.policy.share import OncePerPicture
+    from vqr1.policy.read_once import OncePerPicture
 
     weights = str(find_weights(policy.path))
     processor = AutoProcessor.from_pretrained(weights, padding_side="left")

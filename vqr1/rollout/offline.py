@@ -55,8 +55,12 @@ class Policy:
     def draw(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[list[int]]:
         """The answers' tokens, the last one a stop token unless an answer was cut."""
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
-        heat = self._temperature if temperature is None else temperature
-        sampling = {"do_sample": True, "temperature": heat} if heat > 0 else {"do_sample": False, "temperature": 1.0}
+        temperature = self._temperature if temperature is None else temperature
+        sampling = (
+            {"do_sample": True, "temperature": temperature}
+            if temperature > 0
+            else {"do_sample": False, "temperature": 1.0}
+        )
         self.model.eval()
         with torch.inference_mode():
             generated = self.model.generate(

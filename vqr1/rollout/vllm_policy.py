@@ -38,6 +38,6 @@ class VllmPolicy:
             Question(list(prompt), run[0]["image"], len(run), run[0].get("seed", seed))
             for prompt, run, seed in zip(ids, runs, drawn, strict=True)
         ]
-        heat = self._sampling.temperature if temperature is None else temperature
-        answers = self._engine.ask(questions, replace(self._sampling, temperature=heat))
+        temperature = self._sampling.temperature if temperature is None else temperature
+        answers = self._engine.ask(questions, replace(self._sampling, temperature=temperature))
         return [answer.ids for of_one in answers for answer in of_one]

@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 
 from vqr1.data.pictures import TOKEN_PIXELS
-from vqr1.engines import OfflineEngine, longest_sequence
 from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
-from vqr1.rollout.engine import Engine, VllmEngine, check_pixels, stop_tokens
+from vqr1.rollout.engine import Engine, stop_tokens
 from vqr1.rollout.offline import Policy, text_tokens
+from vqr1.rollout.vllm_engine import VllmEngine, check_pixels
 from vqr1.rollout.vllm_policy import VllmPolicy
+from vqr1.rollout_settings import ScoringEngine, longest_sequence
 from vqr1.scoring.model import Model, load_model, load_weights
 from vqr1.scoring.settings import EvaluateConfig
 
@@ -38,7 +39,7 @@ class Answerer:
 
 def check_adapter(config: EvaluateConfig, model: Model) -> None:
     """Raises ValueError for LoRA weights that would have to be handed to several of vLLM's processes."""
-    if config.engine is OfflineEngine.vllm and config.tensor_parallel > 1 and model.adapter:
+    if config.engine is ScoringEngine.vllm and config.tensor_parallel > 1 and model.adapter:
         raise ValueError(
             f"tensor_parallel={config.tensor_parallel} cannot take over the LoRA weights of {model.adapter}; set "
             "tensor_parallel=1 or engine=transformers"
@@ -51,10 +52,10 @@ def load_answerer(config: EvaluateConfig, model: Model, at_once: int = AT_ONCE) 
         "max_tokens": config.max_tokens,
         "temperature": 0.0 if config.greedy else config.temperature,
     }
-    if config.engine is OfflineEngine.transformers:
+    if config.engine is ScoringEngine.transformers:
         loaded, processor = load_model(model)
         return Answerer(model, processor, Policy(loaded, processor, **asked), None)
-    assert config.engine is OfflineEngine.vllm, "the engine is settled before it is started"
+    assert config.engine is ScoringEngine.vllm, "the engine is settled before it is started"
     processor = load_processor(model.policy)
     stop = stop_tokens(load_generation_config(model.policy.path), processor.tokenizer)
     engine = start_vllm(config, model, processor, at_once)

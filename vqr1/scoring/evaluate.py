@@ -24,15 +24,15 @@ from tqdm import tqdm
 from vqr1.answer import build_prompt, read_score
 from vqr1.data.pictures import Load, load_fitted
 from vqr1.data.sample import Sample
-from vqr1.engines import OfflineEngine
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
-from vqr1.evaluation.results import Row, make_row, read_evaluation
+from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
-from vqr1.evaluation.table import report
+from vqr1.evaluation.table import benchmark_table
 from vqr1.policy.load import files_hash, resolve_attention, resolve_dtype
 from vqr1.provenance import finite, versions
 from vqr1.rollout.engine import MAX_SEED
+from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.answerer import check_adapter, load_answerer
 from vqr1.scoring.model import Model, find_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
@@ -45,7 +45,7 @@ Answer = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class PictureBatch:
     """Pictures of one set that are answered together."""
 
     name: str  # of the set
@@ -87,10 +87,10 @@ def default_folder(config: EvaluateConfig, model: Model) -> str:
     return f"evaluations/{model.name}-{how}"
 
 
-def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[Batch]:
+def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
     """All sets one after the other, in batches of ``pictures``; no batch spans two sets."""
     return [
-        Batch(each.name, i, each.samples[first : first + pictures])
+        PictureBatch(each.name, i, each.samples[first : first + pictures])
         for each in sets
         for i, first in enumerate(range(0, len(each.samples), pictures))
     ]
@@ -98,7 +98,7 @@ def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[Batch]:
 
 def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
     """The settings that decide the answers, settled (:func:`vqr1.scoring.settings.settle`)."""
-    by_vllm = config.engine is OfflineEngine.vllm
+    by_vllm = config.engine is ScoringEngine.vllm
     return {
         "model": config.model,
         "weights_sha256": files_hash(model.files()),
@@ -120,7 +120,7 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
 
 
 def rate_all(
-    config: EvaluateConfig, model: Model, batches: Sequence[Batch], done: int, folder: ResultFolder, k: int
+    config: EvaluateConfig, model: Model, batches: Sequence[PictureBatch], done: int, folder: ResultFolder, k: int
 ) -> None:
     """Answer the batches from ``done`` on, with progress and the time that is left."""
     answerer = load_answerer(config, model)
@@ -140,11 +140,11 @@ def rate_all(
             progress.update(len(batch.samples))
 
 
-def opened(batches: Sequence[Batch], load: Load) -> Iterator[tuple[Batch, list[Image.Image | str]]]:
+def opened(batches: Sequence[PictureBatch], load: Load) -> Iterator[tuple[PictureBatch, list[Image.Image | str]]]:
     """Each batch with its pictures, the next batch's being opened meanwhile; in place of a broken one, why."""
     with ThreadPoolExecutor(READERS) as readers:
 
-        def start(batch: Batch) -> list[Future[Image.Image]]:
+        def start(batch: PictureBatch) -> list[Future[Image.Image]]:
             return [readers.submit(load, sample.image) for sample in batch.samples]
 
         coming = start(batches[0])
@@ -161,13 +161,13 @@ def _picture(future: Future[Image.Image]) -> Image.Image | str:
 
 
 def rate(
-    batch: Batch,
+    batch: PictureBatch,
     pictures: Sequence[Image.Image | str],
     answer: Answer,
     prompt: list[dict[str, str]],
     k: int,
     seed: int,
-) -> list[Row]:
+) -> list[ResultRow]:
     """K answers to each picture of a batch. A picture that cannot be opened is missing, and the others go on.
 
     vLLM draws by each picture's own seed, transformers from torch's generator, which the batch seeds.
@@ -191,7 +191,7 @@ def rate(
     return rows
 
 
-def seed_of(seed: int, batch: Batch, sample: Sample) -> int:
+def seed_of(seed: int, batch: PictureBatch, sample: Sample) -> int:
     """Of a picture's answers: the same whatever is answered with it."""
     return zlib.crc32(f"{seed}/{batch.name}/{sample.image_id}".encode()) % MAX_SEED
 
@@ -205,7 +205,7 @@ def print_table(folder: Path) -> None:
     """The table on the screen, in ``table.md`` and, with everything in it, in ``table.json``."""
     lines = summarise([read_evaluation(folder)])
     rows = published("2")
-    made = report(lines, rows)
+    made = benchmark_table(lines, rows)
     text = markdown(made)
     (folder / "table.md").write_text(text)
     (folder / "table.json").write_text(json.dumps(finite(as_json(lines, rows, made)), indent=2) + "\n")

@@ -13,7 +13,7 @@ import yaml
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import SplitRule
 from vqr1.policy.load import SHIPPED, TINY, find_weights, load_policy, load_processor
-from vqr1.policy.share import encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
 from vqr1.scoring.sets import Seen
 from vqr1.scoring.settings import EvaluateConfig
 

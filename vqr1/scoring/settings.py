@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vqr1.answer import build_prompt
 from vqr1.config import check_known
-from vqr1.engines import OfflineEngine, settle_offline
+from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
 
 BATCH = 192  # answers that transformers generates at once
 # vLLM schedules by itself and wants much to choose from, but it prepares every picture of a batch at once: one of
@@ -31,7 +31,7 @@ class EvaluateConfig:
     seed: int = 0
     prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else paper
     max_tokens: int = 256
-    engine: OfflineEngine = OfflineEngine.auto  # transformers, vllm, or auto: vllm where there are it and a GPU
+    engine: ScoringEngine = ScoringEngine.auto  # transformers, vllm, or auto: vllm where there are it and a GPU
     memory_share: float = 0.9  # vllm: of each GPU's memory, for weights and cache
     tensor_parallel: int = 1  # vllm: GPUs that share the weights
     batch: int | None = None  # answers asked for at once; with transformers part of what seeds them. null: see settle
@@ -70,11 +70,11 @@ def settle(config: EvaluateConfig, gpus: int) -> EvaluateConfig:
     192 answers with transformers; with vLLM 3072, of 512 pictures at most. Raises ValueError for an engine or GPUs
     that are not here.
     """
-    engine = settle_offline(config.engine, gpus)
-    if engine is OfflineEngine.vllm and config.tensor_parallel > max(1, gpus):
+    engine = settle_scoring_engine(config.engine, gpus)
+    if engine is ScoringEngine.vllm and config.tensor_parallel > max(1, gpus):
         raise ValueError(f"tensor_parallel={config.tensor_parallel}: there are {gpus} GPUs; set it to that or less")
     k = 1 if config.greedy else config.k
-    usual = min(VLLM_BATCH, VLLM_PICTURES * k) if engine is OfflineEngine.vllm else BATCH
+    usual = min(VLLM_BATCH, VLLM_PICTURES * k) if engine is ScoringEngine.vllm else BATCH
     return replace(config, engine=engine, batch=config.batch or usual)
 
 

@@ -68,7 +68,7 @@ class Ratings:
         return {"low": low, "high": high}
 
 
-class Answerer(Protocol):
+class AnswerSource(Protocol):
     """Anything that answers: the trainer with its current weights, or a policy by itself."""
 
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]: ...
@@ -79,7 +79,7 @@ class Evaluator:
 
     def __init__(
         self,
-        answerer: Answerer,
+        answerer: AnswerSource,
         load: Callable[[str], Image.Image],
         prompt: list[dict[str, str]],
         *,

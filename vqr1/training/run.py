@@ -23,13 +23,16 @@ from vqr1.data.pictures import picture_loader
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
-from vqr1.rollout.engine import COMPARED, RolloutError
-from vqr1.training.diary import Diary
+from vqr1.rollout.engine import RolloutError
+from vqr1.rollout.vllm_engine import COMPARED
+from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
+from vqr1.training.evaluation_callback import EvaluationCallback
 from vqr1.training.evaluator import Evaluator
-from vqr1.training.folder import RunFolder
-from vqr1.training.metrics import Logger, StepCallback
-from vqr1.training.rollouts import check_engine, use_vllm
-from vqr1.training.setup import check_pictures, cohort_sampler, grpo_config, make_trainer, read_data, reward_functions
+from vqr1.training.grpo_settings import grpo_config
+from vqr1.training.run_data import check_pictures, read_data
+from vqr1.training.run_folder import RunFolder
+from vqr1.training.run_log import Logger, StepCallback
+from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.trainer import RankingTrainer
 
 
@@ -75,11 +78,11 @@ def train(config: Config) -> Path:
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
-    diary = Diary(config, evaluator, trainer, folder, logger, data)
+    evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data)
     trainer.add_callback(
         StepCallback(logger, lambda: trainer.generation_seconds, config.trainer["images_per_step"] * config.rollout.k)
     )
-    trainer.add_callback(diary)
+    trainer.add_callback(evaluations)
     prepared = time.perf_counter()
 
     checkpoint = folder.last_checkpoint() if config.resume else None
@@ -94,10 +97,10 @@ def train(config: Config) -> Path:
 
     seconds = {
         "prepare": prepared - began,
-        "train": finished - prepared - diary.seconds,
-        "evaluate": diary.seconds,
+        "train": finished - prepared - evaluations.seconds,
+        "evaluate": evaluations.seconds,
     }
-    folder.write("summary.json", diary.summary(seconds))
+    folder.write("summary.json", evaluations.summary(seconds))
     if state.is_main_process:
         draw_curves(folder.path)
         draw_reasoning(folder.path)

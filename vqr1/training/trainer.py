@@ -3,7 +3,7 @@
 The algorithm is TRL's GRPOTrainer: K answers to each picture are drawn from the current policy, each is rewarded
 (vqr1.reward), rewards are standardised within the K answers of a picture, and the policy climbs the clipped objective
 under a KL penalty to the policy it started from. This subclass decides in which order pictures are visited, keeps the
-answers to a picture together and scores them behind one copy of their prompt (vqr1.training.shared_prefix), lets tests
+answers to a picture together and scores them behind one copy of their prompt (vqr1.policy.shared_prefix), lets tests
 replay answers from a script, lets vLLM draw them (vqr1.rollout.synced), and answers questions outside training with the
 current weights.
 """
@@ -22,9 +22,9 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from vqr1.policy.load import base_model
+from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary
-from vqr1.training.shared_prefix import Batch, Packing, log_probabilities
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
@@ -117,7 +117,7 @@ class RankingTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
             )
-        batch = Batch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
+        batch = AnswerBatch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
         positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
         # Passes of whole groups, as many on every rank: sharded models wait for each other.
         k = self.args.num_generations

@@ -1,0 +1,127 @@
+"""Scores of other people's models, joined with a dataset's records by picture name."""
+
+import pytest
+
+from tests.support.results import rows_of, write_results
+from vqr1.evaluation.correlation import srcc
+from vqr1.evaluation.summary import summarise
+from vqr1.scoring.external_scores import load_result
+
+
+@pytest.fixture
+def root(tmp_path):
+    """KADID-10k in miniature: two references of the test split and one of the training split."""
+    folder = tmp_path / "data" / "kadid10k"
+    (folder / "images").mkdir(parents=True)
+    names = [f"{ref}_01_{level:02}.png" for ref in ("I01", "I19", "I81") for level in range(1, 6)]
+    rows = [f"{name},{name[:3]}.png,{4.9 - 0.5 * i % 3.8:.2f},0.2" for i, name in enumerate(names)]
+    (folder / "dmos.csv").write_text("\n".join(["dist_img,ref_img,dmos,var", *rows]) + "\n")
+    for name in names:
+        (folder / "images" / name).touch()
+    return tmp_path / "data"
+
+
+def scores(root, lines, header="picture,score"):
+    file = root.parent / "musiq.csv"
+    file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def names(root):
+    return sorted(path.name for path in (root / "kadid10k" / "images").iterdir())
+
+
+def test_scores_are_joined_by_name(root):
+    pictures = names(root)
+    file = scores(root, [f"{name},{i}" for i, name in enumerate(pictures)][::-1])
+    evaluation = load_result(f"MUSIQ:kadid10k={file}", root)
+    rows = evaluation.rows["kadid10k"]
+    assert {row.image_id: row.score for row in rows} == {f"kadid10k/{n}": i for i, n in enumerate(pictures)}
+    assert (evaluation.name, evaluation.trained_on, evaluation.sets["kadid10k"].part) == ("MUSIQ", None, "all")
+    assert load_result(f"kadid10k={file}", root).name == "musiq"
+    (line,) = summarise([evaluation], rounds=20)
+    assert line.figure("kadid10k", "srcc").mean == srcc([row.score for row in rows], [row.mos for row in rows])
+
+
+@pytest.mark.parametrize("shape", ["{}", "images/{}", "kadid10k/{}", "IMAGES\\{}", "/home/x/images/{}"])
+def test_folders_before_the_name_do_not_matter(root, shape):
+    file = scores(root, [f"{shape.format(name)},1" for name in names(root)])
+    assert all(row.score == 1 for row in load_result(f"kadid10k={file}", root).rows["kadid10k"])
+
+
+def test_upper_and_lower_case_do_not_matter(root):
+    file = scores(root, [f"{name.upper()},1" for name in names(root)])
+    assert all(row.score == 1 for row in load_result(f"kadid10k={file}", root).rows["kadid10k"])
+
+
+def test_what_has_no_score_is_missing_and_not_imputed(root):
+    first, second, *_ = pictures = names(root)
+    file = scores(root, [f"{first},"] + [f"{name},{i}" for i, name in enumerate(pictures[2:])])
+    rows = {row.image_id: row for row in load_result(f"kadid10k={file}", root).rows["kadid10k"]}
+    for name in (first, second):
+        row = rows[f"kadid10k/{name}"]
+        assert (row.status, row.score, row.reasoning) == ("missing", None, "no score in musiq.csv")
+
+
+def test_what_was_trained_on_enters_by_its_test_split(root):
+    file = scores(root, [f"{name},{i}" for i, name in enumerate(names(root))])
+    evaluation = load_result(f"kadid10k={file}", root, ["kadid10k"])
+    facts = evaluation.sets["kadid10k"]
+    assert (facts.part, facts.trained_on, facts.pictures) == ("test", True, 10)
+    assert {row.group for row in evaluation.rows["kadid10k"]} == {"I19", "I81"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["I01_01_01.png,good"], "musiq.csv, line 2: score 'good' is no number; correct it or leave it empty"),
+        (["I01_01_01.png,nan"], "musiq.csv, line 2: score nan is not finite"),
+        (["I01_01_01.png,1", "t1.bmp,2"], "musiq.csv, line 3: 't1.bmp' is no picture of kadid10k; drop the row"),
+        (["I01_01_01.png,1", "images/I01_01_01.png,1"], "line 3: images/I01_01_01.png stands twice; keep one score"),
+        (["I01_01_01.png,"], "musiq.csv: no score of any picture of kadid10k"),
+    ],
+)
+def test_a_bad_row_is_named(root, lines, message):
+    with pytest.raises(ValueError, match=message):
+        load_result(f"kadid10k={scores(root, lines)}", root)
+
+
+def test_other_columns_are_named(root):
+    file = scores(root, ["a,1"], header="name,prediction")
+    with pytest.raises(
+        ValueError, match=r"columns \['name', 'prediction'\], expected picture, score in the first line"
+    ):
+        load_result(f"kadid10k={file}", root)
+
+
+def test_a_name_that_two_pictures_share_is_refused(tmp_path):
+    from vqr1.data.sample import Sample
+    from vqr1.evaluation.results import SetFacts
+    from vqr1.scoring.external_scores import _Pictures
+    from vqr1.scoring.sets import EvaluatedSet
+
+    samples = [Sample(f"/d/{where}/1.png", 1.0, None, "s", where, f"s/{where}/1.png") for where in ("a", "b")]
+    pictures = _Pictures(EvaluatedSet("s", SetFacts("S", 2, "all"), samples))
+    assert pictures.find("b/1.png", "here") == samples[1]
+    assert pictures.find("c/2.png", "here") is None
+    with pytest.raises(ValueError, match=r"here: 1.png may be s/a/1.png or s/b/1.png; give its folder too"):
+        pictures.find("1.png", "here")
+
+
+def test_a_folder_is_read_as_it_is(tmp_path):
+    folder = write_results(tmp_path / "x", {"bid": rows_of("bid", 4)}, name="ours")
+    assert load_result(str(folder), tmp_path).name == "ours"
+
+
+def test_a_file_without_a_dataset_is_told_how(tmp_path):
+    with pytest.raises(ValueError, match=r"a.csv: which dataset is it of\? write \[NAME:\]DATASET=a.csv"):
+        load_result("a.csv", tmp_path)
+
+
+def test_what_is_not_there_is_named(root):
+    with pytest.raises(FileNotFoundError, match="no.csv is missing"):
+        load_result("kadid10k=no.csv", root)
+    with pytest.raises(FileNotFoundError, match="nowhere/evaluation.json is missing"):
+        load_result("nowhere", root)
+    with pytest.raises(ValueError, match="no dataset is called kadid"):
+        load_result(f"kadid={scores(root, ['a,1'])}", root)

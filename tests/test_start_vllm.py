@@ -1,0 +1,167 @@
+"""Whole runs in this process whose answers come from a stand-in for vLLM: they learn, they stop, they go on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from tests.support.fake_engine import FakeEngine
+from tests.support.runs import QUICK, rows, training_rows
+from vqr1.cli import packaged
+from vqr1.config import register
+from vqr1.config_checks import from_hydra
+from vqr1.rollout.engine import RolloutError
+from vqr1.training import start_vllm
+from vqr1.training.run import train
+
+pytestmark = pytest.mark.slow
+
+# The shipped policy: an untrained one earns nothing, learns nothing and stays as probable as it was.
+SETTINGS = {**QUICK, "rollout.max_tokens": "24", "trainer.images_per_step": "4", "trainer.answers_per_device": "12"}
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """What a run leaves in its process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+class Stale(FakeEngine):
+    """Weights never arrive after the first time."""
+
+    def load(self, weights):
+        if "load" not in self.log:
+            super().load(weights)
+
+
+class Deaf(FakeEngine):
+    """The server of a run that is lost at its third question."""
+
+    def ask(self, questions, sampling):
+        if len(self.asked) == 2:
+            raise RolloutError("the vLLM server at http://localhost:8000 failed: gone")
+        return super().ask(questions, sampling)
+
+
+@pytest.fixture
+def run(tmp_path, data_root, monkeypatch):
+    def run(engine, **settings):
+        started = []
+
+        def start(path, processor, **kwargs):
+            started.append(engine(path, processor, **kwargs))
+            return started[-1]
+
+        monkeypatch.setattr(start_vllm, "VllmEngine", start)
+        words = {**SETTINGS, "rollout": "vllm_colocate", "runs": tmp_path, "name": "run", **settings}
+        words |= {"data.root": data_root}
+        register()
+        with initialize_config_dir(config_dir=str(packaged("conf").resolve()), version_base="1.3"):
+            config = from_hydra(compose("train", [f"{key}={value}" for key, value in words.items()]))
+        try:
+            return train(config), started[0]
+        finally:
+            run.engine = started[0] if started else None
+
+    return run
+
+
+QUIET = {"evaluation.max_pictures": "3", "evaluation.k": "1", "evaluation.test_k": "1", "evaluation.probes": "0"}
+
+
+def test_a_run_draws_from_the_engine_and_the_canary_is_quiet(run):
+    folder, engine = run(FakeEngine, **QUIET, **{"trainer.max_steps": "3", "trainer.learning_rate": "1e-3"})
+    found = training_rows(folder)
+    assert [row["step"] for row in found] == [1, 2, 3]
+    for row in found:
+        assert row["canary/logp_difference"] < 1e-4  # the fake is the same arithmetic
+        assert row["canary/importance_ratio"] == pytest.approx(1, abs=1e-4)
+    # An evaluation and the step after it use the same weights: they are sent once for each.
+    assert engine.log.count("load") == 4
+    assert engine.log.count("forget pictures") == 0  # the demonstration's tower is frozen
+    assert engine.settings["limits"] == (3136, 200704)
+    training = [asked for asked in engine.asked if {q.k for q in asked} == {3}]
+    assert len(training) == 3 and all(len(asked) == 4 for asked in training)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(run, tmp_path):
+    def metrics(name, seed, **settings):
+        folder, _ = run(FakeEngine, **QUIET, **settings, name=name, seed=str(seed))
+        return [row for row in rows(folder) if "train/loss" in row]
+
+    first = metrics("a", 0)
+    # What an evaluation in between draws is not taken from training.
+    assert metrics("b", 0, **{"evaluation.every": "1"}) == first
+    assert metrics("c", 1) != first
+
+
+def test_stale_weights_stop_the_run_with_what_was_learnt_saved(run, tmp_path):
+    stale = {"trainer.learning_rate": "2e-3", "trainer.max_steps": "8"}
+    with pytest.raises(RolloutError, match=r"canary/logp_difference is .*, over.*\nsaved .*resume=true"):
+        run(Stale, **QUIET, **stale, **{"trainer.save_steps": "8"})
+    done = len(training_rows(tmp_path / "run"))
+    assert 1 <= done < 8
+    state = json.loads((tmp_path / "run" / f"checkpoint-{done}" / "trainer_state.json").read_text())
+    assert state["global_step"] == done
+    assert (tmp_path / "run" / f"checkpoint-{done}" / "optimizer.pt").is_file()
+
+
+def test_a_run_that_lost_its_server_goes_on_where_it_stopped(run, tmp_path):
+    settings = {
+        **QUIET,
+        "data.validation": "[]",
+        "data.test": "[]",
+        "trainer.max_steps": "4",
+        "trainer.save_steps": "4",
+    }
+    with pytest.raises(RolloutError, match=r"failed: gone\nsaved .*checkpoint-2;"):
+        run(Deaf, **settings)
+    folder, _ = run(FakeEngine, **settings, resume="true")
+    assert [row["step"] for row in training_rows(folder)] == [1, 2, 3, 4]
+
+
+def test_a_canary_that_may_only_warn_lets_the_run_end(run, capsys):
+    loose = {"rollout.vllm.canary_limit": "1e-12", "rollout.vllm.canary_stop": "false"}
+    folder, _ = run(FakeEngine, **QUIET, **loose)
+    assert len(training_rows(folder)) == 2
+    assert capsys.readouterr().err.count("warning: after step 0: canary/logp_difference") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rollout.vllm.max_length": "100"}, "max_length=100 is too short.*set it to"),
+        ({"rollout.vllm.tensor_parallel": "2"}, "tensor_parallel=2 does not divide 1 processes"),
+        ({"rollout.temperature": "2.5"}, "rollout.temperature=2.5: vLLM takes at most 2"),
+        ({"trainer.top_p": "0.9"}, "trainer.top_p=0.9 changes the distribution"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_step(run, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        run(FakeEngine, **QUIET, **wrong)
+    assert not list((tmp_path / "run").glob("metrics.jsonl"))
+
+
+class Narrow(FakeEngine):
+    """Its processor sees smaller pictures than training does."""
+
+    def image_processor(self):
+        from transformers import Qwen2VLImageProcessor
+
+        return Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 6272})
+
+
+def test_an_engine_that_sees_other_pictures_is_refused(run):
+    with pytest.raises(ValueError, match="vLLM makes a grid of"):
+        run(Narrow, **QUIET)
+
+
+def test_transformers_needs_none_of_it(run):
+    with pytest.raises(IndexError):  # nothing was started
+        run(FakeEngine, **QUIET, rollout="transformers")
+    assert run.engine is None

@@ -1,0 +1,283 @@
+"""Your own ratings, and label files in three common forms, declared by a ``dataset.yaml`` beside them.
+
+``ROOT/NAME/dataset.yaml`` makes NAME a dataset for every command. Nothing is inferred from the name of a column::
+
+    form: csv                    # csv, visualquality, json_lines, pyiqa
+    labels: ratings.csv          # a path from this folder
+    images: pictures             # a path from this folder
+    higher_is_better: true       # false: scores are reflected about the middle of the range
+    range: [0, 100]              # of the scores in the file
+    spread: std                  # std, variance or none: what the column of spread holds
+    group: reference             # image: each picture its own; reference: the column; or a pattern: '^(I[0-9]+)_'
+    columns: {image: file, mos: score, spread: sd, group: scene, part: split}    # form csv; the last three optional
+
+The other forms: ``visualquality`` is VisualQuality-R1's whitespace text, and ``fields`` names its values in order (ref,
+dist, mos, std); ``json_lines`` are its training rows, of which ``dataset`` names those to take; ``pyiqa`` is pyiqa's
+meta_info csv, and ``part`` names its column of official parts. Optional everywhere: ``title``, ``test_only``,
+``per_group_scale``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from vqr1.data.labels import LabelRow, csv_rows, text_rows
+from vqr1.data.reading import PictureFiles, Reading
+from vqr1.data.sample import Splits
+from vqr1.data.spec import DatasetSpec
+
+DECLARATION = "dataset.yaml"
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "0": "train",
+    "val": "validation",
+    "validation": "validation",
+    "1": "validation",
+    "test": "test",
+    "2": "test",
+}
+
+
+class Columns(BaseModel):
+    """Which column of a csv is what."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str
+    mos: str
+    spread: str | None = None
+    group: str | None = None
+    part: str | None = None
+
+    def named(self) -> list[str]:
+        return [name for name in (self.image, self.mos, self.spread, self.group, self.part) if name is not None]
+
+
+class Declaration(BaseModel):
+    """A ``dataset.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
+    form: Literal["csv", "visualquality", "json_lines", "pyiqa"]
+    labels: str
+    images: str
+    higher_is_better: bool
+    range: tuple[float, float]
+    spread: Literal["std", "variance", "none"]
+    group: str
+    columns: Columns | None = None
+    fields: list[Literal["ref", "dist", "mos", "std"]] | None = None
+    dataset: str | None = None
+    part: str | None = None
+    title: str | None = None
+    test_only: bool = False
+    per_group_scale: bool = False
+
+    @model_validator(mode="after")
+    def _fits_its_form(self) -> Declaration:
+        used = {"csv": "columns", "visualquality": "fields", "json_lines": "dataset", "pyiqa": "part"}
+        for form, key in used.items():
+            if form != self.form and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for form {form}; leave it out")
+        if self.form in ("csv", "visualquality") and getattr(self, used[self.form]) is None:
+            raise ValueError(f"form {self.form} needs {used[self.form]}")
+        if self.fields is not None and not {"dist", "mos"} <= set(self.fields):
+            raise ValueError("fields must have dist and mos")
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range must be [low, high]")
+        if self.spread != "none" and self.form in ("visualquality", "json_lines"):
+            raise ValueError("these files rescale mos but not std, so their std is on another scale: set spread: none")
+        self._check_group()
+        return self
+
+    def _check_group(self) -> None:
+        if self.columns is not None and (self.spread != "none") != (self.columns.spread is not None):
+            raise ValueError("spread and columns.spread belong together: give both, or spread: none and no column")
+        if self.group == "reference" and self.columns is not None and self.columns.group is None:
+            raise ValueError("group: reference needs columns.group")
+        if self.group not in ("image", "reference") and re.compile(self.group).groups != 1:
+            raise ValueError("group is image, reference, or a pattern with one pair of brackets")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of any form."""
+
+    where: str
+    name: str
+    mos: float
+    spread: float | None = None
+    reference: str | None = None
+    part: str | None = None
+
+
+def declared_spec(name: str, folder: Path) -> DatasetSpec | None:
+    """The dataset that ``folder`` declares, or None without a declaration. Raises ValueError for one that is wrong."""
+    file = folder / DECLARATION
+    if not file.is_file():
+        return None
+    try:
+        declaration = Declaration.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, re.error) as error:
+        raise ValueError(f"{file}: {_shown(error)}; docs/data.md shows a declaration") from error
+    has_parts = declaration.part is not None or bool(declaration.columns and declaration.columns.part)
+    spec: DatasetSpec
+
+    def read(folder: Path) -> Splits:
+        return _read(spec, declaration, folder)
+
+    spec = DatasetSpec(
+        name=name,
+        title=declaration.title or name,
+        range=declaration.range,
+        read=read,
+        fetch=f"it is declared in {file}",
+        size=0,
+        group="image" if declaration.group == "image" else "reference",
+        licence="yours to know",
+        higher_is_better_in_file=declaration.higher_is_better,
+        spread=declaration.spread,
+        per_group_scale=declaration.per_group_scale,
+        split="test" if declaration.test_only else "official" if has_parts else "content",
+    )
+    return spec
+
+
+def _shown(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "))))
+        for one in error.errors()
+    )
+
+
+def _read(spec: DatasetSpec, declaration: Declaration, folder: Path) -> Splits:
+    labels = folder / declaration.labels
+    if not labels.is_file():
+        raise FileNotFoundError(f"{labels} is missing; correct labels: in {folder / DECLARATION}")
+    images = folder / declaration.images
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images} is missing; correct images: in {folder / DECLARATION}")
+    reading = Reading(spec, PictureFiles(images), f"labels {declaration.labels} ({declaration.form})")
+    for entry in FORMS[declaration.form](labels, declaration):
+        reading.add(
+            entry.where,
+            entry.name,
+            entry.mos,
+            spread=entry.spread,
+            group=_group(entry, declaration.group),
+            part=_part(entry),
+        )
+    return reading.splits()
+
+
+def _group(entry: Entry, rule: str) -> str | None:
+    if rule == "image":
+        return None
+    if rule == "reference":
+        if entry.reference is None:
+            raise ValueError(f"{entry.where}: no reference; set group: image, or a pattern, in {DECLARATION}")
+        return entry.reference
+    found = re.search(rule, entry.name)
+    if found is None:
+        raise ValueError(
+            f"{entry.where}: {entry.name} does not fit the pattern {rule}; correct group: in {DECLARATION}"
+        )
+    return found[1]
+
+
+def _part(entry: Entry) -> str:
+    if entry.part is None:
+        return "train"
+    if entry.part not in PARTS:
+        raise ValueError(f"{entry.where}: part {entry.part!r}; use train, validation or test")
+    return PARTS[entry.part]
+
+
+def _csv(labels: Path, declaration: Declaration) -> Iterator[Entry]:
+    columns = declaration.columns
+    assert columns is not None
+    for row in csv_rows(labels, columns.named()):
+        yield Entry(
+            row.where,
+            row.text(columns.image),
+            row.number(columns.mos),
+            row.number(columns.spread) if columns.spread else None,
+            row.text(columns.group) if columns.group else None,
+            row.text(columns.part) if columns.part else None,
+        )
+
+
+def _visualquality(labels: Path, declaration: Declaration) -> Iterator[Entry]:
+    assert declaration.fields is not None
+    for row in text_rows(labels, declaration.fields):
+        reference = row.text("ref") if "ref" in declaration.fields else None
+        yield Entry(row.where, row.text("dist"), row.number("mos"), reference=reference)
+
+
+def _json_lines(labels: Path, declaration: Declaration) -> Iterator[Entry]:
+    """Rows ``{"dataset_name", "image": [path], "conversations": [question, {"value": mos}]}``."""
+    named: str | None = declaration.dataset
+    for number, line in enumerate(labels.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{labels}, line {number}"
+        image, value, dataset = _json_fields(line, where)
+        if declaration.dataset is not None and dataset != declaration.dataset:
+            continue
+        named = named or dataset
+        if dataset != named:
+            raise ValueError(
+                f"{where}: dataset_name {dataset} after {named}; their scales may differ, so name one with dataset: in "
+                f"{DECLARATION}, and declare the other in a folder of its own"
+            )
+        yield Entry(where, image, LabelRow({"mos": value}, where).number("mos"))
+
+
+def _json_fields(line: str, where: str) -> tuple[str, Any, str]:
+    try:
+        row = json.loads(line)
+        images, answer = row["image"], row["conversations"][-1]["value"]
+        dataset = str(row["dataset_name"])
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{where}: expected dataset_name, image and conversations with a last value ({error!r})"
+        ) from error
+    images = [images] if isinstance(images, str) else images
+    if len(images) != 1:
+        raise ValueError(f"{where}: {len(images)} images; a row rates one picture")
+    return images[0], answer, dataset
+
+
+def _pyiqa(labels: Path, declaration: Declaration) -> Iterator[Entry]:
+    """Both orders of columns: ``img_name,mos[,std],..`` and ``ref_name,dist_name,mos[,std],..``; dmos for mos."""
+    header = labels.read_text(encoding="utf-8-sig").partition("\n")[0].strip().split(",")
+    names = ["ref_name", "dist_name"] if "dist_name" in header else ["img_name"]
+    score = "mos" if "mos" in header else "dmos"
+    part = [declaration.part] if declaration.part else []
+    spread = ["std"] if declaration.spread != "none" else []
+    for row in csv_rows(labels, [*names, score, *spread, *part]):
+        yield Entry(
+            row.where,
+            row.text(names[-1]),
+            row.number(score),
+            row.number("std") if spread else None,
+            row.text("ref_name") if len(names) > 1 else None,
+            row.text(part[0]) if part else None,
+        )
+
+
+FORMS: dict[str, Callable[[Path, Declaration], Iterator[Entry]]] = {
+    "csv": _csv,
+    "visualquality": _visualquality,
+    "json_lines": _json_lines,
+    "pyiqa": _pyiqa,
+}

@@ -1,0 +1,217 @@
+"""The demonstration data: two small rated datasets that need no download.
+
+Contents are licensed photographs and drawn pictures; each picture is one content under one of KADID-10k's distortions
+at one of its five levels, distorted at native resolution and then cropped, never scaled down. Its label is the mean
+opinion score that people gave that type and level in KADID-10k, plus the noise of a small panel of raters.
+
+These are PSEUDO-LABELS: people rated the type and level on other contents, never these pictures. The data prove that
+the machinery learns to rank unseen photographs; they are no accuracy benchmark.
+
+The two datasets have different scales (1-5 and 0-100) and partly different distortions, so training on both is
+training on several datasets. Train, validation and test share no content, over both datasets; the test pictures are
+photographs only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vqr1.data.sample import Sample, Splits
+from vqr1.demo.distortions import DISTORTIONS, distort
+from vqr1.demo.drawn_pictures import draw_picture
+from vqr1.demo.photographs import photographs
+
+CROP = 112  # pixels: four by four language tokens
+WINDOW = 160  # pixels that are distorted; the margin of 24 is the reach of the widest filter
+DRAWN_SIDE = 224
+RATER_STD = 0.25  # of the panel's mean, on the scale 1-5
+RATING_STD = 0.6  # of single ratings, on the scale 1-5: the label's mos_std
+HELD_OUT_SEED = 500  # of the drawn contents that are not trained on
+VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made anew
+
+PHOTOGRAPHS = {
+    "train": ("rocket", "hubble_deep_field", "retina", "ihc", "flower", "grace_hopper"),
+    "validation": ("china",),
+    "test": ("astronaut", "chelsea", "coffee"),
+}
+
+
+@dataclass(frozen=True)
+class DemoDataset:
+    """One demonstration dataset: its types and the linear map from KADID-10k's scale 1-5 to its own."""
+
+    name: str
+    types: tuple[str, ...]
+    scale: float
+    offset: float
+    seed: int
+
+
+DEMO_DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        DemoDataset(
+            "demo_five",
+            ("gaussian_blur", "motion_blur", "jpeg", "white_noise", "pixelate", "color_saturation_lab", "high_sharpen"),
+            scale=1.0,
+            offset=0.0,
+            seed=5,
+        ),
+        DemoDataset(
+            "demo_hundred",
+            ("lens_blur", "jpeg", "jpeg2000", "impulse_noise", "multiplicative_noise", "jitter", "high_sharpen"),
+            scale=25.0,
+            offset=-25.0,
+            seed=100,
+        ),
+    )
+}
+# Every type the demonstration knows, in a fixed order.
+TYPES = tuple(sorted({name for dataset in DEMO_DATASETS.values() for name in dataset.types}))
+
+TRAIN_PICTURES = 900  # of each dataset, from these contents and the training photographs:
+TRAIN_DRAWN = 150
+VALIDATION_DRAWN = 3  # contents beside the photograph
+VALIDATION_CROPS = 1  # of each content, type and level
+TEST_CROPS = 2
+
+
+@dataclass(frozen=True)
+class Content:
+    """A pristine picture."""
+
+    name: str
+    pixels: np.ndarray  # (H, W, 3) uint8
+    drawn: bool
+
+
+def drawn_contents(count: int, seed: int) -> Iterator[Content]:
+    """``count`` drawn pictures; the i-th depends on ``seed`` and i only."""
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        yield Content(f"drawn_{seed}_{i:05d}", draw_picture(rng, DRAWN_SIDE, DRAWN_SIDE), True)
+
+
+def photograph_contents(part: str) -> list[Content]:
+    chosen = {photograph.name: photograph for photograph in photographs()}
+    return [Content(name, chosen[name].pixels, False) for name in PHOTOGRAPHS[part]]
+
+
+def render(content: Content, kind: str, level: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window of ``content``, distorted at native resolution and then cropped. (CROP, CROP, 3) uint8.
+
+    The window is wider than the crop on every side, so that no border effect of a filter is seen.
+    """
+    sides = content.pixels.shape[:2]
+    height, width = (min(side, WINDOW) for side in sides)
+    top, left = (int(rng.integers(side - min(side, WINDOW) + 1)) for side in sides)
+    window = content.pixels[top : top + height, left : left + width].astype(np.float32) / 255
+    distorted = distort(window, kind, level, rng)
+    top, left = (height - CROP) // 2, (width - CROP) // 2
+    return np.round(distorted[top : top + CROP, left : left + CROP] * 255).astype(np.uint8)
+
+
+def true_mos(kind: str, level: int) -> float:
+    """The mean opinion score that people gave a type at a level in KADID-10k, 1 to 5."""
+    return DISTORTIONS[kind].mos[level - 1]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of a demonstration dataset, beside its pixels."""
+
+    file: str
+    part: str
+    content: str
+    kind: str
+    level: int
+    mos: float  # with the raters' noise, on the dataset's own scale
+    noise_free_mos: float  # without; on the same scale
+    mos_std: float
+
+
+def make_dataset(dataset: DemoDataset) -> Iterator[tuple[Picture, np.ndarray]]:
+    """Every picture of a dataset with its pixels, always the same."""
+    rng = np.random.default_rng([dataset.seed, VERSION])
+    contents: list[Content] = [*drawn_contents(TRAIN_DRAWN, dataset.seed), *photograph_contents("train")]
+    # A photograph holds several crops' worth of content, so it is drawn more often than a picture drawn by us.
+    weights = np.array([1.0 if content.drawn else 8.0 for content in contents])
+    for i in range(TRAIN_PICTURES):
+        content = contents[rng.choice(len(contents), p=weights / weights.sum())]
+        kind, level = str(rng.choice(dataset.types)), int(rng.integers(1, 6))
+        yield _picture(dataset, f"train_{i:04d}.png", "train", content, kind, level, rng)
+    held_out = list(drawn_contents(VALIDATION_DRAWN, HELD_OUT_SEED + dataset.seed))
+    for part, crops, own in (("test", TEST_CROPS, []), ("validation", VALIDATION_CROPS, held_out)):
+        for content in [*photograph_contents(part), *own]:
+            for kind in dataset.types:
+                for level in range(1, 6):
+                    for crop in range(crops):
+                        file = f"{part}_{content.name}_{kind}_{level}_{crop}.png"
+                        yield _picture(dataset, file, part, content, kind, level, rng)
+
+
+def _picture(
+    dataset: DemoDataset, file: str, part: str, content: Content, kind: str, level: int, rng: np.random.Generator
+) -> tuple[Picture, np.ndarray]:
+    pixels = render(content, kind, level, rng)
+    clean = true_mos(kind, level)
+    noisy = float(np.clip(clean + rng.normal(0.0, RATER_STD), 1.0, 5.0))
+    mos, noise_free = (round(dataset.scale * value + dataset.offset, 4) for value in (noisy, clean))
+    return Picture(file, part, content.name, kind, level, mos, noise_free, dataset.scale * RATING_STD), pixels
+
+
+def fingerprint(dataset: DemoDataset) -> str:
+    """Identifies what :func:`make_dataset` would make, so that a stale cache is not used."""
+    settings = [asdict(dataset), VERSION, CROP, WINDOW, DRAWN_SIDE, RATER_STD, RATING_STD, TRAIN_PICTURES, TRAIN_DRAWN]
+    settings += [VALIDATION_DRAWN, VALIDATION_CROPS, TEST_CROPS, PHOTOGRAPHS]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_pictures(name: str, folder: Path) -> list[Picture]:
+    """The rows of a demonstration dataset, drawn into ``folder`` first unless they are there already."""
+    dataset = DEMO_DATASETS[name]
+    labels = folder / "labels.json"
+    if labels.is_file():
+        stored = json.loads(labels.read_text())
+        if stored["fingerprint"] == fingerprint(dataset):
+            return [Picture(**row) for row in stored["pictures"]]
+    # Into a folder beside it, moved when complete: an interrupted run leaves nothing that looks finished.
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    rows = []
+    for picture, pixels in tqdm(make_dataset(dataset), desc=f"drawing {name}", unit="picture", disable=None):
+        Image.fromarray(pixels).save(unfinished / picture.file)
+        rows.append(picture)
+    stored = {"fingerprint": fingerprint(dataset), "pictures": [asdict(row) for row in rows]}
+    (unfinished / "labels.json").write_text(json.dumps(stored, indent=0))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return rows
+
+
+def read_demonstration(name: str, folder: Path) -> Splits:
+    """A demonstration dataset as records, drawn into ``folder`` at first use."""
+    splits = Splits()
+    for picture in load_pictures(name, folder):
+        splits.parts()[picture.part].append(
+            Sample(
+                image=str(folder / picture.file),
+                mos=picture.mos,
+                mos_std=picture.mos_std,
+                dataset=name,
+                group=picture.content,
+                image_id=f"{name}/{picture.file}",
+            )
+        )
+    return splits

@@ -1,0 +1,119 @@
+"""From settings to a trainer: the order of pictures, the rewards, how prompts are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback
+from trl import GRPOConfig
+
+from vqr1.answer import build_prompt, expects_thinking
+from vqr1.batches import BatchPlan
+from vqr1.cohorts import CohortSampler
+from vqr1.config import Config, Preference, RewardKind, Rivals, Tuning
+from vqr1.data import Sample, find_spec
+from vqr1.data.pictures import Load
+from vqr1.policy import segments
+from vqr1.policy.load import base_model, load_policy, lora_config
+from vqr1.policy.read_once import read_each_prompt_once
+from vqr1.policy.shared_prefix import Packing
+from vqr1.reward import FormatReward, RankingReward, RegressionReward
+from vqr1.training.run_data import as_dataset
+from vqr1.training.trainer import RankingTrainer, Script
+
+
+def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int) -> CohortSampler:
+    return CohortSampler(
+        [sample.dataset for sample in samples],
+        images_per_batch=plan.images_per_generation,
+        cohort_size=config.reward.cohort_size,
+        answers_per_image=config.rollout.k,
+        reuse=plan.steps_per_generation * iterations,
+        temperature=config.data.mix_temperature,
+        seed=config.seed,
+    )
+
+
+def reward_functions(config: Config) -> list[Callable[..., list[float | None]]]:
+    """What TRL calls: the quality reward and the format reward, in the order of their weights."""
+    reward, k = config.reward, config.rollout.k
+    root = Path(config.data.root).expanduser()
+    quality: RankingReward
+    if reward.kind is RewardKind.regression:
+        quality = RegressionReward(
+            k,
+            ranges={name: find_spec(name, root).range for name in config.data.train},
+            threshold=reward.regression_threshold,
+            unreadable_reward=reward.unreadable_reward,
+        )
+    else:
+        quality = RankingReward(
+            k,
+            cohort_size=reward.cohort_size if reward.rivals is Rivals.cohort else None,
+            use_mos_std=reward.preference is Preference.thurstone,
+            unreadable_reward=reward.unreadable_reward,
+            opponent=reward.opponent.value,
+            variance=reward.variance.value,
+            agreement=reward.agreement.value,
+            gamma=reward.gamma,
+            root_epsilon=reward.root_epsilon,
+        )
+    return [quality, FormatReward(expects_thinking(config.rollout.prompt))]
+
+
+def make_trainer(
+    config: Config,
+    grpo: GRPOConfig,
+    plan: BatchPlan,
+    sampler: CohortSampler,
+    samples: Sequence[Sample],
+    load: Load,
+    processor: Any,
+) -> RankingTrainer:
+    if grpo.ddp_find_unused_parameters is None:
+        # Every sample has a picture, so every trained weight gets a gradient; looking for others costs a pass.
+        grpo.ddp_find_unused_parameters = False
+    trainer = RankingTrainer(
+        model=load_policy(config.policy),
+        reward_funcs=reward_functions(config),
+        args=grpo,
+        train_dataset=as_dataset(samples, build_prompt(config.rollout.prompt), load),
+        processing_class=processor,
+        peft_config=lora_config(config.policy.lora) if config.policy.tuning is Tuning.lora else None,
+        cohorts=sampler,
+        script=_script(config.rollout.script),
+        packing=packing(config.trainer),
+        skip_zero_advantages=config.trainer.get("skip_zero_advantages", False),
+    )
+    trainer.remove_callback(PrinterCallback)
+    share_work(trainer)
+    return trainer
+
+
+def packing(trainer: dict[str, Any]) -> Packing | None:
+    """How answers share their prompt; None where each is to be a row of its own."""
+    if not trainer.get("shared_prefix", True):
+        return None
+    return Packing(trainer.get("shared_prefix_attention", "auto"), trainer.get("shared_prefix_tokens"))
+
+
+def share_work(trainer: RankingTrainer) -> None:
+    """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score."""
+    policy, reference = (
+        model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
+    )
+    read_each_prompt_once(policy)
+    if trainer.packing is not None:
+        for model in filter(None, (policy, reference)):
+            # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.
+            model.set_attn_implementation({"text_config": segments.NAME})
+
+
+def _script(name: str | None) -> Script | None:
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)

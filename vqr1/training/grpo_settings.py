@@ -1,0 +1,77 @@
+"""TRL's configuration of a run out of ours, every value checked."""
+
+from __future__ import annotations
+
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from vqr1.batches import BatchPlan, plan_batches
+from vqr1.config import Config, Tuning
+from vqr1.config_checks import trainer_settings
+from vqr1.rollout_settings import Correction, TrainingEngine, check_untruncated
+
+# Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
+LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
+
+
+def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
+    """TRL's configuration out of ours, every value checked."""
+    trainer = dict(config.trainer)
+    if trainer.get("learning_rate") is None:
+        trainer["learning_rate"] = LEARNING_RATE[config.policy.tuning]
+    settings = trainer_settings(trainer, typing.get_type_hints(GRPOConfig))
+    plan = plan_batches(
+        config.trainer["images_per_step"],
+        config.rollout.k,
+        world_size,
+        config.trainer.get("answers_per_device"),
+        settings.pop("steps_per_generation", None),
+    )
+    check_boundaries(settings, plan)
+    if config.rollout.engine is not TrainingEngine.transformers:
+        check_untruncated(settings)
+    vllm = config.rollout.vllm
+    on_gpu = torch.cuda.is_available()
+    half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
+    grpo = GRPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        num_generations=config.rollout.k,
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.max_tokens,
+        vllm_importance_sampling_correction=vllm.correction is not Correction.none,
+        vllm_importance_sampling_clip_max=vllm.correction_max,
+        **({"vllm_importance_sampling_mode": vllm.correction.value} if vllm.correction is not Correction.none else {}),
+        per_device_train_batch_size=plan.per_device,
+        gradient_accumulation_steps=plan.accumulation,
+        steps_per_generation=plan.steps_per_generation,
+        reward_weights=[config.reward.fidelity_weight, config.reward.format_weight],
+        gradient_checkpointing=config.policy.gradient_checkpointing,
+        bf16=half,
+        use_cpu=not on_gpu,
+        report_to=[],
+        logging_strategy="steps",
+        eval_strategy="no",
+        **settings,
+    )
+    return plan, grpo
+
+
+def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
+    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError otherwise."""
+    iterations = settings.get("num_iterations", 1)
+    if iterations < 1:
+        raise ValueError(f"trainer.num_iterations={iterations}: set it to 1 or more")
+    reuse = plan.steps_per_generation * iterations
+    updates = reuse // math.gcd(reuse, plan.accumulation)  # between two steps that end with a generation batch
+    every = settings.get("save_steps", 500)
+    if every % updates:
+        raise ValueError(
+            f"trainer.save_steps={every} would cut a generation batch in two, for one ends every {updates} steps; "
+            f"set it to a multiple of {updates}"
+        )

@@ -1,0 +1,114 @@
+"""The data of a run: the records of every set that is named, checked, and as the columns that TRL reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from tqdm import tqdm
+
+from vqr1.config import Config, Preference
+from vqr1.data import Sample, SplitRule, read_dataset
+from vqr1.data.pictures import Load, decoders, load_many
+from vqr1.data.sample import some_of
+from vqr1.data.splits import described
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The records of a run: all training sets as one list, the others set by set."""
+
+    train: list[Sample]
+    validation: dict[str, list[Sample]]
+    test: dict[str, list[Sample]]
+    splits: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # which groups are in which part, for the run folder
+
+
+def read_data(config: Config) -> RunData:
+    """The records of every set that is named. Raises ValueError for a set too small to be ranked or correlated."""
+    root = Path(config.data.root).expanduser()
+    names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
+    rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
+    splits = {name: read_dataset(name, root, rule) for name in names}
+    limit = config.evaluation.max_pictures
+    train = [sample for name in config.data.train for sample in splits[name].train]
+    data = RunData(
+        train=shuffled_mos(train, config.seed) if config.data.shuffle_mos else train,
+        validation={name: some_of(splits[name].validation, limit) for name in config.data.validation},
+        test={name: some_of(splits[name].test, limit) for name in config.data.test},
+        splits={name: described(split) for name, split in splits.items()},
+    )
+    for name in config.data.train:
+        if len(splits[name].train) < 2:
+            raise ValueError(f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more")
+    for part, sets in (("validation", data.validation), ("test", data.test)):
+        for name, samples in sets.items():
+            if len(samples) < 3:
+                raise ValueError(
+                    f"data.{part}: {name} has {len(samples)} {part} pictures, and a correlation needs three; "
+                    f"take it out of data.{part}"
+                )
+    if config.reward.preference is Preference.thurstone:
+        without = next((s for s in data.train if s.mos_std is None), None)
+        if without is not None:
+            raise ValueError(
+                "reward.preference=thurstone needs the spread of the ratings, and "
+                f"{without.image_id} has none; use hard"
+            )
+    return data
+
+
+def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The same pictures and the same opinion scores, dealt out anew within each dataset."""
+    rng = np.random.default_rng(seed)
+    places: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        places.setdefault(sample.dataset, []).append(i)
+    dealt = list(samples)
+    for own in places.values():
+        for here, other in zip(own, rng.permutation(own), strict=True):
+            dealt[here] = replace(samples[here], mos=samples[other].mos, mos_std=samples[other].mos_std)
+    return dealt
+
+
+def check_pictures(data: RunData, load: Load) -> None:
+    """Open every picture once, so that a broken one stops the run now and not in its third hour."""
+    sets = [data.train, *data.validation.values(), *data.test.values()]
+    paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
+    state = PartialState()
+    own = paths[state.process_index :: state.num_processes]
+    hidden = None if state.is_main_process else True  # None: hidden where nobody watches
+    with decoders() as pool:
+        opened = pool.map(load, own)
+        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=hidden, leave=False):
+            pass
+
+
+def as_dataset(samples: Sequence[Sample], prompt: list[dict[str, str]], load: Load) -> Dataset:
+    """The records as the columns that TRL and the reward read; pictures are opened as they are asked for."""
+    rows = Dataset.from_list(
+        [
+            {
+                "image": sample.image,
+                "mos": sample.mos,
+                "mos_std": sample.mos_std,
+                "dataset": sample.dataset,
+                "group": sample.group,
+                "image_id": sample.image_id,
+            }
+            for sample in samples
+        ]
+    )
+
+    def open_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pictures = load_many(load, batch["image"])
+        return {**batch, "image": pictures, "prompt": [prompt] * len(pictures)}
+
+    return rows.with_transform(open_pictures)

@@ -1,0 +1,163 @@
+"""From TRL's names to ours, where the figures go, and the line one sees per step."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vqr1.provenance import finite
+from vqr1.training.canary import LOGP_DIFFERENCE
+from vqr1.training.run_folder import RunFolder
+
+# The one map from TRL's and transformers' names. Names of ours (reward/..., rollout/...) pass through; all others,
+# which repeat these or hold for other losses only, are left out.
+NAMES = {
+    "reward": "train/reward",
+    "reward_std": "train/reward_std",
+    "loss": "train/loss",
+    "learning_rate": "train/lr",
+    "grad_norm": "train/grad_norm",
+    "completions/mean_length": "rollout/length",
+    "completions/clipped_ratio": "rollout/clipped",
+    "kl": "policy/kl",
+    "entropy": "policy/entropy",
+    "clip_ratio/region_mean": "policy/clip",
+    LOGP_DIFFERENCE: "canary/logp_difference",
+    "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
+}
+OWN_PREFIXES = ("reward/", "rollout/")
+
+
+def renamed(logs: dict[str, Any]) -> dict[str, float]:
+    """What is logged of ``logs``, under our names, without what could not be measured in this step."""
+    named = {NAMES.get(key, key if key.startswith(OWN_PREFIXES) else ""): value for key, value in logs.items()}
+    named.pop("", None)
+    return {key: value for key, value in named.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+
+
+class Logger:
+    """Sends figures to the run folder and to wandb. On ranks other than the first it does nothing."""
+
+    def __init__(self, folder: RunFolder, wandb_run: Any, main: bool):
+        self._folder = folder
+        self._wandb = wandb_run
+        self._main = main
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self._folder.append("metrics.jsonl", {"step": step, **values})
+        self._send(step, values)
+
+    def timings(self, step: int, values: dict[str, float]) -> None:
+        self._folder.append("timings.jsonl", {"step": step, **values})
+        self._send(step, values)
+
+    def _send(self, step: int, values: dict[str, float]) -> None:
+        if self._wandb is not None:
+            self._wandb.log({key: value for key, value in finite(values).items() if value is not None}, step=step)
+
+    def say(self, line: str) -> None:
+        if self._main:
+            print(line, file=sys.stderr, flush=True)
+
+
+class CollapseWatch:
+    """Warns, once, when all pictures begin to get the same score.
+
+    Where opinion scores say nothing about the answers (shuffled labels, a policy that sees nothing), the reward's best
+    is one score for every picture: every comparison is 1/2 then, and the fidelity sqrt(1/2). The spread between
+    pictures falls first: to half of its start some twenty to fifty steps before all answers are one (docs/log.md).
+    """
+
+    WINDOW = 10  # steps of the means that are compared
+    SHARE = 0.5
+
+    def __init__(self) -> None:
+        self._start: list[float] = []
+        self._latest: deque[float] = deque(maxlen=self.WINDOW)
+        self._warned = False
+
+    def __call__(self, values: dict[str, float]) -> str | None:
+        """The warning where the last steps' mean is under half of the first steps', else None."""
+        between = values.get("rollout/score_std_between")
+        if between is None or self._warned:
+            return None
+        if len(self._start) < self.WINDOW:
+            self._start.append(between)
+            return None
+        self._latest.append(between)
+        first, now = fmean(self._start), fmean(self._latest)
+        if len(self._latest) < self.WINDOW or now >= self.SHARE * first:
+            return None
+        self._warned = True
+        return (
+            f"warning: all pictures are coming to get the same score (rollout/score_std_between was {first:.3f}, is "
+            f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
+            "in answers.jsonl), then try a lower trainer.learning_rate"
+        )
+
+
+class StepCallback(TrainerCallback):
+    """Logs every step: one row of metrics, one of timings, one line on the screen."""
+
+    def __init__(self, logger: Logger, generation_seconds: Callable[[], float], answers_per_step: int):
+        self._logger = logger
+        self._watch = CollapseWatch()
+        self._generation_seconds = generation_seconds
+        self._answers_per_step = answers_per_step
+        self._began = self._generated = self._tokens = self._seconds = 0.0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._began = time.perf_counter()
+        self._generated = self._generation_seconds()
+        self._tokens = state.num_input_tokens_seen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._seconds = time.perf_counter() - self._began  # an evaluation after the step does not count
+        self._generated = self._generation_seconds() - self._generated
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        values = renamed(logs or {})
+        if "train/loss" not in values:  # the summary at the very end
+            return
+        seconds = self._seconds
+        self._logger.metrics(state.global_step, values)
+        self._logger.timings(
+            state.global_step,
+            {
+                "speed/step_seconds": seconds,
+                "speed/answers_per_second": self._answers_per_step / seconds,
+                "speed/tokens_per_second": (state.num_input_tokens_seen - self._tokens) / seconds,
+                "speed/generate_share": self._generated / seconds,
+            },
+        )
+        self._logger.say(progress_line(state.global_step, state.max_steps, values, seconds))
+        warning = self._watch(values)
+        if warning:
+            self._logger.say(warning)
+
+
+def progress_line(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
+    shown = {
+        "reward": values.get("train/reward"),
+        "fidelity": values.get("reward/fidelity"),
+        "score std": values.get("rollout/score_std"),
+        "unreadable": values.get("rollout/unreadable"),
+        "kl": values.get("policy/kl"),
+    }
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
+    left = (steps - step) * seconds
+    return f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  about {left / 60:.0f} min left"

@@ -1,0 +1,121 @@
+"""What draws a run's answers: looked at before the policy is loaded, started once it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoConfig
+
+from vqr1.config import Config, Tuning
+from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.policy.load import find_weights, weight_bytes
+from vqr1.rollout.engine import Engine, vision_tokens
+from vqr1.rollout.offline import text_tokens
+from vqr1.rollout.server import check_server
+from vqr1.rollout.synced import SyncedGeneration
+from vqr1.rollout.vllm_engine import VllmEngine, check_pixels
+from vqr1.rollout_settings import (
+    Correction,
+    LoraSync,
+    TrainingEngine,
+    check_memory,
+    longest_sequence,
+    sequence_limit,
+)
+from vqr1.training.canary import Canary
+from vqr1.training.trainer import RankingTrainer
+
+MAX_VLLM_TEMPERATURE = 2.0  # temperature
+
+
+def check_engine(config: Config, processor: Any) -> int | None:
+    """vLLM's maximum length in tokens, or None where transformers answers.
+
+    Raises ValueError for a length that is too short, a share of memory that is too small, a server that does not fit.
+    """
+    engine, settings = config.rollout.engine, config.rollout.vllm
+    if engine is TrainingEngine.transformers:
+        return None
+    if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
+        raise ValueError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
+    policy = config.policy
+    text = text_tokens(processor, config.rollout.prompt)
+    needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
+    length = sequence_limit(settings.max_length, needed)
+    weights = find_weights(policy.path)
+    if engine is TrainingEngine.vllm_server:
+        if config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
+            raise ValueError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
+        check_server(settings.server, weights, settings.server_timeout)
+    elif torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        cache = cache_bytes(AutoConfig.from_pretrained(str(weights)), length)
+        check_memory(weight_bytes(weights), cache, settings.memory_share, total, settings.tensor_parallel)
+    return length
+
+
+def cache_bytes(policy: Any, length: int) -> int:
+    """Of the keys and values of ``length`` tokens in a half-precision Qwen2.5-VL with this configuration."""
+    text = policy.get_text_config()
+    heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+    return 2 * 2 * length * text.num_hidden_layers * heads * size
+
+
+def use_vllm(
+    trainer: RankingTrainer,
+    config: Config,
+    processor: Any,
+    max_length: int,
+    pictures: Sequence[Image.Image],
+    say: Callable[[str], None],
+    engine: Callable[..., Engine] | None = None,
+) -> None:
+    """Start vLLM for ``trainer``, or connect to the server.
+
+    ``engine`` is what is started; tests and measurements give another than :class:`VllmEngine`. Raises ValueError where
+    it makes other patches of ``pictures`` than training does.
+    """
+    settings, args = config.rollout.vllm, trainer.args
+    adapter_alone = config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter
+    answers = args.per_device_train_batch_size * args.steps_per_generation * settings.tensor_parallel
+
+    def start() -> Engine:
+        return (engine or VllmEngine)(
+            find_weights(config.policy.path),
+            processor,
+            limits=(config.policy.min_pixels, config.policy.max_pixels),
+            max_length=max_length,
+            max_answers=answers,
+            dtype="bfloat16" if args.bf16 else "float32",
+            memory_share=settings.memory_share,
+            parallel=settings.tensor_parallel,
+            sleep=settings.sleep,
+            colocated=True,
+            lora_rank=config.policy.lora.r if adapter_alone else None,
+        )
+
+    generation = SyncedGeneration(
+        model=trainer.model,
+        accelerator=trainer.accelerator,
+        processing_class=processor,
+        mode="server" if config.rollout.engine is TrainingEngine.vllm_server else "colocate",
+        start=start,
+        adapter_alone=adapter_alone,
+        stop=trainer.eos_token_ids,
+        never=vision_tokens(processor.tokenizer),
+        vision_trained=config.policy.train_vision and config.policy.tuning is Tuning.full,
+        server_base_url=settings.server,
+        server_timeout=settings.server_timeout,
+        group_port=settings.group_port,
+        tensor_parallel_size=settings.tensor_parallel,
+        enable_sleep_mode=settings.sleep,
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.max_tokens,
+    )
+    if generation.mode == "colocate":
+        check_pixels(generation.engine.image_processor(), processor.image_processor, pictures)
+    watched = settings.correction is not Correction.none
+    trainer.use(generation, Canary(settings.canary_limit, settings.canary_stop, say) if watched else None)
