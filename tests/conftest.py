@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.demo.specs import register_demonstration
+
+register_demonstration()  # as the command line does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

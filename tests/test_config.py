@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from trl import GRPOConfig
 
 from vqr1.batches import plan_batches
-from vqr1.cli import packaged
 from vqr1.config import Agreement, Config, Opponent, RewardKind, Rivals, Tuning, Variance, as_dict, register
 from vqr1.config_checks import OWNED, check, from_hydra, trainer_settings
 from vqr1.data import DATASETS
 from vqr1.data.sample import some_of
+from vqr1.packaged import packaged
 from vqr1.training.build_trainer import reward_functions
 from vqr1.training.grpo_settings import check_boundaries, grpo_config
 
@@ -69,7 +69,7 @@ def test_all_groups_are_found():
 
 def test_every_dataset_that_is_not_for_testing_only_has_a_data_file():
     files = {option.partition("=")[2] for option in SHIPPED if option.startswith("data=")}
-    ours = {name for name, spec in DATASETS.items() if spec.split != "test" and not name.startswith("demo_")}
+    ours = {name for name, spec in DATASETS.items() if spec.split != "test" and not spec.pseudo_labels}
     assert files == ours | {"demo", "kadid10k_spaq"}
     for name in ours:
         data = composed(f"data={name}").data

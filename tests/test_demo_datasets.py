@@ -3,15 +3,17 @@
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vqr1.data import DATASETS, read_dataset
+from vqr1.data import DATASETS, read_dataset, register
 from vqr1.demo import datasets
 from vqr1.demo.datasets import DEMO_DATASETS, RATER_STD, fingerprint, load_pictures, make_dataset, true_mos
 from vqr1.demo.photographs import photographs
+from vqr1.demo.specs import register_demonstration
 
 NAMES = sorted(DEMO_DATASETS)
 
@@ -185,3 +187,12 @@ def test_an_interrupted_remaking_keeps_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load_pictures("demo_five", folder)
     assert contents(folder) == before
+
+
+def test_registering_twice_changes_nothing_and_another_set_may_not_take_the_name():
+    before = dict(DATASETS)
+    register_demonstration()
+    assert before == DATASETS
+    with pytest.raises(ValueError, match="a dataset is called demo_five already"):
+        register(replace(DATASETS["demo_five"], title="another"))
+    assert before == DATASETS

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import color
 
-from vqr1.demo import distortions
+from vqr1.demo import distortion_operations
 from vqr1.demo.distortions import DISTORTIONS, distort
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -170,12 +170,12 @@ def test_the_disc_of_radius_one():
     """The centre pixel is inside: 1 / pi of the area. These are MATLAB's fspecial('disk', 1)."""
     corner, edge, centre = 0.0251, 0.1453, 0.3183
     expected = [[corner, edge, corner], [edge, centre, edge], [corner, edge, corner]]
-    np.testing.assert_allclose(distortions._disc(1), expected, atol=6e-5)
+    np.testing.assert_allclose(distortion_operations._disc(1), expected, atol=6e-5)
 
 
 @pytest.mark.parametrize("radius", DISTORTIONS["lens_blur"].levels)
 def test_the_disc_is_where_random_points_fall(radius: float):
-    kernel = distortions._disc(radius)
+    kernel = distortion_operations._disc(radius)
     points = rng().uniform(-radius, radius, (1_000_000, 2))
     points = points[(points**2).sum(axis=1) <= radius**2]
     borders = np.arange(len(kernel) + 1) - len(kernel) / 2
@@ -184,9 +184,9 @@ def test_the_disc_is_where_random_points_fall(radius: float):
 
 
 def test_motion_runs_along_its_angle():
-    assert np.allclose(distortions._segment(1, 0.7), 1)
-    np.testing.assert_allclose(distortions._segment(5, 0)[2], 0.2)
-    kernel = distortions._segment(10, math.radians(30))
+    assert np.allclose(distortion_operations._segment(1, 0.7), 1)
+    np.testing.assert_allclose(distortion_operations._segment(5, 0)[2], 0.2)
+    kernel = distortion_operations._segment(10, math.radians(30))
     side = len(kernel) // 2
     y, x = np.mgrid[-side : side + 1, -side : side + 1]
     covariance = np.array([[(kernel * a * b).sum() for b in (x, y)] for a in (x, y)])
@@ -441,7 +441,7 @@ def test_otsu_against_every_split():
 
     occupied = np.flatnonzero(histogram)[:-1]
     best = min(within(cuts) for cuts in itertools.combinations(occupied.tolist(), 3))
-    assert within(tuple(distortions._otsu(histogram, 4).tolist())) == pytest.approx(best)
+    assert within(tuple(distortion_operations._otsu(histogram, 4).tolist())) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("level", LEVELS)

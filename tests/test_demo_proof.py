@@ -12,8 +12,9 @@ from vqr1.data import read_dataset
 from vqr1.demo.ceiling import lessons, read_ceiling, write_ceiling
 from vqr1.demo.cold_start import weights_hash
 from vqr1.demo.datasets import load_pictures
-from vqr1.demo.proof import label_ceiling, make_proof, proof_table
+from vqr1.demo.proof import DemonstrationProof, label_ceiling, make_proof, proof_table
 from vqr1.evaluation.correlation import srcc
+from vqr1.training.evaluation_callback import Proof
 
 END = {"srcc": 0.4, "low": 0.3, "high": 0.5, "score_std": 0.6, "plcc": 0.4, "n": 210, "unreadable": 0.0}
 
@@ -51,6 +52,16 @@ def test_the_proof_has_the_promised_keys(test_pictures, data_root, policy_folder
     assert row["supervised_ceiling"] is None
     table = proof_table(proof)
     assert "0.800 (0.300 to 0.500)" in table and "make ceiling" in table and "not an accuracy benchmark" in table
+
+
+def test_what_a_run_is_given_is_this_proof(test_pictures, data_root, policy_folder):
+    proof: Proof = DemonstrationProof()
+    assert proof.name("s_test") == f"s_test_at_{proof.temperature}"
+    start = {"s_test": END, proof.name("s_test"): END}
+    tests = {"s_test": test_pictures}
+    made = proof.make(start, start, tests, answers=48, root=data_root, policy=policy_folder)
+    assert made == make_proof(start, start, tests, answers=48, root=data_root, policy=policy_folder)
+    assert proof.text(made) == proof_table(made)
 
 
 def test_a_ceiling_holds_for_its_own_weights_only(tmp_path):

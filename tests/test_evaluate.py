@@ -20,11 +20,11 @@ from PIL import Image
 from tests.support.results import rows_of
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
-from vqr1.cli import packaged
 from vqr1.config import Config, PolicyConfig, as_dict
 from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
 from vqr1.data.splits import split_hash
 from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
+from vqr1.packaged import packaged
 from vqr1.policy.load import files_hash
 from vqr1.scoring.evaluate import PictureBatch, default_folder, opened, plan, rate
 from vqr1.scoring.model import find_model, load_model
@@ -130,6 +130,15 @@ def test_demonstration_sets_are_rated_on_their_test_photographs(data_root):
     assert {sample.group for sample in rated.samples} == {"astronaut", "chelsea", "coffee"}
     assert rated.facts.pseudo_labels
     assert (rated.facts.part, rated.facts.trained_on) == ("test", False)
+
+
+def test_a_set_of_ones_own_is_an_ordinary_set_whatever_its_name(tmp_path):
+    from tests.test_declared import ROWS, declare
+
+    declare(tmp_path, *ROWS)
+    (tmp_path / "mine").rename(tmp_path / "demo_mine")
+    (rated,) = read_sets(["demo_mine"], tmp_path, trained_on=[])
+    assert (rated.facts.part, len(rated.samples), rated.facts.pseudo_labels) == ("all", 3, False)
 
 
 def test_a_limit_is_said(kadid):

@@ -27,7 +27,7 @@ def runs(tmp_path_factory, policy_folder, data_root):
             folder / name.replace(" ", "-").replace("'", ""),
             policy__path=policy_folder,
             data__root=data_root,
-            rollout__script="vqr1.rollout.scripted:answer",
+            scripted=True,
             trainer__max_steps=STEPS,
             **settings,
         )

@@ -112,5 +112,5 @@ def test_a_picture_that_stands_twice_is_refused(tmp_path):
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="no dataset is called kadid; choose from demo_five, demo_hundred, kadid10k"):
+    with pytest.raises(ValueError, match="no dataset is called kadid; choose from kadid10k"):
         read_dataset("kadid", tmp_path)

@@ -10,9 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqr1.cli import USAGE, packaged
+from vqr1.cli import USAGE
 from vqr1.config import Config, Launcher, PolicyConfig, Tuning
 from vqr1.launching import launch_command, memory_estimate, quoted, settle
+from vqr1.packaged import packaged
 from vqr1.policy.load import find_weights
 
 
@@ -60,6 +61,11 @@ def test_several_gpus_are_started_by_accelerate_with_our_file(launcher):
 
 def test_one_device_needs_no_launcher():
     assert launch_command(Launcher.none, 1) == [sys.executable, "-m", "vqr1"]
+
+
+def test_another_program_is_started_again_as_it_was():
+    assert launch_command(Launcher.none, 1, ("start.py",)) == [sys.executable, "start.py"]
+    assert launch_command(Launcher.ddp, 4, ("start.py",))[-3:] == ["--num_processes", "4", "start.py"]
 
 
 @pytest.mark.parametrize("launcher", [launcher.value for launcher in Launcher if launcher is not Launcher.auto])
@@ -114,6 +120,13 @@ def test_missing_kadid10k_stops_at_once_and_says_what_to_fetch(tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing was started
 
 
+def test_a_missing_set_of_ones_own_stops_at_once_whatever_its_name(tmp_path):
+    done = run(tmp_path, "train", "experiment=kadid10k", "data.train=[demo_mine]", VQR1_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert "no dataset is called demo_mine" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_weights_stop_at_once_and_say_what_to_fetch(tmp_path):
     fake_kadid(tmp_path / "data")
     done = run(tmp_path, "train", "experiment=kadid10k", VQR1_DATA=str(tmp_path / "data"))
@@ -134,7 +147,11 @@ def test_a_traceback_is_shown_on_request(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("rollout.k=1", "set rollout.k to 2 or more"), ("+reward.gama=1", "reward.gama is no setting")],
+    [
+        ("rollout.k=1", "set rollout.k to 2 or more"),
+        ("+reward.gama=1", "reward.gama is no setting"),
+        ("+rollout.script=os:system", "rollout.script is no setting"),
+    ],
 )
 def test_a_wrong_setting_is_one_line_without_a_traceback(tmp_path, word, message):
     done = run(tmp_path, "train", word)

@@ -14,7 +14,6 @@ from tests.support.runs import command, environment, rows, start, train, trainin
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = "vqr1.rollout.scripted:answer"  # the untrained policy earns nothing, and so learns nothing, by itself
 DOCUMENTED = {
     "train/reward", "train/reward_std", "train/loss", "train/lr", "train/grad_norm",
     "reward/fidelity", "reward/format", "reward/pair_accuracy", "reward/zero_spread", "reward/no_rival",
@@ -103,8 +102,11 @@ def test_two_runs_with_one_seed_are_byte_equal_and_evaluating_changes_nothing(pl
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, where, tuning):
-    """With answers from a script: what is learnt before the checkpoint shows in every row after it."""
-    settings = {**where, "rollout__script": SCRIPT, "policy__tuning": tuning, "trainer__learning_rate": 1e-3}
+    """With answers from a script: what is learnt before the checkpoint shows in every row after it.
+
+    The untrained policy earns nothing, and so learns nothing, by itself.
+    """
+    settings = {**where, "scripted": True, "policy__tuning": tuning, "trainer__learning_rate": 1e-3}
     settings |= {"trainer__max_steps": 4, "trainer__save_steps": 2, "evaluation__every": 2}
     whole = train(tmp_path / "whole", **settings)
     torn = tmp_path / "torn"
@@ -121,9 +123,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, where, tuning):
 
 
 def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
-    folder = train(
-        tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, rollout__script=SCRIPT
-    )
+    folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, scripted=True)
     assert (folder / "final" / "adapter_model.safetensors").is_file()
     first, second = training_rows(folder)
     assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # the adapter starts as nothing
@@ -132,7 +132,7 @@ def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else(tmp_path, where):
     stored, again = (
-        train(tmp_path / f"run_{word}", **where, rollout__script=SCRIPT, policy__gradient_checkpointing=word)
+        train(tmp_path / f"run_{word}", **where, scripted=True, policy__gradient_checkpointing=word)
         for word in ("false", "true")
     )
     for expected, found in zip(training_rows(stored), training_rows(again), strict=True):

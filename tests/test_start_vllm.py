@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from tests.support.fake_engine import FakeEngine
 from tests.support.runs import QUICK, rows, training_rows
-from vqr1.cli import packaged
 from vqr1.config import register
 from vqr1.config_checks import from_hydra
+from vqr1.packaged import packaged
 from vqr1.rollout.engine import RolloutError
 from vqr1.training import start_vllm
 from vqr1.training.run import train
@@ -137,6 +137,7 @@ def test_a_canary_that_may_only_warn_lets_the_run_end(run, capsys):
     [
         ({"rollout.vllm.max_length": "100"}, "max_length=100 is too short.*set it to"),
         ({"rollout.vllm.tensor_parallel": "2"}, "tensor_parallel=2 does not divide 1 processes"),
+        ({"evaluation.proof": "true"}, "evaluation.proof=true, and nothing was given that judges the run"),
         ({"rollout.temperature": "2.5"}, "rollout.temperature=2.5: vLLM takes at most 2"),
         ({"trainer.top_p": "0.9"}, "trainer.top_p=0.9 changes the distribution"),
     ],

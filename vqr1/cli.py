@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+Start = Callable[[Any], None]  # begins the run of a vqr1.config.Config
+
 USAGE = """usage: vqr1 COMMAND ...
 
   train     train a policy by reinforcement learning to rank: vqr1 train experiment=demo seed=0
@@ -21,12 +23,6 @@ USAGE = """usage: vqr1 COMMAND ...
 """
 
 
-def packaged(name: str) -> Path:
-    """A top-level folder of the project (conf, launch): inside the package once installed, beside it in a checkout."""
-    inside = Path(__file__).parent / name
-    return inside if inside.is_dir() else inside.parent.parent / name
-
-
 def quiet_environment() -> None:
     """Nothing leaves the machine unasked, and the tokenizers do not fork threads."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -36,7 +32,7 @@ def quiet_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
-def train() -> None:
+def train(start: Start | None = None) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -44,16 +40,19 @@ def train() -> None:
 
     from vqr1.config import register
     from vqr1.config_checks import from_hydra
-    from vqr1.launching import start
+    from vqr1.demo.specs import register_demonstration
+    from vqr1.launching import start as plain_start
+    from vqr1.packaged import packaged
 
     register()
+    register_demonstration()
 
     os.environ.setdefault("VQR1_SWEEP", f"sweep-{datetime.now():%Y-%m-%d-%H%M%S}")
 
     @hydra.main(config_path=str(packaged("conf").resolve()), config_name="train", version_base="1.3")
     def main(composed: DictConfig) -> None:
         def run() -> None:
-            start(from_hydra(composed))
+            (start or plain_start)(from_hydra(composed))
 
         # In a sweep the other jobs go on, and Hydra reports this one's error at the end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -68,9 +67,12 @@ def evaluate() -> None:
     import hydra
     from omegaconf import DictConfig
 
+    from vqr1.demo.specs import register_demonstration
+    from vqr1.packaged import packaged
     from vqr1.scoring import settings as schema
 
     schema.register()
+    register_demonstration()
 
     @hydra.main(config_path=str((packaged("conf") / "evaluate").resolve()), config_name="evaluate", version_base="1.3")
     def main(composed: DictConfig) -> None:
@@ -150,8 +152,10 @@ def _add_joining(parser: argparse.ArgumentParser) -> None:
 
 
 def _results(asked: argparse.Namespace) -> list[Any]:
+    from vqr1.demo.specs import register_demonstration
     from vqr1.scoring.external_scores import load_result
 
+    register_demonstration()
     seen = None
     if asked.trained_on is not None:
         seen = [name for name in asked.trained_on.split(",") if name not in ("", "none")]
@@ -170,7 +174,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def data() -> None:
     def run() -> None:
         from vqr1.data.command import run
+        from vqr1.demo.specs import register_demonstration
 
+        register_demonstration()
         sys.exit(run(sys.argv[1:]))
 
     report_user_errors("data", run)
@@ -196,11 +202,15 @@ COMMANDS: dict[str, Callable[[], None]] = {
 }
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def main(start: Start | None = None) -> None:
+    """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked = sys.argv[1:] in ([], ["-h"], ["--help"])
         print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     quiet_environment()
-    COMMANDS[sys.argv.pop(1)]()
+    command = sys.argv.pop(1)
+    if command == "train":
+        train(start)
+    else:
+        COMMANDS[command]()

@@ -114,7 +114,6 @@ class RolloutConfig:
     max_tokens: int = 256
     engine: TrainingEngine = TrainingEngine.auto
     vllm: VllmSettings = field(default_factory=VllmSettings)
-    script: str | None = None  # for tests: answers come from this "module:function" instead of the policy
 
 
 @dataclass

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from vqr1.cli import main
+from tests.support import scripted as scripted_program
+from vqr1 import cli
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["vqr1.training.run"])
@@ -46,30 +47,32 @@ def words(settings: dict[str, Any]) -> list[str]:
     return ["train", *(f"{key}={value}" for key, value in {**QUICK, **named}.items())]
 
 
-def command(settings: dict[str, Any], ranks: int = 1) -> list[str]:
-    launcher = [sys.executable, "-m"]
+def command(settings: dict[str, Any], ranks: int = 1, scripted: bool = False) -> list[str]:
+    """The words that start a run. ``scripted``: its answers are those of tests/support/scripted.py."""
+    launcher = [sys.executable]
     if ranks > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
-    return [*launcher, "vqr1", *words(settings)]
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    program = [scripted_program.__file__] if scripted else ["-m", "vqr1"]
+    return [*launcher, *program, *words(settings)]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(ranks: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:
+def start(ranks: int = 1, scripted: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run to the end, with settings as for ``words``."""
     if ranks == 1:
-        return _forked(words(settings))
+        return _forked(words(settings), scripted)
     return subprocess.run(
-        command(settings, ranks), capture_output=True, text=True, env=environment(), timeout=600, check=False
+        command(settings, ranks, scripted), capture_output=True, text=True, env=environment(), timeout=600, check=False
     )
 
 
-def _forked(asked: list[str]) -> subprocess.CompletedProcess[str]:
+def _forked(asked: list[str], scripted: bool) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-        process = _FORKS.Process(target=_main, args=(asked, stdout, stderr))
+        process = _FORKS.Process(target=_main, args=(asked, scripted, stdout, stderr))
         process.start()
         process.join(timeout=600)
         ended = process.exitcode
@@ -78,19 +81,19 @@ def _forked(asked: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(asked, ended, stdout.read_text(), stderr.read_text())
 
 
-def _main(asked: list[str], stdout: Path, stderr: Path) -> None:
+def _main(asked: list[str], scripted: bool, stdout: Path, stderr: Path) -> None:
     for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
     os.environ.update(environment())
     sys.argv = ["vqr1", *asked]
     torch.set_num_threads(1)  # OMP_NUM_THREADS counts at import only
-    main()
+    (scripted_program if scripted else cli).main()
 
 
-def train(folder: Path, ranks: int = 1, **settings: Any) -> Path:
+def train(folder: Path, ranks: int = 1, scripted: bool = False, **settings: Any) -> Path:
     """A run that must succeed; gives its folder."""
-    done = start(ranks, runs=folder.parent, name=folder.name, **settings)
+    done = start(ranks, scripted, runs=folder.parent, name=folder.name, **settings)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

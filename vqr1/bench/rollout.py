@@ -40,6 +40,7 @@ from vqr1.bench.shapes import SHAPES, kept_policy, write_random
 from vqr1.data import read_dataset
 from vqr1.data.pictures import fit_to_grid, load_fitted
 from vqr1.data.sample import some_of
+from vqr1.demo.specs import register_demonstration
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.table import Grid
 from vqr1.policy.load import resolve_dtype
@@ -253,6 +254,7 @@ def pictures_of(model: Model, root: Path | None, number: int) -> list[Image.Imag
     """Demonstration pictures from ``root``, or else noise of KADID-10k's size."""
     limits = {"min_pixels": model.policy.min_pixels, "max_pixels": model.policy.max_pixels}
     if root:
+        register_demonstration()
         samples = read_dataset("demo_five", root).test
         return [load_fitted(sample.image, **limits) for sample in some_of(samples, number)]
     noise = np.random.default_rng(0).integers(0, 256, (number, *SIZE[::-1], 3), dtype=np.uint8)

@@ -24,12 +24,13 @@ from transformers import set_seed
 from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig
 from vqr1.data.pictures import picture_loader
 from vqr1.demo.datasets import DEMO_DATASETS
+from vqr1.demo.specs import register_demonstration
 from vqr1.policy.load import TINY, load_processor
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.rollout.vllm_engine import VllmEngine, collapse_placeholders
 from vqr1.rollout_settings import TrainingEngine, VllmSettings
-from vqr1.training.build_trainer import cohort_sampler, make_trainer
+from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
 from vqr1.training.canary import LOGP_DIFFERENCE
 from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.run_data import read_data
@@ -80,7 +81,7 @@ def trained(config: Config, folder: Path, engine: type[VllmEngine]) -> tuple[Ran
     assert length is not None
     set_seed(config.seed)
     sampler = cohort_sampler(config, samples, plan, grpo.num_iterations)
-    trainer = make_trainer(config, grpo, plan, sampler, samples, load, processor)
+    trainer = make_trainer(config, grpo, reward_functions(config), sampler, samples, load, processor)
     use_vllm(trainer, config, processor, length, [load(sample.image) for sample in samples], print, engine)
     trainer.train()
     return trainer, [row[LOGP_DIFFERENCE] for row in trainer.state.log_history if LOGP_DIFFERENCE in row]
@@ -106,6 +107,7 @@ def placeholders(engine: VllmEngine, processor: Any, example: dict[str, Any]) ->
 def measure(root: Path, rate: float, steps: int) -> dict[str, Any]:
     """Both runs. Canaries leave the first step out: it is before any update."""
     torch.set_num_threads(1)
+    register_demonstration()
     with tempfile.TemporaryDirectory() as folder:
         config = settings(root, rate, steps)
         _, kept = trained(config, Path(folder) / "kept", KeepsPictures)

@@ -16,40 +16,24 @@ from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule, check_split, split_by_group
 from vqr1.data.wild import BID, CLIVE, FLIVE, SPAQ
 
-__all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "find_spec", "read_dataset"]
-
-
-def _demonstration(name: str, title: str, scale: tuple[float, float]) -> DatasetSpec:
-    def read(folder: Path) -> Splits:
-        from vqr1.demo.datasets import read_demonstration
-
-        return read_demonstration(name, folder)
-
-    return DatasetSpec(
-        name=name,
-        title=title,
-        range=scale,
-        read=read,
-        fetch="made at first use, nothing to fetch",
-        size=1250,
-        group="content",
-        licence="docs/demonstration_pictures.md",
-        spread="std",
-        split="official",
-    )
+__all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "find_spec", "read_dataset", "register"]
 
 
 DATASETS = {
     spec.name: spec
     for spec in (
-        _demonstration("demo_five", "Demo 1-5", (1.0, 5.0)),
-        _demonstration("demo_hundred", "Demo 0-100", (0.0, 100.0)),
         KADID10K,
         *(SPAQ, KONIQ10K, CLIVE, BID, FLIVE),
         *(CSIQ, LIVE, TID2013, PIPAL),
         *(AGIQA3K, LIU13, SRIQA, MIN19),
     )
 }
+
+
+def register(spec: DatasetSpec) -> None:
+    """Add a dataset to DATASETS. Raises ValueError where another one has its name."""
+    if DATASETS.setdefault(spec.name, spec) is not spec:
+        raise ValueError(f"a dataset is called {spec.name} already")
 
 
 def find_spec(name: str, root: Path) -> DatasetSpec:

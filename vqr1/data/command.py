@@ -91,7 +91,8 @@ def _facts(spec: DatasetSpec) -> str:
     )
     own = ", one scale to each " + spec.group if spec.per_group_scale else ""
     split = {"official": "official split", "content": f"split by {spec.group}", "test": "for testing only"}[spec.split]
-    return f"{spec.size} pictures, {scale}, {way}{own}; spread: {spec.spread}; {split}"
+    pseudo = "; pseudo-labels" if spec.pseudo_labels else ""
+    return f"{spec.size} pictures, {scale}, {way}{own}; spread: {spec.spread}; {split}{pseudo}"
 
 
 def _check(names: Sequence[str], settings: dict[str, str]) -> int:

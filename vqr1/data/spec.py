@@ -33,6 +33,8 @@ class DatasetSpec:
     higher_is_better_in_file: bool = True
     spread: Spread = "none"  # what the file's column of spread holds; records hold a standard deviation
     per_group_scale: bool = False  # scores compare within a group only: correlate per group
+    pseudo_labels: bool = False  # no person rated these very pictures
+    evaluate_test_only: bool = False  # a policy we ship has seen the other parts
     split: Division = "content"  # the authors' own, by content group, or all of it for testing
     # Finds the distortion in an image_id by the named groups kind and level; a higher level is a stronger distortion.
     level: re.Pattern[str] | None = None

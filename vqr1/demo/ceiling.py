@@ -26,6 +26,7 @@ from vqr1.data import DATASETS, Sample, read_dataset
 from vqr1.data.pictures import picture_loader
 from vqr1.demo.cold_start import weights_hash
 from vqr1.demo.datasets import DEMO_DATASETS
+from vqr1.demo.specs import register_demonstration
 from vqr1.policy.load import SHIPPED, TINY, load_policy, load_processor, vision_tower
 from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
 from vqr1.rollout.offline import Policy, encode_prompts
@@ -118,6 +119,7 @@ def _score_tokens(ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
 def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str], None] = print) -> dict[str, float]:
     """Train at each learning rate for ``seconds`` and store the test SRCC of the best one, by mean of 48 answers."""
     torch.set_num_threads(1)
+    register_demonstration()
     settings = PolicyConfig(path=str(policy), train_vision=False, **TINY)
     load = picture_loader(settings.min_pixels, settings.max_pixels)
     processor = load_processor(settings)

@@ -79,6 +79,16 @@ def proof_table(proof: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+class DemonstrationProof:
+    """The proof as a run asks for it (:class:`vqr1.training.evaluation_callback.Proof`)."""
+
+    temperature = LOW_TEMPERATURE
+
+    name = staticmethod(low_temperature_name)
+    make = staticmethod(make_proof)
+    text = staticmethod(proof_table)
+
+
 def _end(end: dict[str, float]) -> str:
     interval = f"({_number(end['low'])} to {_number(end['high'])})"
     return f"{_number(end['srcc'])} {interval}  score std {_number(end['score_std'])}"

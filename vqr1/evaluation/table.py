@@ -148,8 +148,9 @@ def _notes(lines: Sequence[Line], published: Sequence[Published]) -> list[str]:
         notes.append("Avg is over the paper's eight sets and is given where all eight were evaluated.")
     if any(o.facts.trained_on for _, o in outcomes) or any(row.trained_sets for row in published):
         notes.append(f"{TRAINED} The set was trained on; the figure is of its test split only.")
-    if any(o.facts.pseudo_labels for _, o in outcomes):
-        notes.append("Demonstration sets have pseudo-labels, which no person gave: no accuracy benchmark.")
+    pseudo = list(dict.fromkeys(o.facts.title for _, o in outcomes if o.facts.pseudo_labels))
+    if pseudo:
+        notes.append(f"Labels of {', '.join(pseudo)} are pseudo-labels, which no person gave: no accuracy benchmark.")
     if any(len(runs) > 1 for line in lines for runs in line.outcomes.values()):
         notes.append("± is the sample standard deviation over runs; each run's interval is in the second table.")
     for line in lines:

@@ -14,8 +14,6 @@ from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule, split_hash
 from vqr1.evaluation.results import SetFacts
 
-DEMONSTRATION = "demo_"
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -55,9 +53,7 @@ def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) 
             f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its test split "
             "may hold pictures it learnt from; restore the label file of that time, or leave the set out"
         )
-    demonstration = name.startswith(DEMONSTRATION)
-    # The shipped policy practised on the demonstration's other contents.
-    test_only = seen or demonstration
+    test_only = seen or spec.evaluate_test_only
     samples = splits.test if test_only else [*splits.train, *splits.validation, *splits.test]
     if len(samples) < 3:
         raise ValueError(
@@ -73,7 +69,7 @@ def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) 
         group=spec.group,
         per_group_scale=spec.per_group_scale,
         trained_on=seen,
-        pseudo_labels=demonstration,
+        pseudo_labels=spec.pseudo_labels,
         labels_sha256=labels_hash(kept),
     )
     return EvaluatedSet(name, facts, kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.run_data import as_dataset
 from vqr1.training.trainer import RankingTrainer, Script
 
+Reward = Callable[..., list[float | None]]
+
 
 def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int) -> CohortSampler:
     return CohortSampler(
@@ -37,7 +38,7 @@ def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, i
     )
 
 
-def reward_functions(config: Config) -> list[Callable[..., list[float | None]]]:
+def reward_functions(config: Config) -> list[Reward]:
     """What TRL calls: the quality reward and the format reward, in the order of their weights."""
     reward, k = config.reward, config.rollout.k
     root = Path(config.data.root).expanduser()
@@ -67,24 +68,26 @@ def reward_functions(config: Config) -> list[Callable[..., list[float | None]]]:
 def make_trainer(
     config: Config,
     grpo: GRPOConfig,
-    plan: BatchPlan,
+    rewards: Sequence[Reward],
     sampler: CohortSampler,
     samples: Sequence[Sample],
     load: Load,
     processor: Any,
+    script: Script | None = None,
 ) -> RankingTrainer:
+    """The trainer of ``samples``. ``script`` gives the answers in place of the policy."""
     if grpo.ddp_find_unused_parameters is None:
         # Every sample has a picture, so every trained weight gets a gradient; looking for others costs a pass.
         grpo.ddp_find_unused_parameters = False
     trainer = RankingTrainer(
         model=load_policy(config.policy),
-        reward_funcs=reward_functions(config),
+        reward_funcs=list(rewards),
         args=grpo,
         train_dataset=as_dataset(samples, build_prompt(config.rollout.prompt), load),
         processing_class=processor,
         peft_config=lora_config(config.policy.lora) if config.policy.tuning is Tuning.lora else None,
         cohorts=sampler,
-        script=_script(config.rollout.script),
+        script=script,
         packing=packing(config.trainer),
         skip_zero_advantages=config.trainer.get("skip_zero_advantages", False),
     )
@@ -110,10 +113,3 @@ def share_work(trainer: RankingTrainer) -> None:
         for model in filter(None, (policy, reference)):
             # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.
             model.set_attn_implementation({"text_config": segments.NAME})
-
-
-def _script(name: str | None) -> Script | None:
-    if name is None:
-        return None
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)

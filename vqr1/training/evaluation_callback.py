@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.config import Config
 from vqr1.data import Sample
-from vqr1.demo.proof import LOW_TEMPERATURE, low_temperature_name, make_proof, proof_table
 from vqr1.policy.load import find_weights
 from vqr1.training.evaluator import Evaluator, Ratings
 from vqr1.training.run_data import RunData
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger
 from vqr1.training.trainer import RankingTrainer
+
+
+class Proof(Protocol):
+    """What judges a run by its test sets at both ends."""
+
+    temperature: float  # at which the start policy rates the test sets once more
+
+    def name(self, test: str) -> str:
+        """What those ratings of a test set are called among the metrics."""
+
+    def make(
+        self,
+        start: dict[str, dict[str, float]],
+        final: dict[str, dict[str, float]],
+        tests: Mapping[str, Sequence[Sample]],
+        *,
+        answers: int,
+        root: Path,
+        policy: Path,
+    ) -> dict[str, Any]:
+        """``summary.json``'s "proof", from the figures of each evaluated set."""
+
+    def text(self, proof: dict[str, Any]) -> str:
+        """The proof as lines for the screen."""
 
 
 class EvaluationCallback(TrainerCallback):
@@ -32,6 +55,7 @@ class EvaluationCallback(TrainerCallback):
         folder: RunFolder,
         logger: Logger,
         data: RunData,
+        proof: Proof | None = None,
     ):
         self._settings = config.evaluation
         self._config = config
@@ -40,6 +64,7 @@ class EvaluationCallback(TrainerCallback):
         self._folder = folder
         self._logger = logger
         self._data = data
+        self._proof = proof if config.evaluation.proof else None
         self.seconds = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -80,8 +105,8 @@ class EvaluationCallback(TrainerCallback):
             return
         for name, samples in self._test_sets().items():
             yield name, samples, self._settings.test_k, None
-            if self._settings.proof and step == 0:
-                yield low_temperature_name(name), samples, self._settings.test_k, LOW_TEMPERATURE
+            if self._proof is not None and step == 0:
+                yield self._proof.name(name), samples, self._settings.test_k, self._proof.temperature
 
     def _test_sets(self) -> dict[str, list[Sample]]:
         return {f"{name}_test": samples for name, samples in self._data.test.items()}
@@ -134,8 +159,8 @@ class EvaluationCallback(TrainerCallback):
             "final": final,
             "best_step": self.best_step(),
         }
-        if self._settings.proof:
-            summary["proof"] = make_proof(
+        if self._proof is not None:
+            summary["proof"] = self._proof.make(
                 start,
                 final,
                 self._test_sets(),
@@ -143,5 +168,5 @@ class EvaluationCallback(TrainerCallback):
                 root=Path(self._config.data.root).expanduser(),
                 policy=find_weights(self._config.policy.path),
             )
-            self._logger.say(proof_table(summary["proof"]))
+            self._logger.say(self._proof.text(summary["proof"]))
         return summary

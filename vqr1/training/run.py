@@ -26,18 +26,21 @@ from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
 from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
-from vqr1.training.evaluation_callback import EvaluationCallback
+from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.run_data import check_pictures, read_data
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
 from vqr1.training.start_vllm import check_engine, use_vllm
-from vqr1.training.trainer import RankingTrainer
+from vqr1.training.trainer import RankingTrainer, Script
 
 
-def train(config: Config) -> Path:
+def train(config: Config, proof: Proof | None = None, script: Script | None = None) -> Path:
     """Train as ``config`` says and leave the run folder. Gives the folder's path.
+
+    ``proof`` judges both ends of the run, where evaluation.proof asks for it; ``script`` gives the answers in place of
+    the policy.
 
     Raises ValueError or FileNotFoundError before the first step for anything that is wrong with the configuration,
     the data or the policy's files.
@@ -48,7 +51,9 @@ def train(config: Config) -> Path:
     state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
     folder = RunFolder(Path(config.runs) / run_name(config), writes=state.is_main_process)
     plan, grpo = grpo_config(config, folder.path, state.num_processes)
-    reward_functions(config)  # its settings are checked before anything is read
+    rewards = reward_functions(config)  # its settings are checked before anything is read
+    if config.evaluation.proof and proof is None:
+        raise ValueError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
     with state.main_process_first():
         data = read_data(config)
@@ -69,7 +74,7 @@ def train(config: Config) -> Path:
     state.wait_for_everyone()
 
     set_seed(config.seed)
-    trainer = make_trainer(config, grpo, plan, sampler, data.train, load, processor)
+    trainer = make_trainer(config, grpo, rewards, sampler, data.train, load, processor, script)
     wandb_run = start_wandb(config, folder) if state.is_main_process else None
     logger = Logger(folder, wandb_run, state.is_main_process)
     if max_length is not None:
@@ -78,7 +83,7 @@ def train(config: Config) -> Path:
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
-    evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data)
+    evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
     trainer.add_callback(
         StepCallback(logger, lambda: trainer.generation_seconds, config.trainer["images_per_step"] * config.rollout.k)
     )

@@ -1,8 +1,16 @@
-"""Answers from a script, for tests: what is said depends on nothing that a rank or a random state could change."""
+"""``python tests/support/scripted.py train ...`` is ``vqr1 train ...`` whose answers come from a script.
+
+What is said depends on nothing that a rank or a random state could change. What the command starts again, on every
+device or for every job of a sweep, is this file too.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from functools import partial
+
+from vqr1 import cli
+from vqr1.launching import Hooks, start
 
 
 def answer(seed: int, image_id: str, k: int, step: int) -> str:
@@ -13,3 +21,11 @@ def answer(seed: int, image_id: str, k: int, step: int) -> str:
     if digest[1] % 16 == 0:
         return f"<think>no answer</think><answer>{score + 10:.2f}</answer>"
     return f"<think>a picture</think><answer>{score:.2f}</answer>"
+
+
+def main() -> None:
+    cli.main(partial(start, hooks=Hooks(program=(__file__,), script=answer)))
+
+
+if __name__ == "__main__":
+    main()
