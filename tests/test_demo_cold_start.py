@@ -84,8 +84,8 @@ def test_a_few_steps_learn(pictures, policy_folder):
     settings = ColdStart(sight_steps=60, sight_batch=32, speech_steps=60, speech_batch=16)
     seen = learn_to_see(model, pictures, settings, say=lambda line: None)
     assert seen[-1]["loss"] < np.log(len(TYPES)) + np.log(5)  # better than chance
-    told = learn_to_answer(model, processor, pictures, settings, say=lambda line: None)
-    assert told[-1]["loss"] < 5.0  # smoothed, from ln(vocabulary) = 6.3
+    log = learn_to_answer(model, processor, pictures, settings, say=lambda line: None)
+    assert log[-1]["loss"] < 5.0  # smoothed, from ln(vocabulary) = 6.3
 
 
 def test_patches_of_a_constant_picture_are_constant():

@@ -159,8 +159,8 @@ def test_an_interrupted_making_leaves_nothing_that_looks_finished(tmp_path, monk
     few(monkeypatch)
     folder = tmp_path / "demo_five"
 
-    def interrupted(recipe):
-        yield next(make_dataset(recipe))
+    def interrupted(dataset):
+        yield next(make_dataset(dataset))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -179,8 +179,8 @@ def test_an_interrupted_remaking_keeps_what_was_there(tmp_path, monkeypatch):
     before = contents(folder)
     monkeypatch.setattr(datasets, "VERSION", datasets.VERSION + 1)
 
-    def interrupted(recipe):
-        yield next(make_dataset(recipe))
+    def interrupted(dataset):
+        yield next(make_dataset(dataset))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(datasets, "make_dataset", interrupted)

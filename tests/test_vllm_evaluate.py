@@ -79,10 +79,10 @@ def examples_of(pictures):
 def likeliest(answerer: Answerer, example, ids) -> torch.Tensor:
     """Log-probabilities of the two best tokens after ``ids``, without those that are never drawn."""
     inputs = encode_prompts(answerer.processor, [example])
-    told = torch.tensor([ids], dtype=torch.long)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], told], dim=1)
+    answered = torch.tensor([ids], dtype=torch.long)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], answered], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(told)], dim=1)
+    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(answered)], dim=1)
     with torch.inference_mode():
         logits = answerer.policy.model(**inputs).logits[0, -1]
     logits[answerer.processor.image_token_id] = -torch.inf

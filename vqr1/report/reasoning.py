@@ -63,9 +63,9 @@ def _stories(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         sets.setdefault(row["set"], {}).setdefault(row["image_id"], []).append(row)
-    told = [max(pictures.values(), key=_moved) for pictures in sets.values()]
-    longest = max((len(story) for story in told), default=0)
-    return [story for story in told if len(story) == longest]
+    chosen = [max(pictures.values(), key=_moved) for pictures in sets.values()]
+    longest = max((len(story) for story in chosen), default=0)
+    return [story for story in chosen if len(story) == longest]
 
 
 def _moved(story: list[dict[str, Any]]) -> float:
