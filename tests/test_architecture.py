@@ -65,6 +65,7 @@ ROOMS: dict[str, set[str]] = {
         "data",
         "demo",
         "evaluation",
+        "packaged",
         "policy",
         "provenance",
         "rollout",

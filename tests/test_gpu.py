@@ -137,9 +137,9 @@ def test_packing_is_the_same_on_the_device(device):
     batch = answer_batch(make_batch(SMALL, model))
     cpu = torch.device("cpu")
     there = pack(batch, model.model.get_rope_index, Packing("mask"))
-    on_cpu = AnswerBatch(*(getattr(batch, f).to(cpu) for f in ("prompt_RP", "prompt_mask_RP", "answer_RS", "answer_mask_RS",
-                                                         "image_token_RP")),
-                   [picture.to(cpu) for picture in batch.pictures_R], batch.grid_R.to(cpu))  # fmt: skip
+    tensors = ("prompt_RP", "prompt_mask_RP", "answer_RS", "answer_mask_RS", "image_token_RP")
+    pictures = [picture.to(cpu) for picture in batch.pictures_R]
+    on_cpu = AnswerBatch(*(getattr(batch, name).to(cpu) for name in tensors), pictures, batch.grid_R.to(cpu))
     here = pack(on_cpu, model.to(cpu).model.get_rope_index, Packing("mask"))
     assert torch.equal(there.places.to(cpu), here.places)
     for name in ("input_ids", "shift_labels", "position_ids", "pixel_values", "image_grid_thw"):

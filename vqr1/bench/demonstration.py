@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import vqr1
-from vqr1.cli import packaged
+from vqr1.packaged import packaged
 from vqr1.provenance import git_commit
 from vqr1.rollout_settings import vllm_installed
 
