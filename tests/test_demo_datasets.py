@@ -140,7 +140,6 @@ def test_a_stale_cache_is_made_anew(tmp_path, monkeypatch):
     labels = folder / "labels.json"
     stored = json.loads(labels.read_text())
     assert stored["fingerprint"] == fingerprint(DEMO_DATASETS["demo_five"])
-    (folder / "left_over.png").touch()
     monkeypatch.setattr(datasets, "VERSION", datasets.VERSION + 1)
     rows = load_pictures("demo_five", folder)
     assert json.loads(labels.read_text())["fingerprint"] != stored["fingerprint"]
@@ -196,3 +195,34 @@ def test_registering_twice_changes_nothing_and_another_set_may_not_take_the_name
     with pytest.raises(ValueError, match="a dataset is called demo_five already"):
         register(replace(DATASETS["demo_five"], title="another"))
     assert before == DATASETS
+
+
+@pytest.mark.parametrize("file", ["holiday.jpg", "labels.json"])
+def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path, monkeypatch, file):
+    few(monkeypatch)
+    folder = tmp_path / "demo_five"
+    folder.mkdir()
+    (folder / file).write_text("[1, 2]")
+    with pytest.raises(ValueError, match="holds other files"):
+        load_pictures("demo_five", folder)
+    assert [path.name for path in folder.iterdir()] == [file]
+
+
+def test_files_beside_an_earlier_drawing_are_left_alone(tmp_path, monkeypatch):
+    few(monkeypatch)
+    folder = tmp_path / "demo_five"
+    load_pictures("demo_five", folder)
+    (folder / "notes.txt").write_text("mine")
+    monkeypatch.setattr(datasets, "VERSION", datasets.VERSION + 1)
+    with pytest.raises(ValueError, match="holds other files"):
+        load_pictures("demo_five", folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_and_a_link_to_nowhere(tmp_path, monkeypatch):
+    few(monkeypatch)
+    (tmp_path / "demo_five").mkdir()
+    assert load_pictures("demo_five", tmp_path / "demo_five")
+    (tmp_path / "linked").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds other files"):
+        load_pictures("demo_five", tmp_path / "linked")

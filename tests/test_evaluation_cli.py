@@ -43,6 +43,12 @@ def test_table_prints_markdown(monkeypatch, capsys, results):
     assert all(name in out for name in ("| NIQE (published)", "| ours ", "| theirs ", "95 % interval"))
 
 
+def test_a_set_of_ones_own_has_no_published_rows_around_it(monkeypatch, capsys, tmp_path):
+    call(monkeypatch, "table", write_results(tmp_path / "a", {"mine": rows_of("mine", 30)}, name="ours"))
+    out = capsys.readouterr().out
+    assert "| ours " in out and "published" not in out and "BID" not in out
+
+
 def test_table_prints_latex(monkeypatch, capsys, results):
     call(monkeypatch, "table", *results, "--latex", "--published", "4")
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ from vqr1.evaluation.paper import TABLE2, published
 from vqr1.evaluation.render import as_json, escape, latex, markdown
 from vqr1.evaluation.results import make_row, read_evaluation
 from vqr1.evaluation.summary import over_runs, summarise
-from vqr1.evaluation.table import benchmark_table
+from vqr1.evaluation.table import benchmark_table, comparable
 from vqr1.provenance import finite
 
 ROUNDS = 50
@@ -93,6 +93,13 @@ def test_other_sets_come_after_and_published_rows_have_none(tmp_path):
     assert "/" in rows["model"][-2]
     header, _ = cells(lines_of(folder))
     assert header == ["Model", "Trained on", "D", "Avg"]
+
+
+def test_published_rows_are_shown_where_a_column_is_shared(tmp_path):
+    own = lines_of(write_results(tmp_path / "own", {"mine": rows_of("mine", 20)}))
+    assert comparable(own, published("2")) == []
+    both = lines_of(write_results(tmp_path / "both", {"mine": rows_of("mine", 20), "bid": rows_of("bid", 20)}))
+    assert comparable(both, published("2")) == published("2")
 
 
 def test_what_was_trained_on_is_marked(tmp_path):

@@ -105,10 +105,10 @@ def table() -> None:
         from vqr1.evaluation.paper import published
         from vqr1.evaluation.render import as_json, latex, markdown
         from vqr1.evaluation.summary import summarise
-        from vqr1.evaluation.table import benchmark_table
+        from vqr1.evaluation.table import benchmark_table, comparable
 
         lines = summarise(_results(asked), asked.rounds)
-        rows = [] if asked.published == "none" else published(asked.published)
+        rows = [] if asked.published == "none" else comparable(lines, published(asked.published))
         made = benchmark_table(lines, rows)
         print((latex if asked.latex else markdown)(made), end="")
         if asked.json:

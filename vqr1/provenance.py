@@ -50,7 +50,11 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit this package is run from, with ``+changes`` where the tree differs; None outside a checkout."""
+    """The commit this package is run from, with ``+changes`` where the tree differs; None outside its own checkout.
+
+    A package installed inside another project's tree (in its virtual environment, say) has no commit.
+    """
+    root = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *args]
@@ -60,5 +64,8 @@ def git_commit() -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root:
+        return None
     commit = git("rev-parse", "HEAD")
     return commit and commit + ("+changes" if git("status", "--porcelain") else "")

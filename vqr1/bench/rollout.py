@@ -282,7 +282,8 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     with policy_folder(asked.policy, asked.keep) as folder:
         answerers = load_all(folder, asked)
         model = answerers[ScoringEngine.transformers].model
-        shown = pictures_of(model, asked.root if asked.policy == "tiny" else None, max(asked.pictures, asked.alone))
+        shipped = asked.policy == "tiny" and asked.keep is None
+        shown = pictures_of(model, asked.root if shipped else None, max(asked.pictures, asked.alone))
         pictures = shown[: asked.pictures]
         clock = "wall time" if torch.cuda.is_available() else "processor time"
         rows = measure(ways_of(answerers), pictures, asked.k, asked.rounds, CLOCKS[clock])
@@ -309,7 +310,7 @@ def _facts(asked: argparse.Namespace, clock: str, pictures: Sequence[Image.Image
         "command": shlex.join(["python", "-m", "vqr1.bench.rollout", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "machine": machine(),
-        "policy": asked.policy,
+        "policy": f"{asked.policy}, random weights" if asked.keep else asked.policy,
         "transformers": "generate, each picture encoded once and each prompt read once",
         "pictures": len(pictures),
         "picture_size": pictures[0].size,

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -178,13 +179,14 @@ def fingerprint(dataset: DemoDataset) -> str:
 
 
 def load_pictures(name: str, folder: Path) -> list[Picture]:
-    """The rows of a demonstration dataset, drawn into ``folder`` first unless they are there already."""
+    """The rows of a demonstration dataset, drawn into ``folder`` first unless they are there already.
+
+    Raises ValueError where ``folder`` holds something else, which is never deleted.
+    """
     dataset = DEMO_DATASETS[name]
-    labels = folder / "labels.json"
-    if labels.is_file():
-        stored = json.loads(labels.read_text())
-        if stored["fingerprint"] == fingerprint(dataset):
-            return [Picture(**row) for row in stored["pictures"]]
+    before = _drawn_before(folder)
+    if before and before["fingerprint"] == fingerprint(dataset):
+        return [Picture(**row) for row in before["pictures"]]
     # Into a folder beside it, moved when complete: an interrupted run leaves nothing that looks finished.
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -195,9 +197,40 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
         rows.append(picture)
     stored = {"fingerprint": fingerprint(dataset), "pictures": [asdict(row) for row in rows]}
     (unfinished / "labels.json").write_text(json.dumps(stored, indent=0))
-    shutil.rmtree(folder, ignore_errors=True)
+    if before:
+        _delete_drawn(folder, before)
     unfinished.rename(folder)
     return rows
+
+
+def _drawn_before(folder: Path) -> dict[str, Any] | None:
+    """What the labels of an earlier drawing hold, or None for an empty folder. Raises ValueError for other files."""
+    try:
+        stored = json.loads((folder / "labels.json").read_text())
+    except (OSError, ValueError):  # not there, or not JSON
+        stored = None
+    if isinstance(stored, dict) and {"fingerprint", "pictures"} <= stored.keys():
+        return stored
+    if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(_not_ours(folder))
+    return None
+
+
+def _delete_drawn(folder: Path, before: dict[str, Any]) -> None:
+    """Delete the files of an earlier drawing and the folder. Raises ValueError where other files are in it."""
+    for file in ("labels.json", *(row["file"] for row in before["pictures"])):
+        (folder / file).unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError as error:
+        raise ValueError(_not_ours(folder)) from error
+
+
+def _not_ours(folder: Path) -> str:
+    return (
+        f"{folder} holds other files, and the demonstration's pictures are to be drawn there; move them away, or name "
+        "another root of the data"
+    )
 
 
 def read_demonstration(name: str, folder: Path) -> Splits:

@@ -42,6 +42,13 @@ def benchmark_table(lines: Sequence[Line], published: Sequence[Published]) -> Be
     return BenchmarkTable(_main(lines, published), _details(lines), _notes(lines, published))
 
 
+def comparable(lines: Sequence[Line], published: Sequence[Published]) -> list[Published]:
+    """The published rows where one of the lines has a set that they have, else none: with no column in common they
+    would say nothing of what was evaluated."""
+    evaluated = {name for line in lines for name in line.outcomes}
+    return [row for row in published if evaluated & {name for name, pair in row.cells.items() if pair is not None}]
+
+
 def columns(lines: Sequence[Line], published: Sequence[Published]) -> dict[str, str]:
     """Sets and their titles: the paper's eight where its rows are shown, then what else was evaluated."""
     evaluated = {name: outcomes[0].facts.title for line in lines for name, outcomes in line.outcomes.items()}

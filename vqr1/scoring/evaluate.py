@@ -28,7 +28,7 @@ from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
-from vqr1.evaluation.table import benchmark_table
+from vqr1.evaluation.table import benchmark_table, comparable
 from vqr1.policy.load import files_hash, resolve_attention, resolve_dtype
 from vqr1.provenance import finite, versions
 from vqr1.rollout.engine import MAX_SEED
@@ -204,7 +204,7 @@ def one_of(answers: Sequence[str], scores: Sequence[float | None]) -> str:
 def print_table(folder: Path) -> None:
     """The table on the screen, in ``table.md`` and, with everything in it, in ``table.json``."""
     lines = summarise([read_evaluation(folder)])
-    rows = published("2")
+    rows = comparable(lines, published("2"))
     made = benchmark_table(lines, rows)
     text = markdown(made)
     (folder / "table.md").write_text(text)
