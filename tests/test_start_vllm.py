@@ -12,8 +12,11 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.runs import QUICK, rows, training_rows
 from vqr1.config import register
 from vqr1.config_checks import from_hydra
+from vqr1.data.pictures import PictureLoader
 from vqr1.packaged import packaged
 from vqr1.rollout.engine import RolloutError
+from vqr1.rollout.vllm_engine import COMPARED
+from vqr1.training import run as run_module
 from vqr1.training import start_vllm
 from vqr1.training.run import train
 
@@ -160,6 +163,36 @@ class Narrow(FakeEngine):
 def test_an_engine_that_sees_other_pictures_is_refused(run):
     with pytest.raises(ValueError, match="vLLM makes a grid of"):
         run(Narrow, **QUIET)
+
+
+def test_no_more_pictures_are_decoded_for_the_check_than_it_compares(run, monkeypatch):
+    loaded = []
+
+    class Counting(PictureLoader):
+        def __call__(self, path):
+            loaded.append(path)
+            return super().__call__(path)
+
+    class StartedError(Exception):
+        pass
+
+    def make(*args, **kwargs):
+        trainer = make_trainer(*args, **kwargs)
+        loaded.clear()
+        return trainer
+
+    def start(trainer, config, processor, max_length, pictures, *_):
+        raise StartedError(len(pictures), len(loaded), len(trainer.train_dataset))
+
+    make_trainer = run_module.make_trainer
+    monkeypatch.setattr(run_module, "picture_loader", lambda low, high, _: Counting(low, high))
+    monkeypatch.setattr(run_module, "make_trainer", make)
+    monkeypatch.setattr(run_module, "use_vllm", start)
+    with pytest.raises(StartedError) as started:
+        run(FakeEngine, **QUIET)
+    compared, decoded, pictures = started.value.args
+    assert (compared, decoded) == (COMPARED, COMPARED)
+    assert pictures > 2 * COMPARED
 
 
 def test_transformers_needs_none_of_it(run):

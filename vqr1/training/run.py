@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     wandb_run = start_wandb(config, folder) if state.is_main_process else None
     logger = Logger(folder, wandb_run, state.is_main_process)
     if max_length is not None:
-        first = [load(data.train[i].image) for i in dict.fromkeys(sampler)][:COMPARED]
+        # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
+        first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
         use_vllm(trainer, config, processor, max_length, first, logger.say)
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
