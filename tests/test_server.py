@@ -70,6 +70,56 @@ def test_one_that_serves_another_model_is_refused(address, pages, tmp_path):
         check_server(address, tmp_path, timeout=1)
 
 
+def hub_cache(root, name, revision="0123abc"):
+    """A model as `hf download` leaves it in the hub's cache; gives its folder."""
+    repository = root / f"models--{name.replace('/', '--')}"
+    folder = repository / "snapshots" / revision
+    folder.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return {name: hub_cache(tmp_path / "hub", name) for name in ("Maker/Rater-7B", "Maker/Rater-3B")}
+
+
+def test_one_that_was_started_with_a_hub_id_serves_what_the_cache_has_of_it(address, pages, hub):
+    from vqr1.policy.load import find_weights
+
+    pages["/v1/models"]["data"][0]["root"] = "Maker/Rater-7B"
+    check_server(address, find_weights("Maker/Rater-7B"), timeout=1, find=find_weights)
+    check_server(address, hub["Maker/Rater-7B"], timeout=1, find=find_weights)  # policy.path is the folder
+
+
+@pytest.mark.parametrize("root", ["Maker/Rater-3B", "Maker/Unknown", "tiny", "not a name/of a model"])
+def test_a_hub_id_of_another_model_is_refused(address, pages, hub, root):
+    from vqr1.policy.load import find_weights
+
+    pages["/v1/models"]["data"][0]["root"] = root
+    with pytest.raises(ValueError, match=f"serves {root}, and the policy is {hub['Maker/Rater-7B']}"):
+        check_server(address, hub["Maker/Rater-7B"], timeout=1, find=find_weights)
+
+
+def test_the_run_asks_for_the_policys_name(address, pages, hub, monkeypatch):
+    from vqr1.config import Config, PolicyConfig, RolloutConfig
+    from vqr1.engines import Engine, VllmSettings
+    from vqr1.training import rollouts
+
+    pages["/v1/models"]["data"][0]["root"] = "Maker/Rater-7B"
+    monkeypatch.setattr(rollouts, "text_tokens", lambda processor, prompt: 100)
+    served = RolloutConfig(engine=Engine.vllm_server, vllm=VllmSettings(server=address, server_timeout=1))
+    assert rollouts.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-7B"), rollout=served), None)
+    with pytest.raises(ValueError, match="serves Maker/Rater-7B"):
+        rollouts.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-3B"), rollout=served), None)
+
+
 def test_another_version_is_refused_with_both(address, pages, tmp_path):
     pages["/version"]["version"] = "0.30.1"
     with pytest.raises(ValueError, match=r"runs vLLM 0\.30\.1, and here is 0\.31\.0"):

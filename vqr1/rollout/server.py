@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import requests
 START = "start it with launch/vllm_server.sh MODEL"
 
 
-def check_server(address: str, policy: Path, timeout: float) -> None:
+def check_server(address: str, policy: Path, timeout: float, find: Callable[[str], Path] = Path) -> None:
     """Raises ValueError, with what to do, for a server that is down, serves another model or is of another version.
 
-    ``policy``: the folder that training starts from. A server is waited for up to ``timeout`` seconds.
+    ``policy``: the folder that training starts from. A server is waited for up to ``timeout`` seconds. ``find``: from
+    what a server was started with, which may be a hub id, to its folder here.
     """
     wait_for(address, timeout)
     served = ask(address, "/v1/models")["data"][0]
-    if Path(served["root"]).expanduser().resolve() != policy.resolve():
+    if not is_folder(served["root"], policy, find):
         raise ValueError(
             f"rollout.vllm.server={address} serves {served['root']}, and the policy is {policy}: their answers would "
             f"not be the policy's. Stop it and {START.replace('MODEL', str(policy))}"
@@ -36,6 +38,15 @@ def check_server(address: str, policy: Path, timeout: float) -> None:
             f"rollout.vllm.server={address} reports {mode}: not the probabilities that it draws from. Stop it and "
             f"{START}, which sets --logprobs-mode processed_logprobs"
         )
+
+
+def is_folder(served: str, policy: Path, find: Callable[[str], Path]) -> bool:
+    """Whether the model that a server names is the one in the folder ``policy``."""
+    try:
+        folders = [Path(served).expanduser(), find(served)]
+    except (FileNotFoundError, ValueError):  # no model of that name is here, or it is no name of a model
+        folders = [Path(served).expanduser()]
+    return policy.resolve() in [folder.resolve() for folder in folders]
 
 
 def wait_for(address: str, timeout: float) -> None:

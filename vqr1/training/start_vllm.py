@@ -49,7 +49,7 @@ def check_engine(config: Config, processor: Any) -> int | None:
     if engine is TrainingEngine.vllm_server:
         if config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
             raise ValueError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
-        check_server(settings.server, weights, settings.server_timeout)
+        check_server(settings.server, weights, settings.server_timeout, find_weights)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         cache = cache_bytes(AutoConfig.from_pretrained(str(weights)), length)
