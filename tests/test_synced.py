@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +23,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from tests.support.fake_engine import FakeEngine
+from tests.support.runs import environment
 from vqr1.answer import build_prompt
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.policy.load import load_policy, load_processor, lora_config
@@ -361,6 +366,47 @@ def test_a_server_that_is_lost_stops_the_run_by_name(served, processor):
     shown = pictures(1)
     with pytest.raises(RolloutError, match=r"the vLLM server at http://localhost:8000 failed: ConnectionError"):
         served.generate(prompts_of(processor, shown), [shown], 1)
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory):
+    """How syncs with lost servers ended on each of two ranks, by case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = Path(__file__).parent / "support" / "lost_server.py"
+    done = subprocess.run(
+        [*launcher, str(script), str(folder)], capture_output=True, text=True, env=environment(), timeout=180
+    )
+    ends = [dict(json.loads(line) for line in (folder / rank).read_text().splitlines()) for rank in ("0", "1")]
+    return ends, done
+
+
+SERVER = "RolloutError: the vLLM server at http://localhost:8000 failed: ConnectionError('gone at {}')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["connect", "start", 0, 4, 7, "end", "reset", "forget"])
+def test_a_server_that_is_lost_in_a_sync_ends_all_ranks_alike(lost, place):
+    """Under ZeRO-3 the other ranks are in the gathers of weights that the first rank was to send."""
+    (first, second), _ = lost
+    assert first["at None"] == second["at None"] == "synced"
+    assert first[f"at {place}"] == second[f"at {place}"] == SERVER.format(place)
+
+
+@pytest.mark.slow
+def test_a_failure_on_any_rank_is_every_ranks(lost):
+    (first, second), _ = lost
+    wrong = "failed: MemoryError('no room to add adapters')"
+    assert first["rank 0"] == second["rank 0"] == f"RolloutError: the vLLM server at http://localhost:8000 {wrong}"
+    assert first["rank 1"] == second["rank 1"] == f"RolloutError: rank 1 {wrong}"
+
+
+@pytest.mark.slow
+def test_a_rank_that_left_a_gather_enters_no_other_collective(lost):
+    (_, second), done = lost
+    wrong = "UnmetError: rank 1 could not gather its weights: MemoryError('no room to gather')"
+    assert second["unmet"].startswith(wrong)
+    assert done.returncode != 0 and wrong in done.stderr
 
 
 def test_a_server_forgets_pictures_after_a_sync(served, monkeypatch):

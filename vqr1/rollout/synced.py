@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,34 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
 from vqr1.rollout.engine import MAX_SEED, Drawn, Engine, Question, RolloutError, Sampling
+
+
+class UnmetError(RuntimeError):
+    """This rank has left a collective that the others are in. It must not enter another one, which would be theirs."""
+
+
+class Walk(Iterator[tuple[str, torch.Tensor]]):
+    """Weights, one after another, which can be walked to their end after their reader has failed."""
+
+    def __init__(self, weights: Iterator[tuple[str, torch.Tensor]]):
+        self._weights = weights
+        self._failed = False
+
+    def __next__(self) -> tuple[str, torch.Tensor]:
+        try:
+            return next(self._weights)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._failed = True
+            raise
+
+    def to_the_end(self) -> bool:
+        """Take part in what is left. Whether all weights could be had, by the reader and now."""
+        with suppress(Exception):
+            for _ in self:
+                pass
+        return not self._failed
 
 
 class SyncedGeneration(VLLMGeneration):
@@ -60,7 +88,7 @@ class SyncedGeneration(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         if self.mode == "server":
-            super()._init_vllm()
+            self._on_server(self._connect)
             return
         assert self._start is not None
         world, parallel = self.accelerator.num_processes, self.tensor_parallel_size
@@ -83,7 +111,20 @@ class SyncedGeneration(VLLMGeneration):
         self._llm_weights_sleeping = self.enable_sleep_mode
         self.accelerator.wait_for_everyone()
 
-    def _iter_named_params(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _connect(self) -> None:
+        try:
+            super()._init_vllm()
+        except Exception:
+            # The other ranks wait where VLLMGeneration's start ends, which a rank that failed has not reached.
+            self.accelerator.wait_for_everyone()
+            raise
+
+    def _iter_named_params(self) -> Walk:
+        """As VLLMGeneration's; the walk is kept, so that it can be ended where what reads it fails."""
+        self._walk = Walk(self._weights())
+        return self._walk
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         if not is_peft_model(self.model) or self._dist.is_fsdp:  # under FSDP: TRL's merge, undone afterwards
             yield from super()._iter_named_params()
             return
@@ -94,7 +135,7 @@ class SyncedGeneration(VLLMGeneration):
     def sync_weights(self) -> None:
         """Give vLLM the current weights and let it forget what the old ones computed. Collective."""
         if self.mode == "server":
-            self._on_server(super().sync_weights)
+            self._on_server(self._send_weights)
             if self._vision_trained:
                 self._on_server(self._forget_pictures_on_server)
             return
@@ -107,6 +148,22 @@ class SyncedGeneration(VLLMGeneration):
         else:
             self.engine.load(self._iter_named_params())
         self.engine.forget(pictures=self._vision_trained)
+
+    def _send_weights(self) -> None:
+        """TRL's sync. Where the server is lost in the middle of it, the first rank walks on to the end.
+
+        Under ZeRO-3 and FSDP every weight is a collective, and the others are in it.
+        """
+        try:
+            super().sync_weights()
+        except Exception as error:
+            sharded = self._dist.is_zero3 or self._dist.is_fsdp
+            if sharded and not self._walk.to_the_end():
+                raise UnmetError(
+                    f"rank {self.accelerator.process_index} could not gather its weights: {error!r}. The other ranks "
+                    "wait for it and are ended by the launcher; the last checkpoint is what is left"
+                ) from error
+            raise
 
     def _send_adapter(self) -> None:
         model: Any = self.model
@@ -194,18 +251,22 @@ class SyncedGeneration(VLLMGeneration):
             client.session.post(f"{client.base_url}/reset_encoder_cache").raise_for_status()
 
     def _on_server(self, call: Callable[[], Any]) -> Any:
-        """The first rank's result for every rank; where it fails, it fails on every rank. Collective."""
+        """The first rank's result for every rank; where one rank fails, all fail alike. Collective."""
         result, failure = None, None
         try:
             result = call()
+        except UnmetError:
+            raise
         except Exception as error:  # noqa: BLE001 - TRL's client raises Exception itself, after its own retries
-            failure = f"the vLLM server at {self.server_base_url} failed: {error!r}"
-        box = [(result, failure)]
+            rank = self.accelerator.process_index
+            who = f"the vLLM server at {self.server_base_url}" if rank == 0 else f"rank {rank}"
+            failure = f"{who} failed: {error!r}"
+        failures = [failure for failure in gather_object([failure]) if failure]
+        if failures:
+            raise RolloutError("; ".join(failures))
+        box = [result]
         broadcast_object_list(box)
-        result, failure = box[0]
-        if failure:
-            raise RolloutError(failure)
-        return result
+        return box[0]
 
 
 @contextmanager
