@@ -30,7 +30,7 @@ from vqr1.policy.load import load_policy, load_processor, lora_config
 from vqr1.rollout.engine import Question, RolloutError, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration, as_questions, merged_weights
-from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room
+from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room, prepare
 from vqr1.training.canary import Canary
 
 PAD, START, END = 7, 8, 9
@@ -56,12 +56,12 @@ def prompts_of(processor, shown):
     return [list(ids) for ids in encode_prompts(processor, examples, padding=False)["input_ids"]]
 
 
-def generation(model, processor, folder, vision_trained=True, **kwargs):
+def generation(model, processor, folder, vision_trained=True, start=None, **kwargs):
     return SyncedGeneration(
         model=model,
         accelerator=Accelerator(cpu=True),
         processing_class=processor,
-        start=lambda: FakeEngine(folder, processor),
+        start=start or (lambda: FakeEngine(folder, processor)),
         stop=[processor.tokenizer.eos_token_id],
         never=vision_tokens(processor.tokenizer),
         vision_trained=vision_trained,
@@ -162,6 +162,29 @@ def test_where_vllm_starts_is_told_to_nobody_else(settings, processor, policy_fo
     generation(load_policy(settings), processor, policy_folder)
     assert {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items() <= seen[0].items()
     assert dict(os.environ) == before
+
+
+def test_what_vllm_is_started_with_stays_set_and_its_place_does_not(settings, processor, policy_folder, monkeypatch):
+    """vLLM reads its variables when it comes to them, a good part of them after the start."""
+    kept = {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS"}
+    before = {"RANK": "3", "MASTER_PORT": "29500"}  # of the launcher; vLLM's place is not it
+    for name in (*kept, "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is put back after the test
+        monkeypatch.delenv(name)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+
+    class Starting(FakeEngine):
+        def __init__(self, *_):
+            prepare()
+            os.environ["MASTER_PORT"] = "1"
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(_custom_ops=SimpleNamespace()))
+    generation(load_policy(settings), processor, policy_folder, start=lambda: Starting())
+    assert kept <= set(os.environ)
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    assert {name: os.environ[name] for name in names if name in os.environ} == before
 
 
 def test_an_engine_that_sleeps_gets_its_weights_before_it_answers(settings, processor, policy_folder):

@@ -103,7 +103,8 @@ class SyncedGeneration(VLLMGeneration):
             "LOCAL_RANK": str(self.accelerator.local_process_index),
             "WORLD_SIZE": str(world),
         }
-        with environment(place):
+        # No later process shall believe them. What vLLM's start sets for this process (engine.prepare) stays.
+        with environment(place, "MASTER_ADDR", "MASTER_PORT"):
             ensure_master_addr_port()
             self.engine = self._start()
         if self.enable_sleep_mode:
@@ -270,16 +271,18 @@ class SyncedGeneration(VLLMGeneration):
 
 
 @contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """These variables, and all that is set inside, for as long as it lasts: no later process shall believe them."""
-    before = dict(os.environ)
+def environment(values: dict[str, str], *others: str) -> Iterator[None]:
+    """These variables for as long as it lasts; then they and ``others`` are as before. What else is set stays."""
+    before = {name: os.environ.get(name) for name in (*values, *others)}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def as_questions(prompts: Sequence[Sequence[int]], pictures: Sequence[Image.Image]) -> list[Question]:
