@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,13 +333,15 @@ def test_torchs_cpu_generators_still_have_no_offset():
 
 
 class Client:
-    """TRL's VLLMClient: answers with the prompt's last token, n times."""
+    """TRL's VLLMClient: answers with the prompt's last token and the answer's seed; later questions sooner."""
 
     base_url = "http://localhost:8000"
 
     def __init__(self, fails=False):
         self.fails = fails
         self.asked = []
+        self.busy = self.busiest = 0
+        self.lock = threading.Lock()
         self.sent_pictures = 0
         self.posted = []
         self.session = SimpleNamespace(post=self._post)
@@ -353,9 +357,17 @@ class Client:
         return [{"mm_placeholders": {"image": [None]}} for _ in images]
 
     def generate(self, prompts, features, n, **wanted):
-        self.asked.append((prompts, features, n, wanted))
+        with self.lock:
+            self.asked.append((prompts, features, n, wanted))
+            self.busy += 1
+            self.busiest = max(self.busiest, self.busy)
+            wait = 0.1 / len(self.asked)
+        time.sleep(wait)
+        with self.lock:
+            self.busy -= 1
+        seed = wanted["generation_kwargs"]["seed"]  # one for all prompts of a call
         return {
-            "completion_ids": [[ids[-1], i] for ids in prompts for i in range(n)],
+            "completion_ids": [[ids[-1], seed + i] for ids in prompts for i in range(n)],
             "logprobs": [[[-0.5], [-0.25]] for _ in prompts for _ in range(n)],
         }
 
@@ -372,10 +384,15 @@ def test_a_server_is_sent_each_picture_once_and_answers_come_back_in_order(serve
     shown = pictures(3)
     prompts = prompts_of(processor, shown)
     rows = [0, 0, 1, 1, 2, 2, 2, 2]  # the last picture stands twice in the batch
+    torch.manual_seed(5)
+    seeds = [question.seed for question in as_questions([[1], [2], [3]], shown)]
+    torch.manual_seed(5)
     _, answers, logps, _ = served.generate([prompts[i] for i in rows], [[shown[i]] for i in rows], 2)
-    assert answers == [[prompts[i][-1], n] for i, n in zip(rows, [0, 1, 0, 1, 0, 1, 2, 3], strict=True)]
+    noise = [seeds[i] + k for i, k in zip(rows, [0, 1, 0, 1, 0, 1, 2, 3], strict=True)]  # as in colocate
+    assert answers == [[prompts[i][-1], seed] for i, seed in zip(rows, noise, strict=True)]
     assert logps == [[[-0.5], [-0.25]]] * 8
     assert served.vllm_client.sent_pictures == 3
+    assert len(served.vllm_client.asked) == 3 and served.vllm_client.busiest > 1
     for asked, features, _, wanted in served.vllm_client.asked:
         for ids, feature in zip(asked, features, strict=True):
             (place,) = feature["mm_placeholders"]["image"]

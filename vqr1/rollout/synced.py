@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
 from vqr1.rollout.engine import MAX_SEED, Drawn, Engine, Question, RolloutError, Sampling
+
+REQUESTS = 64  # to a server at once: the connections that TRL's client keeps
 
 
 class UnmetError(RuntimeError):
@@ -226,25 +229,28 @@ class SyncedGeneration(VLLMGeneration):
             return None
         features = self.vllm_client.image_features([[question.picture] for question in questions])
         placed = [self._place_features(each, q.ids) for each, q in zip(features, questions, strict=True)]
-        answers: list[list[Drawn]] = [[] for _ in questions]
-        for k in {question.k for question in questions}:  # as a rule one: a request has one k for all its prompts
-            places = [i for i, question in enumerate(questions) if question.k == k]
+
+        def ask(question: Question, features: Any) -> list[Drawn]:
             reply = self.vllm_client.generate(
-                prompts=[questions[i].ids for i in places],
-                features=[placed[i] for i in places],
-                n=k,
+                prompts=[question.ids],
+                features=[features],
+                n=question.k,
                 temperature=self.temperature,
                 max_tokens=self.max_completion_length,
                 logprobs=0,
                 generation_kwargs={
+                    "seed": question.seed,  # the server gives the k-th answer seed + k, as vLLM in this process does
                     "stop_token_ids": list(self._stop),
                     "logit_bias": {str(token): -100.0 for token in self._never},
                 },
             )
-            flat: Any = zip(reply["completion_ids"], reply["logprobs"], strict=True)
-            for n, (ids, logps) in enumerate(flat):
-                answers[places[n // k]].append(Drawn(ids, [of_token[0] for of_token in logps]))
-        return answers
+            answers: Any = zip(reply["completion_ids"], reply["logprobs"], strict=True)
+            return [Drawn(ids, [of_token[0] for of_token in logps]) for ids, logps in answers]
+
+        # A call has one seed for all its prompts: a call for each question. TRL's client makes a request of every
+        # prompt in any case, from as many threads of its own, over one session that has as many connections.
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            return list(pool.map(ask, questions, placed))
 
     def _forget_pictures_on_server(self) -> None:
         if self.accelerator.is_main_process:
