@@ -259,6 +259,22 @@ def test_every_other_setting_of_trl_can_be_given_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rollout", "setting"),
+    [
+        ("transformers", "vllm_importance_sampling_clip_min=0.5"),
+        ("vllm_colocate", "generation_kwargs={top_p:0.9}"),
+        ("vllm_server", "vllm_structured_outputs_regex=a+"),
+    ],
+)
+def test_a_setting_of_trl_that_the_rollout_does_not_read_is_refused(rollout, setting, tmp_path):
+    config = composed(f"rollout={rollout}", f"+trainer.{setting}", "policy.tuning=full")
+    with pytest.raises(
+        ValueError, match=rf"trainer.{setting.partition('=')[0]}=.* has no effect with rollout={rollout}"
+    ):
+        grpo_config(config, tmp_path, world_size=1)
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"loss_type": "gpro"}, "trainer.loss_type='gpro': choose from grpo,"),

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+
 import pytest
+from trl import GRPOConfig, GRPOTrainer
 
 from vqr1 import rollout_settings
+from vqr1.config_checks import OWNED
 from vqr1.rollout_settings import (
     ACTIVATIONS,
+    READ_BY_THE_CORRECTION,
+    UNREAD,
+    UNREAD_BY_VLLM,
+    UNTRUNCATED,
     Correction,
     LoraSync,
     TrainingEngine,
     VllmSettings,
     check_memory,
+    check_read,
     check_untruncated,
     check_vllm,
     longest_sequence,
@@ -80,6 +91,66 @@ def test_truncated_sampling_is_refused(truncated):
     check_untruncated({})
     with pytest.raises(ValueError, match=f"trainer.{next(iter(truncated))}=.*bias the importance ratio"):
         check_untruncated(truncated)
+
+
+SET = {
+    "use_transformers_continuous_batching": True,
+    "use_transformers_paged": True,
+    "transformers_continuous_batching_config": {"block_size": 16},
+    "max_tool_calling_iterations": 3,
+    "trust_remote_code": True,
+    "vllm_model_impl": "transformers",
+    "vllm_structured_outputs_regex": "<think>.*",
+    "generation_kwargs": {"top_p": 0.9},
+    "cache_implementation": "static",
+    "ds3_gather_for_generation": False,
+    "vllm_importance_sampling_clip_min": 0.5,
+}  # every setting that may be without effect, at a value
+
+
+@pytest.mark.parametrize("key", UNREAD)
+@pytest.mark.parametrize("engine", [TrainingEngine.transformers, TrainingEngine.vllm_colocate, TrainingEngine.vllm_server])
+def test_a_setting_that_nothing_reads_is_refused(key, engine):
+    with pytest.raises(ValueError, match=f"trainer.{key}=.* has no effect.*: .*Leave it out"):
+        check_read({key: SET[key]}, engine, Correction.token_truncate)
+
+
+@pytest.mark.parametrize("key", UNREAD_BY_VLLM)
+def test_a_setting_of_transformers_is_refused_where_vllm_answers(key):
+    check_read({key: SET[key]}, TrainingEngine.transformers, Correction.token_truncate)
+    for engine in (TrainingEngine.vllm_colocate, TrainingEngine.vllm_server):
+        with pytest.raises(ValueError, match=f"trainer.{key}=.*rollout={engine.value}: .*or set rollout=transformers"):
+            check_read({key: SET[key]}, engine, Correction.token_truncate)
+
+
+@pytest.mark.parametrize("key", [key for key in SET if key.startswith("vllm_")])
+def test_a_setting_of_vllm_is_refused_where_transformers_answers(key):
+    with pytest.raises(ValueError, match=f"trainer.{key}=.* has no effect with rollout=transformers"):
+        check_read({key: SET[key]}, TrainingEngine.transformers, Correction.token_truncate)
+
+
+def test_a_bound_of_the_correction_needs_one():
+    bound = {"vllm_importance_sampling_clip_min": 0.5}
+    check_read(bound, TrainingEngine.vllm_colocate, Correction.token_mask)
+    with pytest.raises(ValueError, match="clip_min=0.5 has no effect with rollout.vllm.correction=none"):
+        check_read(bound, TrainingEngine.vllm_colocate, Correction.none)
+
+
+def test_every_setting_of_trl_for_generation_is_decided_honoured_or_refused():
+    """One that a new TRL brings belongs in one of these tables, with the reason, or has the code that reads it."""
+    fields = {field.name: field for field in dataclasses.fields(GRPOConfig)}
+    about_vllm = {name for name in fields if name.startswith("vllm_")}
+    refused = {**UNREAD, **UNREAD_BY_VLLM}
+    assert about_vllm == {name for name in (*OWNED, *refused, *READ_BY_THE_CORRECTION) if name.startswith("vllm_")}
+    assert set(SET) == {*refused, *READ_BY_THE_CORRECTION}
+    idle = {name: value for name, (value, _) in refused.items()} | READ_BY_THE_CORRECTION
+    assert {name: fields[name].default for name in idle} == idle
+    # What TRL hands to its own start of vLLM, which is not used here, under GRPOConfig's names.
+    start = inspect.getsource(GRPOTrainer.__init__).partition("VLLMGeneration(")[2].partition("_last_loaded_step")[0]
+    handed = set(re.findall(r"args\.(\w+)", start))
+    honoured = {"per_device_train_batch_size", "steps_per_generation"}  # how many answers vLLM draws at once
+    assert handed >= {"generation_kwargs", "vllm_model_impl"}
+    assert handed <= {*OWNED, *refused, *READ_BY_THE_CORRECTION, *UNTRUNCATED, *honoured}
 
 
 def test_the_longest_sequence_of_the_papers_geometry():

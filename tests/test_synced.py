@@ -27,13 +27,15 @@ from trl.generation.vllm_generation import VLLMGeneration
 from tests.support.fake_engine import FakeEngine
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
-from vqr1.config import LoraSettings, PolicyConfig
+from vqr1.config import Config, LoraSettings, PolicyConfig, RolloutConfig
+from vqr1.engines import Engine
 from vqr1.policy.load import load_policy, load_processor, lora_config
 from vqr1.rollout.engine import Question, RolloutError, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration, as_questions, merged_weights
 from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room, prepare
 from vqr1.training.canary import Canary
+from vqr1.training.rollouts import check_engine
 
 PAD, START, END = 7, 8, 9
 
@@ -129,6 +131,16 @@ def test_noise_is_torchs():
     assert [q.seed for q in as_questions([[1], [2], [3]], shown)] == first
     assert len(set(first)) == 3
     assert [q.seed for q in as_questions([[1], [2], [3]], shown)] != first
+
+
+@pytest.mark.parametrize("given", [{"note": " word" * 50}, json.dumps({"note": " word" * 50})], ids=["dict", "text"])
+def test_what_the_chat_template_is_given_counts_towards_vllms_length(settings, processor, given):
+    wordy = copy.copy(processor)
+    wordy.chat_template = processor.chat_template + "{{ note }}"
+    config = Config(policy=settings, rollout=RolloutConfig(engine=Engine.vllm_colocate), trainer={})
+    plain = check_engine(config, wordy)
+    config.trainer["chat_template_kwargs"] = given
+    assert check_engine(config, wordy) >= plain + 50
 
 
 # The engine's weights and what it remembers

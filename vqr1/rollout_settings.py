@@ -141,6 +141,48 @@ def check_untruncated(trainer: dict[str, Any]) -> None:
             )
 
 
+# Settings of GRPOConfig that nothing here reads: what each is when it is left alone, and why it cannot be another.
+UNREAD: dict[str, tuple[Any, str]] = {
+    "use_transformers_continuous_batching": (False, "transformers' continuous batching takes no pictures"),
+    "use_transformers_paged": (False, "transformers' continuous batching takes no pictures"),
+    "transformers_continuous_batching_config": (None, "transformers' continuous batching takes no pictures"),
+    "max_tool_calling_iterations": (None, "answers call no tools"),
+    "trust_remote_code": (False, "a Qwen2.5-VL needs no code but transformers' and vLLM's own"),
+    "vllm_model_impl": ("vllm", "weights are given over under the names of vLLM's own implementation"),
+    "vllm_structured_outputs_regex": (
+        None,
+        "it would forbid tokens that the trained model may draw, and bias the importance ratio; how an answer is "
+        "written is the format reward's (reward.format_weight)",
+    ),
+}
+# What only transformers' generate reads ...
+UNREAD_BY_VLLM: dict[str, tuple[Any, str]] = {
+    "generation_kwargs": (None, "they are transformers' settings, and truncated sampling would bias the ratio"),
+    "cache_implementation": (None, "it is transformers' cache"),
+    "ds3_gather_for_generation": (True, "weights are gathered for vLLM one at a time in any case"),
+}
+# ... and what only the correction of vLLM's probabilities reads.
+READ_BY_THE_CORRECTION: dict[str, Any] = {"vllm_importance_sampling_clip_min": None}
+
+
+def check_read(trainer: dict[str, Any], engine: TrainingEngine, correction: Correction) -> None:
+    """A setting of GRPOConfig that would have no effect is a mistake. Raises ValueError naming it and why."""
+    vllm = engine is not TrainingEngine.transformers
+    for key, (idle, why) in (UNREAD | (UNREAD_BY_VLLM if vllm else {})).items():
+        value = trainer.get(key, idle)
+        if value not in (idle, {}):
+            which = f" with rollout={engine.value}" if key in UNREAD_BY_VLLM or key.startswith("vllm_") else ""
+            reason = why if vllm or not key.startswith("vllm_") else "vLLM is not asked"
+            instead = ", or set rollout=transformers" if key in UNREAD_BY_VLLM else ""
+            raise ValueError(f"trainer.{key}={value} has no effect{which}: {reason}. Leave it out{instead}")
+    if vllm and correction is not Correction.none:
+        return
+    for key, idle in READ_BY_THE_CORRECTION.items():
+        if trainer.get(key, idle) != idle:
+            cause = "rollout.vllm.correction=none" if vllm else f"rollout={engine.value}"
+            raise ValueError(f"trainer.{key}={trainer[key]} has no effect with {cause}; leave it out")
+
+
 def longest_sequence(text_tokens: int, max_pixels: int, token_pixels: int, max_tokens: int) -> int:
     """Tokens of the longest prompt and answer: the text, the largest picture, the longest answer."""
     return text_tokens + max_pixels // token_pixels**2 + max_tokens

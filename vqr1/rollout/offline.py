@@ -14,23 +14,29 @@ from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.rollout.engine import stop_tokens, vision_tokens
 
 
-def encode_prompts(processor: Any, examples: Sequence[dict[str, Any]], padding: bool = True) -> Any:
-    """The model's inputs for examples with ``image`` and ``prompt``: tensors padded on the left, or else lists."""
+def encode_prompts(
+    processor: Any, examples: Sequence[dict[str, Any]], padding: bool = True, template: dict[str, Any] | None = None
+) -> Any:
+    """The model's inputs for examples with ``image`` and ``prompt``: tensors padded on the left, or else lists.
+
+    ``template``: what the chat template is given besides.
+    """
     prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
     return processor.apply_chat_template(
         prompts,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
+        **(template or {}),
         **({"return_tensors": "pt", "processor_kwargs": {"padding": True}} if padding else {}),
     )
 
 
-def text_tokens(processor: Any, prompt: str) -> int:
+def text_tokens(processor: Any, prompt: str, template: dict[str, Any] | None = None) -> int:
     """Tokens of a prompt without those of its picture."""
     blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
     example = {"prompt": build_prompt(prompt), "image": blank}
-    (ids,) = encode_prompts(processor, [example], padding=False)["input_ids"]
+    (ids,) = encode_prompts(processor, [example], padding=False, template=template)["input_ids"]
     return sum(token != processor.image_token_id for token in ids)
 
 

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 from vqr1.batches import BatchPlan, plan_batches
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import trainer_settings
-from vqr1.rollout_settings import Correction, TrainingEngine, check_untruncated
+from vqr1.rollout_settings import Correction, TrainingEngine, check_read, check_untruncated
 
 # Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
 LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
@@ -36,6 +36,7 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
     if config.rollout.engine is not TrainingEngine.transformers:
         check_untruncated(settings)
     vllm = config.rollout.vllm
+    check_read(settings, config.rollout.engine, vllm.correction)
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
     grpo = GRPOConfig(

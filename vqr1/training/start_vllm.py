@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ def check_engine(config: Config, processor: Any) -> int | None:
     if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
         raise ValueError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
     policy = config.policy
-    text = text_tokens(processor, config.rollout.prompt)
+    template = config.trainer.get("chat_template_kwargs")
+    template = json.loads(template) if isinstance(template, str) else template  # as TRL reads it
+    text = text_tokens(processor, config.rollout.prompt, template)
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
     length = sequence_limit(settings.max_length, needed)
     weights = find_weights(policy.path)
