@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.training import run as run_module
 from vqr1.training import start_vllm
 from vqr1.training.run import train
+from vqr1.training.trainer import RankingTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,22 @@ class Stale(FakeEngine):
     def load(self, weights):
         if "load" not in self.log:
             super().load(weights)
+
+
+class Mute(FakeEngine):
+    """Gives its tokens no probability, or one in ``every``."""
+
+    every = 1
+
+    def ask(self, questions, sampling):
+        answers = super().ask(questions, sampling)
+        for drawn in (drawn for of_one in answers for drawn in of_one):
+            drawn.logps[:: self.every] = [None] * len(drawn.logps[:: self.every])  # as TRL's client has NaN
+        return answers
+
+
+class Mumbling(Mute):
+    every = 20
 
 
 class Deaf(FakeEngine):
@@ -112,6 +130,24 @@ def test_stale_weights_stop_the_run_with_what_was_learnt_saved(run, tmp_path):
     state = json.loads((tmp_path / "run" / f"checkpoint-{done}" / "trainer_state.json").read_text())
     assert state["global_step"] == done
     assert (tmp_path / "run" / f"checkpoint-{done}" / "optimizer.pt").is_file()
+
+
+@pytest.mark.parametrize("engine", [Mute, Mumbling])
+def test_tokens_without_a_probability_are_heard(run, engine):
+    """TRL leaves them out of its figure, which is 0 where no other token is left."""
+    with pytest.raises(RolloutError, match=r"after step 0: canary/logp_difference is nan: there are tokens that"):
+        run(engine, **QUIET)
+
+
+def test_a_policy_without_probabilities_is_heard(run, monkeypatch):
+    def broken(self, *args, **kwargs):
+        logps, entropies, loss = scored(self, *args, **kwargs)
+        return logps * math.nan, entropies, loss
+
+    scored = RankingTrainer._get_per_token_logps_and_entropies
+    monkeypatch.setattr(RankingTrainer, "_get_per_token_logps_and_entropies", broken)
+    with pytest.raises(RolloutError, match="canary/logp_difference is nan"):
+        run(FakeEngine, **QUIET)
 
 
 def test_a_run_that_lost_its_server_goes_on_where_it_stopped(run, tmp_path):

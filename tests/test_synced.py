@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -28,14 +29,14 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, RolloutConfig
-from vqr1.engines import Engine
+from vqr1.rollout_settings import TrainingEngine
 from vqr1.policy.load import load_policy, load_processor, lora_config
 from vqr1.rollout.engine import Question, RolloutError, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration, as_questions, merged_weights
 from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room, prepare
-from vqr1.training.canary import Canary
-from vqr1.training.rollouts import check_engine
+from vqr1.training.canary import Canary, logp_difference
+from vqr1.training.start_vllm import check_engine
 
 PAD, START, END = 7, 8, 9
 
@@ -137,7 +138,7 @@ def test_noise_is_torchs():
 def test_what_the_chat_template_is_given_counts_towards_vllms_length(settings, processor, given):
     wordy = copy.copy(processor)
     wordy.chat_template = processor.chat_template + "{{ note }}"
-    config = Config(policy=settings, rollout=RolloutConfig(engine=Engine.vllm_colocate), trainer={})
+    config = Config(policy=settings, rollout=RolloutConfig(engine=TrainingEngine.vllm_colocate), trainer={})
     plain = check_engine(config, wordy)
     config.trainer["chat_template_kwargs"] = given
     assert check_engine(config, wordy) >= plain + 50
@@ -477,9 +478,23 @@ def test_the_canary_stops_before_anything_is_learnt():
     canary = Canary(0.1, stop=True, say=said.append)
     canary(0, 0.0999)
     for difference in (0.2, float("nan")):
-        with pytest.raises(RolloutError, match=r"after step 3: canary/logp_difference is .*canary_limit=0.1"):
+        why = "nan: there are tokens" if math.isnan(difference) else "0.200, over rollout.vllm.canary_limit=0.1"
+        with pytest.raises(RolloutError, match=f"after step 3: canary/logp_difference is {why}"):
             canary(3, difference)
     assert said == []
+
+
+def test_the_difference_is_of_what_was_drawn_by_all_ranks():
+    drawn = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    ours, theirs = -torch.ones(2, 3), torch.tensor([[-1.0, -1.5, math.nan], [-0.25, -9.0, 0.0]])
+    scored = {"completion_mask": drawn, "old_per_token_logps": ours, "sampling_per_token_logps": theirs}
+    assert logp_difference(scored, lambda own: own) == pytest.approx(1.25 / 3)
+    other = torch.tensor([[1.0, 2.0]])  # another rank's sum and count
+    assert logp_difference(scored, lambda own: torch.cat([own, other])) == pytest.approx(2.25 / 5)
+    assert math.isnan(logp_difference(scored, lambda own: torch.cat([own, other * math.nan])))
+    theirs[0, 0] = math.nan
+    assert math.isnan(logp_difference(scored, lambda own: own))
+    assert logp_difference({**scored, "completion_mask": 0 * drawn}, lambda own: own) == 0
 
 
 def test_the_canary_that_goes_on_warns_once():

@@ -13,10 +13,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.provenance import finite
-from vqr1.training.canary import LOGP_DIFFERENCE
 from vqr1.training.run_folder import RunFolder
 
-# The one map from TRL's and transformers' names. Names of ours (reward/..., rollout/...) pass through; all others,
+# The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through; all others,
 # which repeat these or hold for other losses only, are left out.
 NAMES = {
     "reward": "train/reward",
@@ -29,10 +28,9 @@ NAMES = {
     "kl": "policy/kl",
     "entropy": "policy/entropy",
     "clip_ratio/region_mean": "policy/clip",
-    LOGP_DIFFERENCE: "canary/logp_difference",
     "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
 }
-OWN_PREFIXES = ("reward/", "rollout/")
+OWN_PREFIXES = ("reward/", "rollout/", "canary/")
 
 
 def renamed(logs: dict[str, Any]) -> dict[str, float]:

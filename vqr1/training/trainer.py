@@ -24,7 +24,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 from vqr1.policy.load import base_model
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.rollout.synced import SyncedGeneration
-from vqr1.training.canary import LOGP_DIFFERENCE, Canary
+from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
@@ -131,7 +131,9 @@ class RankingTrainer(GRPOTrainer):
         self._asked = inputs
         scored = super()._generate_and_score_completions(inputs)
         if self.canary is not None:
-            self.canary(self.state.global_step, self._metrics["train"][LOGP_DIFFERENCE][-1])
+            difference = logp_difference(scored, self.accelerator.gather)
+            self._metrics["train"][LOGP_DIFFERENCE].append(difference)
+            self.canary(self.state.global_step, difference)
         return scored
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
