@@ -1,8 +1,71 @@
-"""The warning against one score for all pictures, on figures made up for the test."""
+"""Figures by TRL's names and by ours, and the warning against one score for all pictures; all made up for the tests."""
+
+from types import SimpleNamespace
 
 import pytest
+from trl import GRPOConfig
 
-from vqr1.training.run_log import CollapseWatch
+from vqr1.training.run_log import NAMES, CollapseWatch, StepCallback, expected_names, strange_names
+
+# What a step of a run with vLLM and a KL penalty reports besides NAMES. Runs compare it with TRL's (support/runs.py).
+BESIDES = {
+    "rewards/quality_reward/mean": 0.5, "frac_reward_zero_std": 0.0, "num_tokens": 10, "step_time": 0.1, "epoch": 0.1,
+    "completions/min_length": 3, "completions/mean_terminated_length": 3, "clip_ratio/low_min": 0.0,
+    "sampling/sampling_logp_difference/mean": 0.0, "sampling/importance_sampling_ratio/min": 1.0,
+    "reward/fidelity": 0.7, "rollout/score_std": 0.5, "canary/logp_difference": 0.0,
+}  # fmt: skip
+
+
+def reported():
+    return {**dict.fromkeys(NAMES, 1.0), **BESIDES}
+
+
+def names(**settings):
+    args = {"beta": 0.04, "loss_type": "grpo", "vllm_importance_sampling_correction": True, **settings}
+    return expected_names(SimpleNamespace(**args), vllm=settings.get("vllm", True))
+
+
+def test_the_names_of_a_step_are_known():
+    assert strange_names(reported(), names()) is None
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_figure_that_trl_renames_is_missed(name):
+    logs = reported()
+    logs[f"new_{name}"] = logs.pop(name)
+    assert f"missing: {name}; not known: new_{name}." in strange_names(logs, names())
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"beta": 0.0}, "kl"),
+        ({"loss_type": "cispo"}, "clip_ratio/region_mean"),
+        ({"vllm": False}, "sampling/importance_sampling_ratio/mean"),
+        ({"vllm_importance_sampling_correction": False}, "sampling/importance_sampling_ratio/mean"),
+    ],
+)
+def test_a_figure_is_missed_only_where_there_is_one(setting, name):
+    logs = {key: value for key, value in reported().items() if key != name}
+    assert f"missing: {name};" in strange_names(logs, names())
+    assert strange_names(logs, names(**setting)) is None
+
+
+def test_a_run_says_so_once_and_goes_on(tmp_path):
+    said, rows = [], []
+    logger = SimpleNamespace(say=said.append, metrics=lambda step, values: rows.append(values), timings=lambda *_: None)
+    callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, vllm=True)
+    args = GRPOConfig(output_dir=str(tmp_path), beta=0.04, loss_type="grpo", use_cpu=True, report_to=[])
+    state = SimpleNamespace(global_step=1, max_steps=2, num_input_tokens_seen=1)
+    logs = reported()
+    del logs["loss"]  # the one that a step was told from the summary by
+    for _ in range(2):
+        callback.on_step_begin(args, state, None)
+        callback.on_step_end(args, state, None)
+        callback.on_log(args, state, None, logs=logs)
+    callback.on_log(args, state, None, logs={"train_runtime": 1.0, "train_loss": 0.1})
+    assert [line.startswith("warning: of TRL's figures, missing: loss;") for line in said] == [True, False, False]
+    assert len(rows) == 2
 
 
 def fired(series):

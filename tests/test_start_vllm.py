@@ -95,10 +95,11 @@ def run(tmp_path, data_root, monkeypatch):
 QUIET = {"evaluation.max_pictures": "3", "evaluation.k": "1", "evaluation.test_k": "1", "evaluation.probes": "0"}
 
 
-def test_a_run_draws_from_the_engine_and_the_canary_is_quiet(run):
+def test_a_run_draws_from_the_engine_and_the_canary_is_quiet(run, capsys):
     folder, engine = run(FakeEngine, **QUIET, **{"trainer.max_steps": "3", "trainer.learning_rate": "1e-3"})
     found = training_rows(folder)
     assert [row["step"] for row in found] == [1, 2, 3]
+    assert "warning" not in capsys.readouterr().err  # every figure that is expected has come, and no other
     for row in found:
         assert row["canary/logp_difference"] < 1e-4  # the fake is the same arithmetic
         assert row["canary/importance_ratio"] == pytest.approx(1, abs=1e-4)

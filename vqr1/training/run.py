@@ -86,8 +86,9 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
     evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
+    answers_per_step = config.trainer["images_per_step"] * config.rollout.k
     trainer.add_callback(
-        StepCallback(logger, lambda: trainer.generation_seconds, config.trainer["images_per_step"] * config.rollout.k)
+        StepCallback(logger, lambda: trainer.generation_seconds, answers_per_step, vllm=max_length is not None)
     )
     trainer.add_callback(evaluations)
     prepared = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections import deque
@@ -15,8 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vqr1.provenance import finite
 from vqr1.training.run_folder import RunFolder
 
-# The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through; all others,
-# which repeat these or hold for other losses only, are left out.
+# The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through.
 NAMES = {
     "reward": "train/reward",
     "reward_std": "train/reward_std",
@@ -31,6 +31,41 @@ NAMES = {
     "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
 }
 OWN_PREFIXES = ("reward/", "rollout/", "canary/")
+# Names that are left out: they repeat these, or hold for other losses only.
+LEFT_OUT = re.compile(
+    r"rewards/\w+/(mean|std)|frac_reward_zero_std|num_tokens|num_input_tokens_seen|step_time|epoch|total_flos"
+    r"|completions/(min|max)_length|completions/(mean|min|max)_terminated_length"
+    r"|clip_ratio/(low|high)_mean|clip_ratio/low_min|clip_ratio/high_max|cispo_clip_ratio|vespo/phi_seq_mean"
+    r"|sampling/sampling_logp_difference/(mean|max)|sampling/importance_sampling_ratio/(min|max)"
+    r"|policy_loss|entropy_coef|aux_loss|train_runtime|train_\w+_per_second|profiling/.*"
+)
+CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # losses that report the share of clipped ratios
+
+
+def expected_names(args: Any, vllm: bool) -> set[str]:
+    """TRL's names of what every step of a run with GRPOConfig ``args`` reports."""
+    found = set(NAMES)
+    if not args.beta:
+        found.remove("kl")
+    if args.loss_type not in CLIPPED:
+        found.remove("clip_ratio/region_mean")
+    if not (vllm and args.vllm_importance_sampling_correction):
+        found.remove("sampling/importance_sampling_ratio/mean")
+    return found
+
+
+def strange_names(logs: dict[str, Any], expected: set[str]) -> str | None:
+    """What to say where TRL reports other names than it is known to: a figure of ours would vanish without a word."""
+    missing = sorted(expected - set(logs))
+    unknown = sorted(
+        key for key in logs if key not in NAMES and not key.startswith(OWN_PREFIXES) and not LEFT_OUT.fullmatch(key)
+    )
+    if not missing and not unknown:
+        return None
+    return (
+        f"warning: of TRL's figures, missing: {', '.join(missing) or 'none'}; not known: "
+        f"{', '.join(unknown) or 'none'}. Another TRL than pyproject.toml names? NAMES in vqr1/training maps them"
+    )
 
 
 def renamed(logs: dict[str, Any]) -> dict[str, float]:
@@ -102,9 +137,16 @@ class CollapseWatch:
 
 
 class StepCallback(TrainerCallback):
-    """Logs every step: one row of metrics, one of timings, one line on the screen."""
+    """Logs every step: one row of metrics, one of timings, one line on the screen.
 
-    def __init__(self, logger: Logger, generation_seconds: Callable[[], float], answers_per_step: int):
+    ``vllm``: whether it draws the answers.
+    """
+
+    def __init__(
+        self, logger: Logger, generation_seconds: Callable[[], float], answers_per_step: int, vllm: bool = False
+    ):
+        self._vllm = vllm
+        self._looked = False  # at the names
         self._logger = logger
         self._watch = CollapseWatch()
         self._generation_seconds = generation_seconds
@@ -128,9 +170,14 @@ class StepCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        values = renamed(logs or {})
-        if "train/loss" not in values:  # the summary at the very end
+        if logs is None or "train_loss" in logs:  # the summary at the very end
             return
+        if not self._looked:
+            self._looked = True
+            strange = strange_names(logs, expected_names(args, self._vllm))
+            if strange:
+                self._logger.say(strange)
+        values = renamed(logs)
         seconds = self._seconds
         self._logger.metrics(state.global_step, values)
         self._logger.timings(
