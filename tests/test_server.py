@@ -32,7 +32,7 @@ def address(pages, monkeypatch):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             page = pages.get(self.path.partition("?")[0])
-            self.send_response(404 if page is None else 200)
+            self.send_response(404 if page is None else page if isinstance(page, int) else 200)
             self.end_headers()
             self.wfile.write(json.dumps(page).encode())
 
@@ -129,6 +129,13 @@ def test_another_version_is_refused_with_both(address, pages, tmp_path):
 def test_one_without_development_pages_is_told_the_variable(address, pages, tmp_path):
     del pages["/server_info"]
     with pytest.raises(ValueError, match="with 404; start it with VLLM_SERVER_DEV_MODE=1"):
+        check_server(address, tmp_path, timeout=1)
+
+
+def test_one_that_fails_at_its_own_page_is_told_where_to_look(address, pages, tmp_path):
+    """vLLM 0.31 answers /server_info with 500 where its environment has no pip."""
+    pages["/server_info"] = 500
+    with pytest.raises(ValueError, match="with 500; its own log says why; is pip installed in its environment"):
         check_server(address, tmp_path, timeout=1)
 
 

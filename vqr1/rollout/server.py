@@ -72,6 +72,8 @@ def ask(address: str, what: str, needs: str | None = None) -> Any:
     reply = requests.get(f"{address}{what}", timeout=30)
     if reply.status_code != 200:
         remedy = f"start it with {needs}, as launch/vllm_server.sh does" if needs else "is it a vLLM server?"
+        if reply.status_code >= 500:  # /server_info fails where there is no pip to list packages by (vLLM 0.31)
+            remedy = "its own log says why; is pip installed in its environment?"
         raise ValueError(f"rollout.vllm.server={address} answers {what} with {reply.status_code}; {remedy}")
     return reply.json()
 
