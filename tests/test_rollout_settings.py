@@ -109,7 +109,9 @@ SET = {
 
 
 @pytest.mark.parametrize("key", UNREAD)
-@pytest.mark.parametrize("engine", [TrainingEngine.transformers, TrainingEngine.vllm_colocate, TrainingEngine.vllm_server])
+@pytest.mark.parametrize(
+    "engine", [TrainingEngine.transformers, TrainingEngine.vllm_colocate, TrainingEngine.vllm_server]
+)
 def test_a_setting_that_nothing_reads_is_refused(key, engine):
     with pytest.raises(ValueError, match=f"trainer.{key}=.* has no effect.*: .*Leave it out"):
         check_read({key: SET[key]}, engine, Correction.token_truncate)

@@ -110,14 +110,14 @@ def test_a_hub_id_of_another_model_is_refused(address, pages, hub, root):
 def test_the_run_asks_for_the_policys_name(address, pages, hub, monkeypatch):
     from vqr1.config import Config, PolicyConfig, RolloutConfig
     from vqr1.rollout_settings import TrainingEngine, VllmSettings
-    from vqr1.training import rollouts
+    from vqr1.training import start_vllm
 
     pages["/v1/models"]["data"][0]["root"] = "Maker/Rater-7B"
-    monkeypatch.setattr(rollouts, "text_tokens", lambda *_: 100)
+    monkeypatch.setattr(start_vllm, "text_tokens", lambda *_: 100)
     served = RolloutConfig(engine=TrainingEngine.vllm_server, vllm=VllmSettings(server=address, server_timeout=1))
-    assert rollouts.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-7B"), rollout=served), None)
+    assert start_vllm.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-7B"), rollout=served), None)
     with pytest.raises(ValueError, match="serves Maker/Rater-7B"):
-        rollouts.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-3B"), rollout=served), None)
+        start_vllm.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-3B"), rollout=served), None)
 
 
 def test_another_version_is_refused_with_both(address, pages, tmp_path):

@@ -29,12 +29,12 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, RolloutConfig
-from vqr1.rollout_settings import TrainingEngine
 from vqr1.policy.load import load_policy, load_processor, lora_config
 from vqr1.rollout.engine import Question, RolloutError, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration, as_questions, merged_weights
 from vqr1.rollout.vllm_engine import check_limits, check_tokens, collapse_placeholders, lora_room, prepare
+from vqr1.rollout_settings import TrainingEngine
 from vqr1.training.canary import Canary, logp_difference
 from vqr1.training.start_vllm import check_engine
 

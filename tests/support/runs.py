@@ -23,7 +23,7 @@ from vqr1 import cli
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["vqr1.training.run"])
 
-STRANGE = "warning: of TRL's figures"  # vqr1.training.metrics: names that are missing or not known
+STRANGE = "warning: of TRL's figures"  # vqr1.training.run_log: names that are missing or not known
 
 QUICK = {
     "experiment": "demo",
