@@ -29,7 +29,7 @@ from vqr1.rollout.synced import SyncedGeneration
 from vqr1.rollout_settings import TrainingEngine, VllmSettings, vllm_installed
 from vqr1.training.run import train
 from vqr1.training.run_log import StepCallback
-from vqr1.training.trainer import RankingTrainer
+from vqr1.training.trainer import STEP_PARTS, RankingTrainer
 
 DATASET = "noise"
 PICTURES = 64
@@ -119,12 +119,8 @@ def watched_step(watch: Stopwatch) -> Callable[[], int]:
     def scoring() -> str:
         return "training" if torch.is_grad_enabled() else "old and reference passes"
 
-    watch.watch(RankingTrainer, "get_batch_samples", "pictures")
-    watch.watch(RankingTrainer, "training_step", "training")
-    watch.watch(RankingTrainer, "_prepare_inputs", "preparation")
-    watch.watch(RankingTrainer, "_generate_single_turn", "generation")
-    watch.watch(RankingTrainer, "_calculate_rewards", "rewards")
-    watch.watch(RankingTrainer, "_get_per_token_logps_and_entropies", scoring)
+    for part, method in STEP_PARTS.items():
+        watch.watch(RankingTrainer, method, scoring if part == "scoring" else part)
     watch.watch(SyncedGeneration, "sync_weights", "sync")
     end_of_step = StepCallback.on_step_end
 

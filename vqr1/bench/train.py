@@ -127,13 +127,6 @@ def make_batch(geometry: Geometry, model: Any) -> dict[str, Any]:
     return {name: value.to(model.device) for name, value in batch.items()} | {"num_images": [1] * rows}
 
 
-def scored(batch: dict[str, Any]) -> tuple[Any, Any]:
-    """What the trainer's forward pass takes of a batch."""
-    ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))
-    fields = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-    return (ids, mask, batch["completion_ids"].shape[1]), {name: batch[name] for name in fields}
-
-
 def passes(
     trainer: RankingTrainer, batch: dict[str, Any], timed: Sequence[str] = TIMED
 ) -> dict[str, Callable[[], Any]]:
@@ -145,12 +138,10 @@ def passes(
         weight.grad = torch.zeros_like(weight)
     if "step" in timed:
         optimizer.step()  # its moments are there from the start
-    answers, fields = scored(batch)
-    score: Any = trainer._get_per_token_logps_and_entropies
 
     def forward() -> None:
         with torch.no_grad():
-            score(model, *answers, compute_entropy=True, **fields)
+            trainer.score(model, batch)
 
     def forward_backward() -> None:
         optimizer.zero_grad()

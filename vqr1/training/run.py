@@ -126,7 +126,7 @@ def saved(trainer: RankingTrainer) -> str:
     if step == 0:
         return "nothing was learnt yet"
     if not folder.is_dir():
-        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer.save_checkpoint()
     return f"saved {folder}; the same command with name={folder.parent.name} resume=true goes on from there"
 
 

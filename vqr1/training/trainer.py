@@ -1,11 +1,27 @@
-"""The trainer: GRPO with our order of pictures, and answers on request.
+"""The trainer: GRPO over ranked pictures.
 
-The algorithm is TRL's GRPOTrainer: K answers to each picture are drawn from the current policy, each is rewarded
-(vqr1.reward), rewards are standardised within the K answers of a picture, and the policy climbs the clipped objective
-under a KL penalty to the policy it started from. This subclass decides in which order pictures are visited, keeps the
-answers to a picture together and scores them behind one copy of their prompt (vqr1.policy.shared_prefix), lets tests
-replay answers from a script, lets vLLM draw them (vqr1.rollout.synced), and answers questions outside training with the
-current weights.
+A step, as TRL's GRPOTrainer and this subclass of it run it; in brackets where each line is:
+
+    pictures   = the next cohorts                                      # CohortSampler, by way of _get_train_sampler
+    answers    = K answers of the policy to each picture               # _generate_single_turn
+    reward     = quality of the answer among its rivals + its format   # vqr1.reward, by way of reward_funcs
+    advantage  = (reward - mean of its K) / (std of its K + 1e-4)      # _generate_and_score_completions
+    for part in parts of the batch, whole pictures shuffled:           # _prepare_inputs
+        logp, ref  = log-probabilities by policy and start policy      # _get_per_token_logps_and_entropies
+        ratio      = exp(logp - logp when the answers were drawn)
+        kl         = exp(ref - logp) - (ref - logp) - 1
+        gain       = min(ratio * advantage, clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+        loss       = mean over tokens, then answers, of beta * kl - gain   # _compute_loss
+    the optimiser steps down the gradient of loss                      # transformers' Trainer
+
+This subclass decides in which order pictures are visited, keeps the answers to a picture together and scores them
+behind one copy of their prompt (vqr1.policy.shared_prefix), replays answers from a script for tests, lets vLLM draw
+them (vqr1.rollout.synced), and answers questions outside training with the current weights.
+
+Upstream's private side. Every private method and attribute of TRL's and transformers' trainers that this package uses
+is used here, and each use says what it relies on; other modules call the public methods of RankingTrainer. The only
+other subclass of an upstream class with private methods is ``vqr1.rollout.synced.SyncedGeneration``, of TRL's
+VLLMGeneration. ``tests/test_trl_internals.py`` compares all of it with the installed versions.
 """
 
 from __future__ import annotations
@@ -13,6 +29,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +42,16 @@ from vqr1.policy.load import base_model
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
+
+# What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
+STEP_PARTS = {
+    "pictures": "get_batch_samples",
+    "training": "training_step",
+    "preparation": "_prepare_inputs",
+    "generation": "_generate_single_turn",
+    "rewards": "_calculate_rewards",
+    "scoring": "_get_per_token_logps_and_entropies",
+}
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
@@ -39,7 +66,7 @@ class RankingTrainer(GRPOTrainer):
 
     args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
-    _buffered_inputs: Any
+    _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
 
     def __init__(
         self,
@@ -59,7 +86,11 @@ class RankingTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
 
     def use(self, generation: SyncedGeneration, canary: Canary | None) -> None:
-        """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used."""
+        """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used.
+
+        Relies on: ``_generate_single_turn`` asks ``vllm_generation`` where ``use_vllm`` is set, and sends the weights
+        first where the step is not ``_last_loaded_step``.
+        """
         self.vllm_generation = generation
         self.vllm_mode = generation.mode
         self.use_vllm = True
@@ -67,97 +98,13 @@ class RankingTrainer(GRPOTrainer):
         self.canary = canary
         set_seed(self.args.seed, device_specific=True)  # vLLM's start has set one of its own
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
-
-        transformers 5.17 saves a Qwen2.5-VL under the hub's names and resumes with the module's: no name fits, it warns
-        and trains on from the start policy's weights.
-        """
-        if is_peft_model(self.model) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        own: Any = self.model
-        stored = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
-        own.load_state_dict(stored.state_dict())
-
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        return self._cohorts
-
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """TRL's, but for the shuffle: it moves pictures with all their answers, however these are scored."""
-        assert self.model is not None
-        if not self.model.training:
-            return super()._prepare_inputs(generation_batch)
-        passes = self.args.steps_per_generation
-        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch: Any = self._generate_and_score_completions(generation_batch)
-            batch = shuffled_groups(split_pixel_values_by_grid(batch), self.args.num_generations)
-            parts: Any = split_tensor_dict(batch, passes)
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
-        return self._buffered_inputs[self._step % passes]
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        if self._skip_zero_advantages:
-            learnt_from = (inputs["advantages"] != 0)[:, None]
-            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * learnt_from}
-        return super()._compute_loss(model, inputs)
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **fields: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        """What policy, old policy and reference give the answers; TRL's result by way of shared prompts."""
-        if self.packing is None:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
-            )
-        batch = AnswerBatch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
-        positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
-        # Passes of whole groups, as many on every rank: sharded models wait for each other.
-        k = self.args.num_generations
-        size = math.ceil((batch_size or len(input_ids)) / k) * k
-        with self.accelerator.autocast():
-            found = [log_probabilities(model, part, positions, self.packing) for part in batch.parts(size)]
-        logps, entropies = zip(*found, strict=True)
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._asked = inputs
-        scored = super()._generate_and_score_completions(inputs)
-        if self.canary is not None:
-            difference = logp_difference(scored, self.accelerator.gather)
-            self._metrics["train"][LOGP_DIFFERENCE].append(difference)
-            self.canary(self.state.global_step, difference)
-        return scored
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        generated = self._replay() if self._script else super()._generate_single_turn(*args, **kwargs)
-        self.generation_seconds += time.perf_counter() - began
-        return generated
-
-    def _replay(self) -> tuple[list[list[int]], None]:
-        """The script's answers to the examples at hand, as TRL's generation would give them."""
-        assert self._script is not None
-        texts: list[str] = []
-        seen: dict[str, int] = {}
-        for example in self._asked:
-            name = example["image_id"]
-            k = seen[name] = seen.get(name, -1) + 1
-            texts.append(self._script(self.args.seed, name, k, self.state.global_step))
-        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
-
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
         """One answer of the current policy to each example (``image``, ``prompt``, ``image_id``), in order.
 
         Collective: every rank calls it, each with examples of its own. Draws from torch's global generator.
+
+        Relies on: ``_tokenize_prompts`` gives what ``_generate_single_turn`` takes; the sampling temperature is read
+        from ``vllm_generation`` or ``generation_config`` at every call.
         """
         self._asked = examples
         prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
@@ -174,6 +121,137 @@ class RankingTrainer(GRPOTrainer):
             sampler.temperature = usual
             model.train(was_training)
         return self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+
+    def score(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies, (R, S) each, of the R answers of a micro-batch, as the loss takes them.
+
+        ``batch`` has the fields of TRL's micro-batches: ``prompt_ids`` (R, P), ``completion_ids`` (R, S), their masks,
+        and the pictures' ``pixel_values``, ``image_grid_thw``, ``num_images``, ``mm_token_type_ids``.
+        """
+        ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+        pictures = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+        logps, entropies, _ = self._get_per_token_logps_and_entropies(
+            model, ids, mask, batch["completion_ids"].shape[1], compute_entropy=True, **pictures
+        )
+        assert entropies is not None
+        return logps, entropies
+
+    def save_checkpoint(self) -> Path:
+        """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
+
+        Relies on: ``_save_checkpoint`` writes to that folder, and needs no ``trial`` outside a parameter search.
+        """
+        self._save_checkpoint(self.model, trial=None)
+        return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+
+    # From here on: methods of TRL's and transformers' trainers, changed.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
+
+        transformers 5.17 saves a Qwen2.5-VL under the hub's names and resumes with the module's: no name fits, it warns
+        and trains on from the start policy's weights. Relies on: called before the model is wrapped, so that
+        ``self.model`` is the module to fill.
+        """
+        if is_peft_model(self.model) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        own: Any = self.model
+        stored = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
+        own.load_state_dict(stored.state_dict())
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Our order of pictures. Relies on: TRL's sampler too gives single indices, each K times in a row."""
+        return self._cohorts
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's, but for the shuffle: it moves pictures with all their answers, however these are scored.
+
+        Relies on: TRL's body is the one that is copied here; ``_step`` counts micro-batches from 0, and
+        ``_buffered_inputs`` is None until the first generation of a process.
+        """
+        assert self.model is not None
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        passes = self.args.steps_per_generation
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch: Any = self._generate_and_score_completions(generation_batch)
+            batch = shuffled_groups(split_pixel_values_by_grid(batch), self.args.num_generations)
+            parts: Any = split_tensor_dict(batch, passes)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % passes]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's, of the answers that teach something where ``skip_zero_advantages`` asks for it.
+
+        Relies on: a token outside ``completion_mask`` enters no sum, and ``advantages`` is (R,).
+        """
+        if self._skip_zero_advantages:
+            learnt_from = (inputs["advantages"] != 0)[:, None]
+            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * learnt_from}
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """What policy, old policy and reference give the answers; TRL's result by way of shared prompts.
+
+        Relies on: TRL calls it for all three, the answers in the last ``logits_to_keep`` columns; TRL's constructor has
+        given the model the fused head that ``log_probabilities`` uses; the third result, a mixture-of-experts model's
+        loss, is None for a Qwen2.5-VL.
+        """
+        if self.packing is None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
+            )
+        batch = AnswerBatch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
+        positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
+        # Passes of whole groups, as many on every rank: sharded models wait for each other.
+        k = self.args.num_generations
+        size = math.ceil((batch_size or len(input_ids)) / k) * k
+        with self.accelerator.autocast():
+            found = [log_probabilities(model, part, positions, self.packing) for part in batch.parts(size)]
+        logps, entropies = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, watched by the canary. Relies on: ``_metrics["train"]`` is a list per name, averaged for the log."""
+        self._asked = inputs
+        scored = super()._generate_and_score_completions(inputs)
+        if self.canary is not None:
+            difference = logp_difference(scored, self.accelerator.gather)
+            self._metrics["train"][LOGP_DIFFERENCE].append(difference)
+            self.canary(self.state.global_step, difference)
+        return scored
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, timed, or the script's answers. Relies on: returns token ids and their log-probabilities or None."""
+        began = time.perf_counter()
+        generated = self._replay() if self._script else super()._generate_single_turn(*args, **kwargs)
+        self.generation_seconds += time.perf_counter() - began
+        return generated
+
+    def _replay(self) -> tuple[list[list[int]], None]:
+        """The script's answers to the examples at hand, as TRL's generation would give them.
+
+        Relies on: ``_tokenizer`` is the text tokenizer of the processor.
+        """
+        assert self._script is not None
+        texts: list[str] = []
+        seen: dict[str, int] = {}
+        for example in self._asked:
+            name = example["image_id"]
+            k = seen[name] = seen.get(name, -1) + 1
+            texts.append(self._script(self.args.seed, name, k, self.state.global_step))
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
 
 
 def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:
