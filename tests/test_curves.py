@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqr1.report.curves import draw_curves
+from vqr1.report.curves import draw_curves, titles
 
 
 def steps(count=40):
@@ -63,6 +63,16 @@ def test_a_figure_that_was_not_measured_leaves_its_panel_empty(tmp_path, missing
     ]
     pixels = draw(tmp_path, rows)
     assert {panel for panel in range(5) if ink(pixels, panel) < 50} == empty
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("fidelity", "fidelity (best 1)"), ("binary", "right order (share)"), ("regression", "hits (share)")],
+)
+def test_the_second_panel_is_the_reward_of_the_run_under_its_name(tmp_path, name, title):
+    rows = [{key.replace("reward/fidelity", f"reward/{name}"): value for key, value in row.items()} for row in steps()]
+    assert titles(rows)[1] == title
+    assert ink(draw(tmp_path, rows), 1) > 200
 
 
 def test_ceilings_are_lines_among_the_srccs(tmp_path):

@@ -224,12 +224,19 @@ def test_regression_is_a_hit_on_each_datasets_own_scale():
     reward = RegressionReward(3, ranges={"hundred": (0, 100), "five": (1, 5)}, threshold=0.35, unreadable_reward=-1.0)
     rewards, metrics = logged(reward, pictures)
     assert rewards == [1.0, 1.0, 0.0, 1.0, 1.0, -1.0]
-    assert metrics["reward/fidelity"] == pytest.approx(4 / 5)
+    assert metrics["reward/regression"] == pytest.approx(4 / 5)
+    assert "reward/fidelity" not in metrics
     assert metrics["rollout/unreadable"] == pytest.approx(1 / 6)
     scores_BK, mos_B, _ = tensors(pictures)
     low_B, high_B = torch.tensor([[1.0, 0.0], [5.0, 100.0]], dtype=torch.float64)
     expected_BK = regression_reward(scores_BK, mos_B, low_B, high_B, threshold=0.35)
     assert rewards[:5] == expected_BK.flatten().tolist()[:5]
+
+
+def test_the_binary_reward_is_logged_as_what_it_is():
+    rewards, metrics = logged(RankingReward(3, cohort_size=None, agreement="binary"), FIVE)
+    assert metrics["reward/binary"] == pytest.approx(statistics.fmean(rewards))
+    assert set(metrics) == METRICS - {"reward/fidelity"} | {"reward/binary"}
 
 
 def test_regression_needs_no_rival():
@@ -251,6 +258,8 @@ def test_a_format_reward_is_of_the_answer_alone():
 
 def test_names_are_what_trl_logs_them_under():
     assert RankingReward(3, cohort_size=None).__name__ == "fidelity"
+    assert RankingReward(3, cohort_size=None, agreement="binary").__name__ == "binary"
+    assert RegressionReward(3, ranges={}, threshold=0.35).__name__ == "regression"
     assert FormatReward(True).__name__ == "format"
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from trl import GRPOConfig
 
-from vqr1.training.run_log import NAMES, CollapseWatch, StepCallback, expected_names, strange_names
+from vqr1.training.run_log import NAMES, CollapseWatch, StepCallback, expected_names, progress_line, strange_names
 
 # What a step of a run with vLLM and a KL penalty reports besides NAMES. Runs compare it with TRL's (support/runs.py).
 BESIDES = {
@@ -107,3 +107,12 @@ def test_the_warning_says_what_was_seen_and_what_to_look_at():
     warning = [watch({"rollout/score_std_between": value}) for value in [0.6] * 10 + [0.12] * 10][-1]
     for word in ("rollout/score_std_between", "0.600", "0.120", "labels", "answers.jsonl", "learning_rate"):
         assert word in warning
+
+
+@pytest.mark.parametrize("name", ["fidelity", "binary", "regression"])
+def test_the_line_of_a_step_names_the_reward_by_what_it_is(name):
+    values = {"train/reward": 1.5, f"reward/{name}": 0.7, "reward/format": 0.8, "policy/kl": 0.01}
+    assert (
+        progress_line(9, 10, values, 60.0)
+        == f"step  9/10  reward 1.500  {name} 0.700  kl 0.010  60.0 s  about 1 min left"
+    )

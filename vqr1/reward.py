@@ -85,9 +85,10 @@ class RankingReward:
     ``settings`` is the keyword arguments of :func:`vqr1.ranking.fidelity_reward`; ``cohort_size`` limits a picture's
     rivals to its cohort of that many consecutive pictures, as in the paper, and None makes all pictures of its dataset
     in the batch its rivals; ``use_mos_std`` derives the preference from the MOS and their spread.
-    """
 
-    __name__ = "fidelity"
+    ``__name__`` is what TRL calls it, and its mean is logged as ``reward/<name>``: "fidelity" or "binary", by the
+    settings' ``agreement``, and "regression" for :class:`RegressionReward`.
+    """
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class RankingReward:
         self._use_mos_std = use_mos_std
         self._unreadable_reward = unreadable_reward
         self._settings = settings
+        self.__name__ = str(settings.get("agreement", "fidelity"))
 
     def __call__(
         self,
@@ -163,7 +165,7 @@ class RankingReward:
         means = answers.scores_BK.nanmean(1)[count_B > 0]
         pairs = pair_accuracy(answers.scores_BK, answers.mos_B, readable_BK=readable_BK, dataset_B=answers.dataset_B)
         return {
-            "reward/fidelity": reward_BK[~reward_BK.isnan()].mean().item(),
+            f"reward/{self.__name__}": reward_BK[~reward_BK.isnan()].mean().item(),
             "reward/pair_accuracy": float(pairs),
             "reward/zero_spread": (std_B == 0).double().mean().item(),
             "reward/no_rival": reward_BK.isnan().all(dim=1).double().mean().item(),
@@ -186,6 +188,7 @@ class RegressionReward(RankingReward):
         unreadable_reward: float | None = 0.0,
     ):
         super().__init__(k, cohort_size=None, unreadable_reward=unreadable_reward)
+        self.__name__ = "regression"
         self._ranges = ranges
         self._threshold = threshold
 

@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-TITLES = ("reward", "fidelity (best 1)", "SRCC", "score std over K answers", "KL to the start policy")
+# The quality reward's mean is logged under the name of its kind, and a run has one kind.
+QUALITY = {
+    "reward/fidelity": "fidelity (best 1)",
+    "reward/binary": "right order (share)",
+    "reward/regression": "hits (share)",
+}
 
 
 def draw_curves(folder: Path) -> Path:
-    """``curves.png`` from a run folder: reward, fidelity, SRCC and score std per set, KL, over ``metrics.jsonl``.
+    """``curves.png`` from ``metrics.jsonl``: reward, its quality part, SRCC and score std per set, KL.
 
     The ceilings of ``summary.json``'s proof, where it has one, are dotted lines in their set's colour.
     """
@@ -23,11 +28,11 @@ def draw_curves(folder: Path) -> Path:
     summary = folder / "summary.json"
     proof = json.loads(summary.read_text()).get("proof", {}) if summary.is_file() else {}
     figure, axes = plt.subplots(1, 5, figsize=(22, 4), constrained_layout=True)
-    for axis, title in zip(axes, TITLES, strict=True):
+    for axis, title in zip(axes, titles(rows), strict=True):
         axis.set_title(title)
         axis.set_xlabel("step")
     _curve(axes[0], rows, "train/reward")
-    _curve(axes[1], rows, "reward/fidelity")
+    _curve(axes[1], rows, _quality(rows))
     _ceilings(axes[2], _sets(axes[2], rows, "srcc"), proof)
     _sets(axes[3], rows, "score_std")
     _curve(axes[3], rows, "rollout/score_std", label="training")
@@ -39,6 +44,16 @@ def draw_curves(folder: Path) -> Path:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def titles(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What the five panels of these ``metrics.jsonl`` rows are called."""
+    return ("reward", QUALITY[_quality(rows)], "SRCC", "score std over K answers", "KL to the start policy")
+
+
+def _quality(rows: list[dict[str, Any]]) -> str:
+    """The key of the run's quality reward; the fidelity's where none was logged."""
+    return next((key for key in QUALITY if _points(rows, key)), "reward/fidelity")
 
 
 def _points(rows: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:

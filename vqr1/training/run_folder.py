@@ -13,7 +13,7 @@
       best/            the weights with the best mean validation SRCC
       final/           the weights at the end
       summary.json     start and end, per set
-      curves.png       reward, fidelity, SRCC and its ceilings, score std (the paper's Figure 3), KL
+      curves.png       reward, its quality part, SRCC and its ceilings, score std (the paper's Figure 3), KL
       reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
 """
 

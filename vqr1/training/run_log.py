@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.provenance import finite
+from vqr1.report.curves import QUALITY
 from vqr1.training.run_folder import RunFolder
 
 # The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through.
@@ -198,7 +199,7 @@ class StepCallback(TrainerCallback):
 def progress_line(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
     shown = {
         "reward": values.get("train/reward"),
-        "fidelity": values.get("reward/fidelity"),
+        **{key.removeprefix("reward/"): values.get(key) for key in QUALITY},
         "score std": values.get("rollout/score_std"),
         "unreadable": values.get("rollout/unreadable"),
         "kl": values.get("policy/kl"),
