@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -57,6 +58,36 @@ def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, t
     assert plan.images_per_generation == config.trainer["images_per_step"]
     assert grpo.num_generations == config.rollout.k
     assert len(reward_functions(config)) == len(grpo.reward_weights) == 2
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As on a GPU that has bfloat16, as far as settings look."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+
+
+@pytest.mark.parametrize("launched", [None, "bf16"])
+@pytest.mark.parametrize(("dtype", "half"), [("auto", True), ("bfloat16", True), ("float32", False)])
+def test_on_a_gpu_the_policys_dtype_decides_the_autocast(gpu, monkeypatch, tmp_path, dtype, half, launched):
+    if launched:  # accelerate's launcher hands its file's mixed_precision on in this way
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    config = composed(f"policy.dtype={dtype}", "policy.tuning=lora")
+    _, grpo = grpo_config(config, tmp_path, world_size=1)
+    assert (grpo.bf16, grpo.fp16, grpo.mixed_precision) == (half, False, "bf16" if half else "no")
+
+
+def test_without_a_gpu_nothing_is_cast(tmp_path):
+    for dtype in ("auto", "float32", "bfloat16"):
+        _, grpo = grpo_config(composed(f"policy.dtype={dtype}", "policy.tuning=lora"), tmp_path, world_size=1)
+        assert (grpo.bf16, grpo.mixed_precision) == (False, "no")
+
+
+def test_launchers_leave_the_precision_to_the_policy():
+    files = list((packaged("launch") / "accelerate").glob("*.yaml"))
+    assert files
+    assert {yaml.safe_load(file.read_text())["mixed_precision"] for file in files} == {"no"}
 
 
 def test_all_groups_are_found():

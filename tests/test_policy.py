@@ -80,6 +80,25 @@ def test_half_precision_without_a_master_copy_is_refused(settings):
     check_precision(settings, sharded=False)
 
 
+@pytest.mark.parametrize("tuning", [Tuning.full, Tuning.lora])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_training_in_float16_is_refused(settings, tuning, sharded):
+    settings.dtype, settings.tuning = "float16", tuning
+    with pytest.raises(
+        ValueError, match="policy.dtype=float16: .*loss scaling.*; set policy.dtype=bfloat16, or float32"
+    ):
+        check_precision(settings, sharded)
+
+
+def test_flash_attention_takes_no_float32(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert resolve_attention("auto", torch.bfloat16) == "flash_attention_2"
+    assert resolve_attention("flash_attention_2", torch.float16) == "flash_attention_2"
+    assert resolve_attention("auto", torch.float32) == "sdpa"
+    with pytest.raises(ValueError, match="policy.attention=flash_attention_2 takes no float32.*policy.attention=sdpa"):
+        resolve_attention("flash_attention_2", torch.float32)
+
+
 def test_missing_weights_say_what_to_fetch(tmp_path):
     with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen2.5-VL-7B-Instruct"):
         find_weights("Qwen/Qwen2.5-VL-7B-Instruct")
@@ -90,13 +109,13 @@ def test_missing_weights_say_what_to_fetch(tmp_path):
 def test_unknown_dtype_and_missing_flash_attention_are_refused():
     with pytest.raises(ValueError, match="choose auto, float32"):
         resolve_dtype("float8")
-    assert resolve_attention("sdpa") == "sdpa"
+    assert resolve_attention("sdpa", torch.float32) == "sdpa"
     try:
         import flash_attn  # noqa: F401
     except ImportError:
-        assert resolve_attention("auto") == "sdpa"
+        assert resolve_attention("auto", torch.bfloat16) == "sdpa"
         with pytest.raises(ValueError, match="use sdpa"):
-            resolve_attention("flash_attention_2")
+            resolve_attention("flash_attention_2", torch.bfloat16)
 
 
 def test_the_tiny_tokenizer_keeps_tags_digits_and_any_text():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +12,19 @@ from hydra import compose, initialize_config_dir
 
 from tests.support.fake_engine import FakeEngine
 from tests.support.runs import QUICK, rows, training_rows
-from vqr1.config import register
+from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig, Tuning, register
 from vqr1.config_checks import from_hydra
 from vqr1.data.pictures import PictureLoader
 from vqr1.packaged import packaged
+from vqr1.policy.load import load_processor, weight_bytes
 from vqr1.rollout.engine import RolloutError
 from vqr1.rollout.vllm_engine import COMPARED
+from vqr1.rollout_settings import TrainingEngine
 from vqr1.training import run as run_module
 from vqr1.training import start_vllm
+from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.run import train
+from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.trainer import RankingTrainer
 
 pytestmark = pytest.mark.slow
@@ -230,6 +235,48 @@ def test_no_more_pictures_are_decoded_for_the_check_than_it_compares(run, monkey
     compared, decoded, pictures = started.value.args
     assert (compared, decoded) == (COMPARED, COMPARED)
     assert pictures > 2 * COMPARED
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("auto", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_vllm_computes_in_what_training_computes_in(monkeypatch, tmp_path, dtype, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(start_vllm, "vision_tokens", lambda tokenizer: ())
+    monkeypatch.setattr(
+        start_vllm, "SyncedGeneration", lambda start, **_: SimpleNamespace(engine=start(), mode="server")
+    )
+    config = Config(
+        data=DataConfig(train=["demo_five"]),
+        policy=PolicyConfig(path="tiny", tuning=Tuning.lora, dtype=dtype),
+        trainer={"images_per_step": 8, "answers_per_device": 6, "save_steps": 1},
+    )
+    _, args = grpo_config(config, tmp_path, 1)
+    used: list = []
+    trainer = SimpleNamespace(
+        args=args, model=None, accelerator=None, eos_token_ids=[], use=lambda g, _: used.append(g)
+    )
+    engine = lambda path, processor, **settings: settings["dtype"]  # noqa: E731
+    use_vllm(trainer, config, SimpleNamespace(tokenizer=None), 100, [], print, engine)
+    assert [generation.engine for generation in used] == [found]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("auto", 1), ("float32", 2)])
+def test_the_memory_that_vllm_is_given_is_for_what_it_computes_in(monkeypatch, policy_folder, dtype, size):
+    checked: list = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=8e10))
+    monkeypatch.setattr(start_vllm, "check_memory", lambda weights, cache, *_: checked.append((weights, cache)))
+    config = Config(
+        policy=PolicyConfig(path=str(policy_folder), dtype=dtype),
+        rollout=RolloutConfig(engine=TrainingEngine.vllm_colocate),
+    )
+    length = check_engine(config, load_processor(config.policy))
+    # The folder's weights are float32, 4 bytes each: 2 layers, 2 heads for keys and values of 32 numbers each.
+    assert checked == [(weight_bytes(policy_folder) * size // 2, 2 * 2 * size * length * 2 * 2 * 32)]
 
 
 def test_transformers_needs_none_of_it(run):

@@ -94,7 +94,7 @@ class PolicyConfig:
     """Which Qwen2.5-VL, and what of it is trained."""
 
     path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
-    dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32
+    dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32; what each does: docs/configuration.md
     attention: str = "auto"  # auto: flash_attention_2 where it imports, else sdpa
     tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
     train_vision: bool = True

@@ -33,24 +33,46 @@ def resolve_dtype(name: str) -> torch.dtype:
     raise ValueError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
 
 
-def resolve_attention(name: str) -> str:
-    """``auto`` is flash_attention_2 where it imports, else sdpa.
+def trains_in_bfloat16(name: str) -> bool:
+    """Whether a policy of this dtype computes in bfloat16 while it trains, under autocast, and so in vLLM.
 
-    Without the import transformers would try to fetch a kernel from the hub.
+    With bfloat16 weights on a GPU that has bfloat16. float32 weights compute in float32; without a GPU nothing is cast.
+    Raises ValueError for an unknown name.
+    """
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return on_gpu and resolve_dtype(name) == torch.bfloat16
+
+
+def resolve_attention(name: str, dtype: torch.dtype) -> str:
+    """``auto`` is flash_attention_2 where it imports and the weights are half precision, else sdpa.
+
+    It takes no float32, and without the import transformers would try to fetch a kernel from the hub. Raises ValueError
+    for a flash_attention_2 that cannot work.
     """
     if name == "auto":
-        return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
+        half = dtype in (torch.bfloat16, torch.float16)
+        return "flash_attention_2" if half and importlib.util.find_spec("flash_attn") else "sdpa"
+    if name == "flash_attention_2" and dtype == torch.float32:
+        raise ValueError(
+            "policy.attention=flash_attention_2 takes no float32 (policy.dtype); set policy.attention=sdpa"
+        )
     if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
     return name
 
 
 def check_precision(policy: PolicyConfig, sharded: bool) -> None:
-    """Refuse full fine-tuning of half-precision weights without a float32 master copy.
+    """Refuse float16, and full fine-tuning of bfloat16 weights without a float32 master copy. Raises ValueError.
 
-    bfloat16 keeps 8 bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and
-    ZeRO (``sharded``) keeps float32 master weights of its own.
+    Nothing scales the loss here, and float16 has no numbers under 6e-8: small gradients would be 0. bfloat16 keeps 8
+    bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and ZeRO (``sharded``)
+    keeps float32 master weights of its own.
     """
+    if resolve_dtype(policy.dtype) == torch.float16:
+        raise ValueError(
+            "policy.dtype=float16: training has no loss scaling, without which small float16 gradients become 0; set "
+            "policy.dtype=bfloat16, or float32 where the GPU has no bfloat16"
+        )
     if policy.tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
         raise ValueError(
             f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
@@ -73,10 +95,11 @@ def load_policy(policy: PolicyConfig) -> torch.nn.Module:
     """The model, in the dtype and with the attention asked for, frozen where asked. Moved nowhere yet."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
+    dtype = resolve_dtype(policy.dtype)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         str(find_weights(policy.path)),
-        dtype=resolve_dtype(policy.dtype),
-        attn_implementation=resolve_attention(policy.attention),
+        dtype=dtype,
+        attn_implementation=resolve_attention(policy.attention, dtype),
     )
     if not policy.train_vision:
         model.model.visual.requires_grad_(False)

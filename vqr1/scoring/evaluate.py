@@ -98,7 +98,7 @@ def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
 
 def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
     """The settings that decide the answers, settled (:func:`vqr1.scoring.settings.settle`)."""
-    by_vllm = config.engine is ScoringEngine.vllm
+    by_vllm, dtype = config.engine is ScoringEngine.vllm, resolve_dtype(model.policy.dtype)
     return {
         "model": config.model,
         "weights_sha256": files_hash(model.files()),
@@ -111,8 +111,8 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
         "max_tokens": config.max_tokens,
         "batch": config.batch,
         "limit": config.limit,
-        "dtype": str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
-        "attention": None if by_vllm else resolve_attention(model.policy.attention),
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": None if by_vllm else resolve_attention(model.policy.attention, dtype),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "min_pixels": model.policy.min_pixels,
         "max_pixels": model.policy.max_pixels,

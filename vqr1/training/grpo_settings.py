@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from vqr1.batches import BatchPlan, plan_batches
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import trainer_settings
+from vqr1.policy.load import trains_in_bfloat16
 from vqr1.rollout_settings import Correction, TrainingEngine, check_read, check_untruncated
 
 # Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
@@ -20,7 +21,12 @@ LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
 
 
 def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
-    """TRL's configuration out of ours, every value checked."""
+    """TRL's configuration out of ours, every value checked, and how a step is laid over ``world_size`` devices.
+
+    ``policy.dtype`` alone decides the precision: bfloat16 weights on a GPU train under bfloat16 autocast, float32
+    weights without any, whatever accelerate's launch file says. float16 is refused before (``load.check_precision``).
+    Raises ValueError naming the setting and the remedy.
+    """
     trainer = dict(config.trainer)
     if trainer.get("learning_rate") is None:
         trainer["learning_rate"] = LEARNING_RATE[config.policy.tuning]
@@ -37,8 +43,7 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         check_untruncated(settings)
     vllm = config.rollout.vllm
     check_read(settings, config.rollout.engine, vllm.correction)
-    on_gpu = torch.cuda.is_available()
-    half = on_gpu and torch.cuda.is_bf16_supported() and config.policy.dtype != "float16"
+    half = trains_in_bfloat16(config.policy.dtype)
     grpo = GRPOConfig(
         output_dir=str(folder),
         seed=config.seed,
@@ -54,12 +59,14 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         reward_weights=[config.reward.fidelity_weight, config.reward.format_weight],
         gradient_checkpointing=config.policy.gradient_checkpointing,
         bf16=half,
-        use_cpu=not on_gpu,
+        use_cpu=not torch.cuda.is_available(),
         report_to=[],
         logging_strategy="steps",
         eval_strategy="no",
         **settings,
     )
+    # Where bf16 is false this would be ACCELERATE_MIXED_PRECISION's, from the file the run was launched with.
+    grpo.mixed_precision = "bf16" if half else "no"
     return plan, grpo
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
-from vqr1.policy.load import find_weights, weight_bytes
+from vqr1.policy.load import find_weights, trains_in_bfloat16, weight_bytes
 from vqr1.rollout.engine import Engine, vision_tokens
 from vqr1.rollout.offline import text_tokens
 from vqr1.rollout.server import check_server
@@ -55,16 +55,19 @@ def check_engine(config: Config, processor: Any) -> int | None:
         check_server(settings.server, weights, settings.server_timeout, find_weights)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        cache = cache_bytes(AutoConfig.from_pretrained(str(weights)), length)
-        check_memory(weight_bytes(weights), cache, settings.memory_share, total, settings.tensor_parallel)
+        model = AutoConfig.from_pretrained(str(weights))
+        precision = torch.bfloat16 if trains_in_bfloat16(policy.dtype) else torch.float32
+        size = weight_bytes(weights) * precision.itemsize // (model.dtype or precision).itemsize
+        cache = cache_bytes(model, length, precision.itemsize)
+        check_memory(size, cache, settings.memory_share, total, settings.tensor_parallel)
     return length
 
 
-def cache_bytes(policy: Any, length: int) -> int:
-    """Of the keys and values of ``length`` tokens in a half-precision Qwen2.5-VL with this configuration."""
+def cache_bytes(policy: Any, length: int, each: int) -> int:
+    """Of the keys and values of ``length`` tokens in a Qwen2.5-VL with this configuration, ``each`` bytes a number."""
     text = policy.get_text_config()
     heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
-    return 2 * 2 * length * text.num_hidden_layers * heads * size
+    return 2 * each * length * text.num_hidden_layers * heads * size
 
 
 def use_vllm(
@@ -92,7 +95,7 @@ def use_vllm(
             limits=(config.policy.min_pixels, config.policy.max_pixels),
             max_length=max_length,
             max_answers=answers,
-            dtype="bfloat16" if args.bf16 else "float32",
+            dtype="bfloat16" if args.bf16 else "float32",  # what training computes in
             memory_share=settings.memory_share,
             parallel=settings.tensor_parallel,
             sleep=settings.sleep,
