@@ -97,6 +97,17 @@ def test_undefined_figures_are_left_out(tmp_path):
     assert ink(pixels, 4) < 50
 
 
+@pytest.mark.parametrize("defined", [[None, None], [None, 0.5]])
+def test_a_set_without_a_defined_srcc_does_not_spoil_the_others(tmp_path, defined):
+    """All pictures got the same score at one end or both; the proof's ceilings are there all the same."""
+    rows = [*steps(), *evaluations(0, 20, 40)][:-2]
+    rows += [{"step": 40 * end, "eval/flat_test/srcc": srcc} for end, srcc in enumerate(defined)]
+    plain = draw(tmp_path, rows)
+    ceilings = {"supervised_ceiling": 0.6, "label_ceiling": 0.95}
+    (tmp_path / "summary.json").write_text(json.dumps({"proof": {"flat_test": ceilings}}))
+    assert ink(draw(tmp_path, rows), 2) > ink(plain, 2) + 100
+
+
 def test_one_step_is_enough(tmp_path):
     assert draw(tmp_path, [*steps(1), *evaluations(0)]).size
 

@@ -420,10 +420,14 @@ def test_where_the_weights_lie_and_numpys_version_do_not_matter(tmp_path):
 def test_two_processes_do_not_write_one_folder(tmp_path):
     first = ResultFolder(tmp_path / "e")
     first.open(record(), BATCHES)
-    with pytest.raises(ValueError, match="is being written by another vqr1 evaluate; wait, or give folder="):
+    with pytest.raises(
+        ValueError, match=r"is being written by process \d+ on .*; wait until .*, or give another folder="
+    ):
         ResultFolder(tmp_path / "e").open(record(), BATCHES)
     first.close()
-    ResultFolder(tmp_path / "e").open(record(), BATCHES)
+    second = ResultFolder(tmp_path / "e")
+    second.open(record(), BATCHES)
+    second.close()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -436,6 +440,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_an_interruption_at_the_very_start_is_no_obstacle(tmp_path):
     (tmp_path / ROWS).touch()
     (tmp_path / f"{SETTINGS}.new").write_text("{")
+    (tmp_path / "lock").touch()
     assert ResultFolder(tmp_path).open(record(), BATCHES) == 0
 
 

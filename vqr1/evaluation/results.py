@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vqr1.folder_writer import whole_lines
+
 SETTINGS = "evaluation.json"
 ROWS = "results.jsonl"
 STATUSES = ("ok", "unreadable", "missing")
@@ -114,11 +116,6 @@ def read_rows(path: Path) -> list[ResultRow]:
     if twice:
         raise ValueError(f"{path}: {twice[0]} stands more than once; keep one line per picture")
     return rows
-
-
-def whole_lines(content: bytes) -> list[bytes]:
-    """The lines of a file without a last one that has no end: the writer was stopped in the middle of it."""
-    return content[: content.rfind(b"\n") + 1].splitlines()
 
 
 def _row(line: bytes, where: str) -> ResultRow:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vqr1.folder_writer import read_json_lines, replaced
+
 # The quality reward's mean is logged under the name of its kind, and a run has one kind.
 QUALITY = {
     "reward/fidelity": "fidelity (best 1)",
@@ -24,7 +26,7 @@ def draw_curves(folder: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
     proof = json.loads(summary.read_text()).get("proof", {}) if summary.is_file() else {}
     figure, axes = plt.subplots(1, 5, figsize=(22, 4), constrained_layout=True)
@@ -41,7 +43,8 @@ def draw_curves(folder: Path) -> Path:
         if axis.lines:
             axis.legend(fontsize=8)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=110)
+    with replaced(path) as new:
+        figure.savefig(new, format="png", dpi=110)
     plt.close(figure)
     return path
 
@@ -75,14 +78,15 @@ def _curve(axis: Any, rows: list[dict[str, Any]], key: str, label: str | None = 
 
 
 def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
-    """A line for each evaluated set, by name."""
+    """A line for each set that was evaluated more than once, by name, through what is defined of it."""
     names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith("eval/")})
     lines = {}
     for name in names:
+        evaluated = sum(f"eval/{name}/{figure}" in row for row in rows)
         points = _points(rows, f"eval/{name}/{figure}")
-        if len(points) > 1:  # a set that was rated once makes no curve
+        if evaluated > 1 and points:  # a set that was rated once makes no curve
             steps, values = zip(*points, strict=True)
-            ends_only = len(points) == 2
+            ends_only = evaluated == 2
             (lines[name],) = axis.plot(
                 steps, values, marker="o", markersize=3, label=name, linestyle="--" if ends_only else "-"
             )
@@ -90,9 +94,11 @@ def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
 
 
 def _ceilings(axis: Any, lines: dict[str, Any], proof: dict[str, Any]) -> None:
-    """Both ceilings of each set as horizontal lines."""
+    """Both ceilings of each set as horizontal lines, also of a set without a line of its own."""
     for name, row in proof.items():
         for ceiling, style in (("supervised", ":"), ("label", (0, (1, 4)))):
-            value = row[f"{ceiling}_ceiling"]
+            value = row.get(f"{ceiling}_ceiling")
             if value is not None:
-                axis.axhline(value, linestyle=style, color=lines[name].get_color(), label=f"{name}, {ceiling} ceiling")
+                colour = lines[name].get_color() if name in lines else None  # None: the next of the usual ones
+                line = axis.axhline(value, color=colour, linestyle=style, label=f"{name}, {ceiling} ceiling")
+                lines.setdefault(name, line)

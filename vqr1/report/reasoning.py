@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vqr1.answer import read_score
+from vqr1.folder_writer import read_json_lines, replaced
 
 WIDTH = 100  # characters of a line
 LONGEST = 600  # characters shown of an answer
@@ -30,8 +30,9 @@ def draw_reasoning(folder: Path) -> Path | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    kept = folder / "answers.jsonl"  # not there in a run without validation sets or probes
-    stories = _stories([json.loads(line) for line in kept.read_text().splitlines()]) if kept.is_file() else []
+    stories = _stories(
+        read_json_lines(folder / "answers.jsonl")
+    )  # not there in a run without validation sets or probes
     if not stories:
         return None
     texts = ["\n".join(_said(row) for row in rows) for rows in stories]
@@ -53,7 +54,8 @@ def draw_reasoning(folder: Path) -> Path | None:
         left.axis("off")
         right.axis("off")
     path = folder / "reasoning.png"
-    figure.savefig(path, dpi=110)
+    with replaced(path) as new:
+        figure.savefig(new, format="png", dpi=110)
     plt.close(figure)
     return path
 

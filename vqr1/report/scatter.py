@@ -11,6 +11,7 @@ import numpy as np
 
 from vqr1.evaluation.logistic import fit_logistic
 from vqr1.evaluation.summary import Line, Outcome, rated
+from vqr1.folder_writer import replaced
 
 
 def draw_scatters(lines: Sequence[Line], folder: Path) -> list[Path]:
@@ -48,7 +49,8 @@ def _draw(outcome: Outcome, name: str, model: str, path: Path) -> None:
     )
     axis.set_xlabel("predicted")
     axis.set_ylabel("mean opinion score")
-    figure.savefig(path, dpi=110)
+    with replaced(path) as new:
+        figure.savefig(new, format="png", dpi=110)
     plt.close(figure)
 
 

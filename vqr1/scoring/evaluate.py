@@ -75,9 +75,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     try:
         if done < len(batches):
             rate_all(config, model, batches, done, folder, k)
+        print_table(folder)
     finally:
         folder.close()
-    print_table(folder.path)
     return folder.path
 
 
@@ -201,12 +201,13 @@ def one_of(answers: Sequence[str], scores: Sequence[float | None]) -> str:
     return next((text for text, score in zip(answers, scores, strict=True) if score is not None), answers[0])
 
 
-def print_table(folder: Path) -> None:
+def print_table(folder: ResultFolder) -> None:
     """The table on the screen, in ``table.md`` and, with everything in it, in ``table.json``."""
-    lines = summarise([read_evaluation(folder)])
+    lines = summarise([read_evaluation(folder.path)])
     rows = comparable(lines, published("2"))
     made = benchmark_table(lines, rows)
     text = markdown(made)
-    (folder / "table.md").write_text(text)
-    (folder / "table.json").write_text(json.dumps(finite(as_json(lines, rows, made)), indent=2) + "\n")
-    print(f"{text}\n{folder}: results.jsonl, evaluation.json, table.md, table.json{os.linesep}", end="", flush=True)
+    folder.write_text("table.md", text)
+    folder.write_text("table.json", json.dumps(finite(as_json(lines, rows, made)), indent=2) + "\n")
+    files = "results.jsonl, evaluation.json, table.md, table.json"
+    print(f"{text}\n{folder.path}: {files}{os.linesep}", end="", flush=True)

