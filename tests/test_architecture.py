@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
         "config_checks",
         "data",
         "evaluation",
+        "folder_writer",
         "policy",
         "provenance",
         "report",

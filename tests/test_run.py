@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.runs import command, environment, rows, start, train, training_rows
+from vqr1.folder_writer import FolderWriter
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,7 @@ def test_the_run_folder_holds_what_is_promised(plain):
     present = {path.name for path in plain.iterdir()}
     assert {"config.yaml", "versions.json", "metrics.jsonl", "timings.jsonl", "answers.jsonl"} <= present
     assert {"summary.json", "curves.png", "reasoning.png", "checkpoint-4", "final", "wandb"} <= present
+    assert not {name for name in present if name.endswith((".new", ".old"))}
     assert Image.open(plain / "curves.png").size[0] > 1000
     assert [row["step"] for row in training_rows(plain)] == [1, 2, 3, 4]
 
@@ -120,6 +123,57 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, where, tuning):
     assert training_rows(whole)[-1]["policy/kl"] > 1e-4  # there was something to lose
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (torn, whole)]
     assert summaries[0]["final"] == summaries[1]["final"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, where):
+    """A run that learns, and how to start it."""
+    settings = {**where, "scripted": True, "trainer__learning_rate": 1e-3}
+    settings |= {"trainer__max_steps": 4, "trainer__save_steps": 3, "evaluation__every": 2}
+    return train(tmp_path_factory.mktemp("runs") / "finished", **settings), settings
+
+
+FILES = ("metrics.jsonl", "answers.jsonl")
+
+
+@pytest.mark.parametrize("killed", ["in its last evaluation", "before its first checkpoint", "at its very end"])
+def test_a_run_that_was_killed_ends_as_an_undisturbed_one(tmp_path, finished, killed):
+    """Step 4, the last one, is in the middle of an epoch, where transformers would go on training."""
+    whole, settings = finished
+    torn = tmp_path / "torn"
+    shutil.copytree(whole, torn)
+    shutil.rmtree(torn / "final")
+    (torn / "summary.json").unlink()
+    if killed == "in its last evaluation":
+        lines = (torn / "metrics.jsonl").read_text().splitlines(keepends=True)
+        evaluated = [i for i, line in enumerate(lines) if '"step": 4' in line and "eval/" in line]
+        (torn / "metrics.jsonl").write_text("".join(line for i, line in enumerate(lines) if i not in evaluated))
+    if killed == "before its first checkpoint":
+        for checkpoint in torn.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        for name in FILES:
+            (torn / name).write_bytes((torn / name).read_bytes()[:-20])
+    train(torn, **settings, resume="true")
+    for name in FILES:
+        assert (torn / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (torn, whole))
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (torn, whole)]
+    assert weights[0] == weights[1]
+    steps = [row["step"] for row in rows(torn, "timings.jsonl") if "speed/step_seconds" in row]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_folder_that_another_run_writes_into_is_refused_with_its_holder(plain, where):
+    before = (plain / "metrics.jsonl").read_bytes()
+    holder = FolderWriter(plain, "name")
+    holder.acquire()
+    for words in ({}, {"resume": "true"}):
+        done = start(runs=plain.parent, name=plain.name, **where, **words)
+        assert done.returncode == 2
+        assert f"is being written by process {os.getpid()}" in done.stderr
+    holder.close()
+    assert (plain / "metrics.jsonl").read_bytes() == before
 
 
 def test_lora_trains_and_leaves_an_adapter(tmp_path, where):

@@ -2,15 +2,16 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 import vqr1
-from vqr1.config import Config, PolicyConfig, RewardConfig, RolloutConfig, as_dict
+from vqr1.config import Config, EvaluationConfig, PolicyConfig, RewardConfig, RolloutConfig, as_dict
 from vqr1.provenance import PACKAGES, finite, versions
-from vqr1.training.run_folder import RunFolder
+from vqr1.training.run_folder import FORMAT, RunFolder
 
 
 def config(**settings):
@@ -18,7 +19,15 @@ def config(**settings):
 
 
 def contents(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "lock"}
+
+
+def opened(path, asked, splits=None):
+    """A run that was begun, or resumed, and is over."""
+    folder = RunFolder(path, writes=True)
+    folder.open(asked, splits)
+    folder.close()
+    return folder
 
 
 def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
@@ -32,57 +41,107 @@ def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
 @pytest.fixture
 def started(tmp_path):
     """A run with a checkpoint at step 10."""
-    folder = RunFolder(tmp_path / "runs" / "a", writes=True)
-    folder.open(config())
+    folder = opened(tmp_path / "runs" / "a", config(), {"five": {"hash": "a"}})
     checkpoint(folder.path, 10)
     return folder
 
 
 def test_a_new_folder_holds_the_configuration_and_the_versions(tmp_path):
-    folder = RunFolder(tmp_path / "runs" / "a", writes=True)
-    folder.open(config(reward=RewardConfig(gamma=1e-7)))
+    folder = opened(tmp_path / "runs" / "a", config(reward=RewardConfig(gamma=1e-7)))
     stored = yaml.safe_load((folder.path / "config.yaml").read_text())
     assert stored == as_dict(config(reward=RewardConfig(gamma=1e-7)))
     assert stored["reward"]["rivals"] == "batch"
     found = json.loads((folder.path / "versions.json").read_text())
-    assert set(found) == {*PACKAGES, "python", "machine", "commit"}
-    assert found["vqr1"] == vqr1.__version__
+    assert set(found) == {*PACKAGES, "python", "machine", "commit", "format"}
+    assert (found["vqr1"], found["format"]) == (vqr1.__version__, FORMAT)
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
     (tmp_path / "a").mkdir()
-    RunFolder(tmp_path / "a", writes=True).open(config())
+    opened(tmp_path / "a", config())
     assert (tmp_path / "a" / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("writes", [True, False])
-def test_a_folder_of_another_run_is_refused_and_untouched(started, writes):
+def test_a_folder_of_another_run_is_refused_and_untouched(started):
     before = contents(started.path)
     with pytest.raises(ValueError, match=r"holds another run; give resume=true .* or another name="):
-        RunFolder(started.path, writes).open(config(seed=1))
+        opened(started.path, config(seed=1))
     assert contents(started.path) == before
 
 
 def test_a_folder_of_something_else_is_refused_too(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="holds another run"):
-        RunFolder(tmp_path, writes=True).open(config())
-    assert contents(tmp_path) == {tmp_path / "thesis.tex": b"years of work"}
+        opened(tmp_path, config())
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        opened(tmp_path, config(resume=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_is_taken_up_with_its_own_settings(started):
+def test_a_run_is_resumed_with_its_own_settings(started):
     before = contents(started.path)
-    RunFolder(started.path, writes=True).open(config(resume=True))
+    opened(started.path, config(resume=True))
     assert contents(started.path) == before
 
 
-@pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir, lambda path: checkpoint(path, 5, whole=False)])
-def test_without_a_whole_checkpoint_there_is_nothing_to_resume(tmp_path, prepare):
+@pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir])
+def test_where_no_run_is_there_is_nothing_to_resume(tmp_path, prepare):
     prepare(tmp_path / "a")
-    with pytest.raises(
-        ValueError, match=r"has no checkpoint to resume from; check name= and runs=, or leave resume out"
-    ):
-        RunFolder(tmp_path / "a", writes=True).open(config(resume=True))
+    with pytest.raises(ValueError, match=r"holds no run to resume; check name= and runs=, or leave resume out"):
+        opened(tmp_path / "a", config(resume=True))
+
+
+def test_a_run_without_a_whole_checkpoint_is_resumed_from_the_beginning(tmp_path):
+    folder = opened(tmp_path / "a", config())
+    folder.append("metrics.jsonl", {"step": 0, "eval/five/srcc": 0.1}, {"step": 1, "train/loss": 0.1})
+    folder.append("answers.jsonl", {"step": 0})
+    torn = checkpoint(folder.path, 5, whole=False)
+    half = checkpoint(folder.path, 6)
+    (half / "trainer_state.json").write_text('{"global_step": ')
+    with pytest.raises(ValueError, match="seed was 0 in .* and is 1"):
+        opened(folder.path, config(resume=True, seed=1))
+    opened(folder.path, config(resume=True))
+    assert folder.last_checkpoint() is None
+    assert folder.rows("metrics.jsonl") == folder.rows("answers.jsonl") == []
+    assert not torn.exists() and not half.exists()
+
+
+@pytest.mark.parametrize("left", [["lock"], ["lock", "versions.json.new"], ["lock", "versions.json", "splits.json"]])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_start_that_was_interrupted_is_no_obstacle(tmp_path, left, resume):
+    for name in left:
+        (tmp_path / name).write_text("{")
+    folder = opened(tmp_path, config(resume=resume), {"five": {"hash": "a"}})
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "versions.json", "splits.json", "config.yaml"}
+    assert json.loads((folder.path / "splits.json").read_text()) == {"five": {"hash": "a"}}
+
+
+def test_a_run_that_is_going_on_is_left_alone(started):
+    started.open(config(resume=True))
+    before = contents(started.path)
+    holder = rf"is being written by process {os.getpid()} on .*; wait until it has ended, or give another name="
+    for asked in (config(resume=True), config()):
+        with pytest.raises(ValueError, match=holder):
+            opened(started.path, asked)
+    assert contents(started.path) == before
+    started.close()
+    opened(started.path, config(resume=True))
+
+
+@pytest.mark.parametrize("stored", [None, {"vqr1": "0.1.0"}])
+def test_a_run_of_an_older_format_is_not_resumed(started, stored):
+    path = started.path / "versions.json"
+    path.unlink()
+    if stored:
+        path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"is of format 1, .* vqr1 evaluate takes it as it is; to go on, resume with"):
+        opened(started.path, config(resume=True))
+
+
+def test_a_run_of_a_newer_format_is_not_resumed(started):
+    (started.path / "versions.json").write_text(json.dumps({"vqr1": "9", "format": FORMAT + 1}))
+    with pytest.raises(ValueError, match=rf"is of format {FORMAT + 1}, newer than {FORMAT}; resume with .*\(9\)"):
+        opened(started.path, config(resume=True))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +150,11 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_resume(tmp_path, prepare
         ({"seed": 1}, "seed was 0 in .* and is 1"),
         ({"rollout": RolloutConfig(k=4)}, "rollout.k was 6 in .* and is 4"),
         ({"reward": RewardConfig(gamma=0.1)}, "reward.gamma was 1e-06 in .* and is 0.1"),
+        ({"evaluation": EvaluationConfig(k=2)}, "evaluation.k was 4 in .* and is 2"),
+        ({"evaluation": EvaluationConfig(test_k=2)}, "evaluation.test_k was 16 in .* and is 2"),
+        ({"evaluation": EvaluationConfig(max_pictures=9)}, "evaluation.max_pictures was None in .* and is 9"),
+        ({"evaluation": EvaluationConfig(batch=4)}, "evaluation.batch was 192 in .* and is 4"),
+        ({"evaluation": EvaluationConfig(proof=True)}, "evaluation.proof was False in .* and is True"),
     ],
 )
 def test_other_settings_are_refused_by_name(started, changed, message):
@@ -116,18 +180,16 @@ def test_other_optimisation_is_refused_by_name(started, key, value, message):
 def test_length_memory_and_logging_may_change(started):
     changed = config(resume=True, name="a", runs="elsewhere")
     changed.trainer.update(max_steps=99, answers_per_device=4, save_steps=7, shared_prefix=False)
-    changed.evaluation.every = 3
-    started.open(changed)
+    changed.evaluation.every, changed.evaluation.probes = 3, 1
+    opened(started.path, changed)
     # The first settings stay on record.
     assert yaml.safe_load((started.path / "config.yaml").read_text())["evaluation"]["every"] == 50
 
 
-def test_a_run_is_not_taken_up_with_other_data(started):
-    started.check_splits({"five": {"hash": "a"}})  # an older run kept none
-    started.write("splits.json", {"five": {"hash": "a"}})
-    started.check_splits({"five": {"hash": "a"}})
+def test_a_run_is_not_resumed_with_other_data(started):
+    opened(started.path, config(resume=True), {"five": {"hash": "a"}})
     with pytest.raises(ValueError, match=r"the split of five was a and is b: .*; put them back or start another run"):
-        started.check_splits({"five": {"hash": "b"}})
+        opened(started.path, config(resume=True), {"five": {"hash": "b"}})
 
 
 def test_the_last_checkpoint_is_the_highest_whole_one(started):
@@ -137,22 +199,57 @@ def test_the_last_checkpoint_is_the_highest_whole_one(started):
     assert started.last_checkpoint() == started.path / "checkpoint-100"
 
 
+NAMES = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
+
+
 def test_lines_after_the_checkpoint_are_forgotten(started):
-    names = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
     for step in (0, 9, 10, 11, 12):
-        for name in names:
-            started.append(name, {"step": step, "value": step / 3})
-    first = (started.path / names[0]).read_text().splitlines(keepends=True)
-    started.forget_after(10)
-    for name in names:
+        for name in NAMES:
+            started.append(name, {"step": step, "eval/five/srcc": step / 3})
+    first = (started.path / NAMES[0]).read_text().splitlines(keepends=True)
+    opened(started.path, config(resume=True))
+    for name in NAMES:
         assert (started.path / name).read_text() == "".join(first[:3])
         assert [row["step"] for row in started.rows(name)] == [0, 9, 10]
 
 
-def test_forgetting_needs_no_file(started):
+def test_answers_of_an_unfinished_evaluation_are_forgotten(started):
+    started.append("metrics.jsonl", {"step": 0, "eval/five/srcc": 0.1}, {"step": 10, "train/loss": 0.1})
+    started.append("answers.jsonl", {"step": 0}, {"step": 10})
+    opened(started.path, config(resume=True))
+    assert [row["step"] for row in started.rows("metrics.jsonl")] == [0, 10]
+    assert [row["step"] for row in started.rows("answers.jsonl")] == [0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_torn_last_line_is_dropped(started, name):
+    (started.path / "metrics.jsonl").write_text('{"step": 9, "eval/five/srcc": 0.5}\n')
+    (started.path / name).write_text('{"step": 9, "eval/five/srcc": 0.5}\n{"step": 10, "eval/fi')
+    assert [row["step"] for row in started.rows(name)] == [9]
+    opened(started.path, config(resume=True))
+    assert (started.path / name).read_text() == '{"step": 9, "eval/five/srcc": 0.5}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"step": 1, "tr', "7"])
+def test_a_torn_line_elsewhere_is_an_error_with_its_place(started, torn):
+    (started.path / "timings.jsonl").write_text(f'{{"step": 0}}\n{torn}\n{{"step": 2}}\n')
     before = contents(started.path)
-    started.forget_after(10)
+    with pytest.raises(ValueError, match=r"timings.jsonl, line 2: .*; restore the line or delete it"):
+        opened(started.path, config(resume=True))
     assert contents(started.path) == before
+    (started.path / "timings.jsonl").unlink()
+    opened(started.path, config(resume=True))  # the refusal has let the folder go
+
+
+def test_what_a_killed_run_was_writing_is_cleared(started):
+    for name in ("best.new", "final.new", "best.old", "checkpoint-20"):
+        (started.path / name).mkdir()
+    (started.path / "metrics.jsonl.new").write_text("{")
+    (started.path / "notes.new").write_text("mine")
+    opened(started.path, config(resume=True))
+    assert {path.name for path in started.path.iterdir()} == {
+        "lock", "versions.json", "splits.json", "config.yaml", "checkpoint-10", "notes.new",
+    }  # fmt: skip
 
 
 def test_what_is_not_a_number_becomes_null(started):
@@ -174,11 +271,9 @@ def test_other_ranks_write_nothing(tmp_path, started):
     silent.open(config())
     silent.append("metrics.jsonl", {"step": 1})
     silent.write("summary.json", {})
+    silent.put_in_place("final")
     assert not silent.path.exists()
     started.append("metrics.jsonl", {"step": 11})
-    before = contents(started.path)
-    RunFolder(started.path, writes=False).forget_after(10)
-    assert contents(started.path) == before
     assert RunFolder(started.path, writes=False).rows("metrics.jsonl") == [{"step": 11}]  # but all may read
 
 

@@ -1,4 +1,8 @@
-"""What is evaluated while a run trains, and what of it is kept: figures, probe answers, best weights, the summary."""
+"""What is evaluated while a run trains, and what of it is kept: figures, probe answers, best weights, the summary.
+
+A step is evaluated after its lines and its checkpoint are written: before the next one begins, or when training ends.
+So a run that is killed in an evaluation loses nothing else, and repeats it when it is resumed.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.config import Config
 from vqr1.data import Sample
+from vqr1.folder_writer import NEW
 from vqr1.policy.load import find_weights
+from vqr1.provenance import finite
+from vqr1.training.best_weights import BestWeights, best_step
 from vqr1.training.evaluator import Evaluator, Ratings
 from vqr1.training.run_data import RunData
-from vqr1.training.run_folder import RunFolder
+from vqr1.training.run_folder import RunFolder, is_evaluation
 from vqr1.training.run_log import Logger
 from vqr1.training.trainer import RankingTrainer
 
@@ -65,22 +73,42 @@ class EvaluationCallback(TrainerCallback):
         self._logger = logger
         self._data = data
         self._proof = proof if config.evaluation.proof else None
+        self._best = BestWeights(folder.path)
+        self._evaluated: dict[int, set[str]] = {}  # the sets, by step
         self.seconds = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if PartialState().is_main_process:
+            self._restore_best()
+        self._evaluated = self._shared({row["step"]: set(_per_set(row)) for row in self._evaluations()})
         if state.global_step == 0:
             self._evaluate(0, tests=True)
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step = state.global_step
+        if step > 0 and self._settings.every > 0 and step % self._settings.every == 0:
+            self._evaluate(step, tests=False)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        last = state.global_step >= state.max_steps
-        due = self._settings.every > 0 and state.global_step % self._settings.every == 0
-        if due or last:
-            self._evaluate(state.global_step, tests=last)
+        # With logging_steps above 1 a line is a mean over steps, of which a resumed run would know only its own.
+        if control.should_save:
+            control.should_log = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if PartialState().is_main_process:
+            self._best.prune(self._kept())
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._evaluate(state.global_step, tests=True)
 
     def _evaluate(self, step: int, tests: bool) -> None:
+        """Nothing where the step has been evaluated already, by the run that is resumed."""
+        sets = list(self._sets(step, tests))
+        if {name for name, *_ in sets} <= self._evaluated.get(step, set()):
+            return
         began = time.perf_counter()
         values: dict[str, float] = {}
-        for name, samples, k, temperature in self._sets(step, tests):
+        for name, samples, k, temperature in sets:
             ratings = self._evaluator.rate(name, samples, k, temperature)
             figures = ratings.metrics() | (ratings.interval() if tests else {})
             values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
@@ -90,12 +118,41 @@ class EvaluationCallback(TrainerCallback):
                 f"{figures['score_std']:.3f}  unreadable {figures['unreadable']:.3f}  "
                 f"({len(samples)} pictures, {k} answers)"
             )
+        # The weights first: a line of the best step without its weights could not be made good.
+        row = {"step": step, **finite(values)}
+        if step > 0 and self._shared(best_step([*self._evaluations(), row], self._data.validation)) == step:
+            self._save_best(step)
         self._logger.metrics(step, values)
-        if step > 0 and self.best_step() == step:
-            self._trainer.save_model(str(self._folder.path / "best"))
+        self._evaluated[step] = {name for name, *_ in sets}
         spent = time.perf_counter() - began
         self.seconds += spent
         self._logger.timings(step, {"speed/evaluation_seconds": spent})
+
+    def _save_best(self, step: int) -> None:
+        state = PartialState()
+        self._trainer.save_model(f"{self._best.path}{NEW}")
+        state.wait_for_everyone()  # some ways of sharding write from every rank
+        if state.is_main_process:
+            self._best.put(step, self._kept())
+
+    def _restore_best(self) -> None:
+        """Let ``best/`` be what it was at the step that the run is resumed from."""
+        best = best_step(self._evaluations(), self._data.validation)
+        if not self._best.restore(best or None, self._kept()) and best:
+            self._logger.say(
+                f"warning: the weights of step {best}, the best so far, are no longer in {self._folder.path}; "
+                "best/ will be missing unless a later step is better"
+            )
+
+    def _kept(self) -> set[int]:
+        """The steps of the weights that were the best ones at any checkpoint."""
+        rows = self._evaluations()
+        found = {best_step(rows, self._data.validation, checkpoint) for checkpoint in self._folder.checkpoints()}
+        return {step for step in found if step}
+
+    def _shared(self, value: Any) -> Any:
+        """The first rank's, on every rank: the others may see its files late."""
+        return broadcast_object_list([value])[0]
 
     def _sets(self, step: int, tests: bool) -> Iterator[tuple[str, list[Sample], int, float | None]]:
         """What to rate: name, pictures, answers to each, temperature (None: as in training)."""
@@ -126,31 +183,19 @@ class EvaluationCallback(TrainerCallback):
             self._folder.append("answers.jsonl", {**answers, "answers": ratings.texts[i][:4]})
 
     def _evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self._folder.rows("metrics.jsonl") if any(key.startswith("eval/") for key in row)]
+        return [row for row in self._folder.rows("metrics.jsonl") if is_evaluation(row)]
 
     def best_step(self) -> int | None:
-        """The evaluated step with the best mean SRCC over the validation sets, the earliest of equals."""
-        names = list(self._data.validation)
-        scored = []
-        for row in self._evaluations():
-            values = [row[key] for name in names if row.get(key := f"eval/{name}/srcc") is not None]
-            if values and len(values) == len(names):
-                scored.append((-sum(values), row["step"]))
-        best = [min(scored)[1] if scored else None]
-        return broadcast_object_list(best)[0]
+        """The best evaluated step: that of ``best/``, or 0 where nothing was better than the start.
+
+        None where no step can be compared, or where the best one's weights are lost.
+        """
+        best = best_step(self._evaluations(), self._data.validation)
+        return best if best == (self._best.step() or 0) else None
 
     def summary(self, seconds: dict[str, float]) -> dict[str, Any]:
         rows = self._evaluations()
-
-        def per_set(row: dict[str, Any]) -> dict[str, dict[str, float]]:
-            sets: dict[str, dict[str, float]] = {}
-            for key, value in row.items():
-                if key.startswith("eval/"):
-                    _, name, figure = key.split("/")
-                    sets.setdefault(name, {})[figure] = value
-            return sets
-
-        start, final = (per_set(rows[0]), per_set(rows[-1])) if rows else ({}, {})  # no sets to evaluate, no rows
+        start, final = (_per_set(rows[0]), _per_set(rows[-1])) if rows else ({}, {})  # no sets to evaluate, no rows
         summary: dict[str, Any] = {
             "seed": self._config.seed,
             "steps": self._trainer.state.global_step,
@@ -170,3 +215,13 @@ class EvaluationCallback(TrainerCallback):
             )
             self._logger.say(self._proof.text(summary["proof"]))
         return summary
+
+
+def _per_set(row: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The figures of an evaluation's line by set."""
+    sets: dict[str, dict[str, float]] = {}
+    for key, value in row.items():
+        if key.startswith("eval/"):
+            _, name, figure = key.split("/")
+            sets.setdefault(name, {})[figure] = value
+    return sets

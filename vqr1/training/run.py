@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import set_seed
 from vqr1.answer import build_prompt
 from vqr1.config import Config, Wandb, as_dict
 from vqr1.data.pictures import picture_loader
+from vqr1.folder_writer import NEW
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
@@ -51,6 +53,15 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
         torch.set_num_threads(config.threads)
     state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
     folder = RunFolder(Path(config.runs) / run_name(config), writes=state.is_main_process)
+    try:
+        return _train(config, folder, state, began, proof, script)
+    finally:
+        folder.close()
+
+
+def _train(
+    config: Config, folder: RunFolder, state: PartialState, began: float, proof: Proof | None, script: Script | None
+) -> Path:
     plan, grpo = grpo_config(config, folder.path, state.num_processes)
     rewards = reward_functions(config)  # its settings are checked before anything is read
     if config.evaluation.proof and proof is None:
@@ -66,13 +77,7 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     check_grid(processor, load(data.train[0].image), config.policy)
     max_length = check_engine(config, processor)
 
-    folder.check(config)
-    folder.check_splits(data.splits)
-    state.wait_for_everyone()  # all have looked, and come to the same verdict, before the first rank writes
-    if state.is_main_process:
-        folder.open(config)
-        folder.write("splits.json", data.splits)
-    state.wait_for_everyone()
+    open_folder(folder, config, data.splits)
 
     set_seed(config.seed)
     trainer = make_trainer(config, grpo, rewards, sampler, data.train, load, processor, script)
@@ -87,20 +92,20 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     )
     evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
     answers_per_step = config.trainer["images_per_step"] * config.rollout.k
+    trainer.add_callback(evaluations)  # first, for what it does before a step is not the step's time
     trainer.add_callback(
         StepCallback(logger, lambda: trainer.generation_seconds, answers_per_step, vllm=max_length is not None)
     )
-    trainer.add_callback(evaluations)
     prepared = time.perf_counter()
 
     checkpoint = folder.last_checkpoint() if config.resume else None
-    if checkpoint is not None:
-        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RolloutError as failure:
         raise RolloutError(f"{failure}\n{saved(trainer)}") from failure
-    trainer.save_model(str(folder.path / "final"))
+    trainer.save_model(f"{folder.path / 'final'}{NEW}")
+    state.wait_for_everyone()
+    folder.put_in_place("final")
     finished = time.perf_counter()
 
     seconds = {
@@ -110,13 +115,35 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     }
     folder.write("summary.json", evaluations.summary(seconds))
     if state.is_main_process:
-        draw_curves(folder.path)
-        draw_reasoning(folder.path)
+        draw_figures(folder.path, logger.say)
         if wandb_run is not None:
             wandb_run.finish()
     logger.say(f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/")
     state.wait_for_everyone()
     return folder.path
+
+
+def open_folder(folder: RunFolder, config: Config, splits: dict[str, Any]) -> None:
+    """Open the run folder on the first rank, and let the others come to the same verdict. Collective."""
+    failure: Exception | None = None
+    try:
+        folder.open(config, splits)
+    except (ValueError, OSError) as error:
+        failure = error
+    (message,) = broadcast_object_list([None if failure is None else str(failure)])
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise ValueError(message)
+
+
+def draw_figures(folder: Path, say: Callable[[str], None]) -> None:
+    """Draw what can be drawn: a figure is no reason for a run to fail at its end."""
+    for draw in (draw_curves, draw_reasoning):
+        try:
+            draw(folder)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run's results are there without the figure
+            say(f"warning: {draw.__name__} failed ({error!r}); the figure is missing in {folder}")
 
 
 def saved(trainer: RankingTrainer) -> str:

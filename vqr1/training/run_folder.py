@@ -5,16 +5,21 @@
     runs/<name>/
       config.yaml      the resolved configuration
       splits.json      which content groups of each set are in which part, with the split's hash
-      versions.json    packages, Python, machine, git commit
+      versions.json    the format of the folder; packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
       answers.jsonl    the probe pictures' answers at every evaluation
       checkpoint-N/    to resume from
-      best/            the weights with the best mean validation SRCC
+      best/            the weights with the best mean validation SRCC; step.json says of which step
+      best-N/          while the run goes on: the best weights as of a checkpoint, where later ones are better
       final/           the weights at the end
       summary.json     start and end, per set
       curves.png       reward, its quality part, SRCC and its ceilings, score std (the paper's Figure 3), KL
       reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
+      lock             held by the process that writes, which it names
+
+A step's lines come before its checkpoint and its evaluation after it. So all lines up to a checkpoint's step are there
+when the checkpoint is, but for that step's evaluation, which a resumed run repeats where it is missing.
 """
 
 from __future__ import annotations
@@ -26,13 +31,21 @@ from typing import Any
 import yaml
 
 from vqr1.config import Config, as_dict
+from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove
 from vqr1.provenance import finite, versions
 
+# Of the folder. 1, written nowhere, is that of vqr1 0.1.0: best/ does not say which step it is of, and a step's
+# evaluation comes before its other lines and its checkpoint.
+FORMAT = 2
+
 # What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
-# answers are laid over memory and scored, how long the run is, how often it saves.
-FIXED = ("seed", "data", "policy", "rollout", "reward", "trainer")
+# answers are laid over memory and scored, how long the run is, how often it saves and evaluates. evaluation.batch is
+# not among these: answers are seeded batch by batch.
+FIXED = ("seed", "data", "policy", "rollout", "reward", "evaluation", "trainer")
 FREE = (
     "data.cache",
+    "evaluation.every",
+    "evaluation.probes",
     "trainer.answers_per_device",
     "trainer.shared_prefix",
     "trainer.shared_prefix_attention",
@@ -47,35 +60,83 @@ FREE = (
 )
 
 
+ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
+BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
+FIRST = ("versions.json", "splits.json", BEGUN)
+# All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
+INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
+WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final")
+
+
 class RunFolder:
     """Writes on one rank; on the others every call does nothing, so callers need not ask."""
 
     def __init__(self, path: Path, writes: bool):
         self.path = path
         self._writes = writes
+        self._writer = FolderWriter(path, other="name")
 
-    def check(self, config: Config) -> None:
-        """Raises ValueError where the folder holds another run, or where there is nothing to resume."""
-        used = self.path.is_dir() and any(self.path.iterdir())
-        if used and not config.resume:
-            raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
-        if config.resume and self.last_checkpoint() is None:
-            raise ValueError(
-                f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out"
-            )
-        if config.resume:
+    def open(self, config: Config, splits: dict[str, Any] | None = None) -> None:
+        """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
+
+        What is resumed loses the lines that it will write again. Raises ValueError, and changes nothing, where another
+        process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
+        cannot be read.
+        """
+        if not self._writes:
+            return
+        splits = splits or {}
+        self._writer.refuse_held()
+        self._check(config, splits)
+        self._writer.acquire()
+        try:
+            self._check(config, splits)  # another run may have been here in between
+            self._clear_leftovers()
+            if self._begun():
+                self._forget_after(max(self.checkpoints(), default=-1))
+            else:
+                self.write("versions.json", {"format": FORMAT, **versions()})
+                self.write("splits.json", splits)
+                self._writer.write_text(BEGUN, yaml.safe_dump(as_dict(config), sort_keys=False))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _begun(self) -> bool:
+        return (self.path / BEGUN).is_file()
+
+    def _check(self, config: Config, splits: dict[str, Any]) -> None:
+        found = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
+        others = found - INTERRUPTED
+        if not config.resume:
+            if others:
+                raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
+        elif self._begun():
+            self._check_format()
             self._check_same(config)
+            self._check_splits(splits)
+        elif others or not found:
+            raise ValueError(f"{self.path} holds no run to resume; check name= and runs=, or leave resume out")
 
-    def open(self, config: Config) -> None:
-        """Make the folder, or take it up again where ``config.resume`` says so. Raises what :meth:`check` raises."""
-        self.check(config)
-        if self._writes and not config.resume:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(as_dict(config), sort_keys=False))
-            self.write("versions.json", versions())
+    def _check_format(self) -> None:
+        path = self.path / "versions.json"
+        stored = json.loads(path.read_text()) if path.is_file() else {}
+        found = stored.get("format", 1)
+        remedy = f"resume with the version that began it ({stored.get('vqr1', 'unknown')}), or start another run"
+        if found < FORMAT:
+            raise ValueError(
+                f"resume=true, but {self.path} is of format {found}, and this version resumes format {FORMAT} only: "
+                "the order of lines differs, and best/ does not say which step it is of. vqr1 evaluate takes it as it "
+                f"is; to go on, {remedy}"
+            )
+        if found > FORMAT:
+            raise ValueError(f"resume=true, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
-        before = _flat(yaml.safe_load((self.path / "config.yaml").read_text()))
+        before = _flat(yaml.safe_load((self.path / BEGUN).read_text()))
         now = _flat(as_dict(config))
         for name in sorted({*before, *now}):
             fixed = name.split(".")[0] in FIXED and name not in FREE
@@ -85,8 +146,8 @@ class RunFolder:
                     "resume with the same settings or start another run"
                 )
 
-    def check_splits(self, splits: dict[str, Any]) -> None:
-        """Raises ValueError where a run that is taken up again finds other data than it began with."""
+    def _check_splits(self, splits: dict[str, Any]) -> None:
+        """Raises ValueError where a resumed run finds other data than it began with."""
         path = self.path / "splits.json"
         before = json.loads(path.read_text()) if path.is_file() else {}
         for name, split in splits.items():
@@ -97,30 +158,69 @@ class RunFolder:
                     "pictures have changed; put them back or start another run"
                 )
 
+    def _clear_leftovers(self) -> None:
+        """What a killed run was writing: files and folders beside their places, and checkpoints without an end."""
+        for name in WRITTEN:
+            remove(self.path / (name + NEW))
+            remove(self.path / (name + OLD))
+        for path in set(self._checkpoints().values()) - set(self.checkpoints().values()):
+            remove(path)
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The whole checkpoints by their step. trainer_state.json is the last file that is written into one."""
+        return {step: path for step, path in self._checkpoints().items() if _is_json(path / "trainer_state.json")}
+
+    def _checkpoints(self) -> dict[int, Path]:
+        numbered = {path.name.removeprefix("checkpoint-"): path for path in self.path.glob("checkpoint-*")}
+        return {int(step): path for step, path in numbered.items() if step.isdigit()}
+
     def last_checkpoint(self) -> Path | None:
-        found = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-        return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+        """None where a run has to start from the beginning."""
+        found = self.checkpoints()
+        return found[max(found)] if found else None
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines that a resumed run will write again."""
-        for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl"):
-            path = self.path / name
-            if self._writes and path.is_file():
-                kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-                path.write_text("".join(kept))
+    def _forget_after(self, step: int) -> None:
+        """Keep the lines up to ``step``, without the answers of an unfinished evaluation."""
+        kept = {name: [row for row in self.rows(name) if row["step"] <= step] for name in ROWS}
+        evaluated = {row["step"] for row in kept["metrics.jsonl"] if is_evaluation(row)}
+        kept["answers.jsonl"] = [row for row in kept["answers.jsonl"] if row["step"] in evaluated]
+        for name, rows in kept.items():
+            if (self.path / name).is_file():
+                self._writer.write_text(name, "".join(map(_line, rows)))
 
-    def append(self, name: str, row: dict[str, Any]) -> None:
+    def append(self, name: str, *rows: dict[str, Any]) -> None:
         if self._writes:
-            with (self.path / name).open("a") as file:
-                file.write(json.dumps(finite(row)) + "\n")
+            self._writer.append(name, "".join(_line(finite(row)) for row in rows))
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         if self._writes:
-            (self.path / name).write_text(json.dumps(finite(content), indent=2) + "\n")
+            self._writer.write_text(name, json.dumps(finite(content), indent=2) + "\n")
+
+    def put_in_place(self, name: str) -> None:
+        """Let the folder that was written as ``name.new`` take its place."""
+        if self._writes:
+            put_in_place(self.path / name)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        path = self.path / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        """Raises ValueError for a line that cannot be read and is not the torn last one."""
+        return read_json_lines(self.path / name)
+
+
+def is_evaluation(row: dict[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl is an evaluation's."""
+    return any(key.startswith("eval/") for key in row)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _flat(settings: dict[str, Any], section: str = "") -> dict[str, Any]:

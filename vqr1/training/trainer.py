@@ -160,6 +160,16 @@ class RankingTrainer(GRPOTrainer):
         stored = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
         own.load_state_dict(stored.state_dict())
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where a resumed run has all its steps already: transformers would take one more before it looks.
+
+        Relies on: Trainer calls it once an epoch and then looks at ``control.should_training_stop``.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Our order of pictures. Relies on: TRL's sampler too gives single indices, each K times in a row."""
         return self._cohorts

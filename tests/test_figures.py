@@ -1,0 +1,25 @@
+"""The figures at a run's end: one that fails is told in a line, and fails nothing."""
+
+import json
+
+from vqr1.training.run import draw_figures
+
+
+def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(tmp_path):
+    said = []
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/reward": 1.0}) + "\n")
+    gone = {"step": 0, "set": "a", "image_id": "a/1", "image": str(tmp_path / "gone.png"), "mos": 3.0, "answers": ["x"]}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(gone) + "\n")
+    draw_figures(tmp_path, said.append)
+    (warning,) = said
+    assert "warning: draw_reasoning failed (FileNotFoundError" in warning and "gone.png" in warning
+    assert "\n" not in warning
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_the_curves_may_fail_too(tmp_path):
+    said = []
+    (tmp_path / "metrics.jsonl").write_text("torn\n")
+    draw_figures(tmp_path, said.append)
+    (warning,) = said
+    assert "warning: draw_curves failed (ValueError" in warning and "metrics.jsonl, line 1" in warning
