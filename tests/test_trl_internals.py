@@ -101,6 +101,12 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "self, resume_from_checkpoint, model=None",
         "RankingTrainer._load_from_checkpoint",
     ),
+    (
+        Trainer._run_epoch,
+        "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+        "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch",
+        "RankingTrainer._run_epoch",
+    ),
     (utils.split_pixel_values_by_grid, "batch", "RankingTrainer._prepare_inputs"),
     (utils.split_tensor_dict, "tensor_dict, num_chunks", "RankingTrainer._prepare_inputs"),
     (utils.unsplit_pixel_values_by_grid, "batch", "RankingTrainer._prepare_inputs"),
