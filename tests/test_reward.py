@@ -218,6 +218,14 @@ def test_metrics_are_optional():
     assert RankingReward(3, cohort_size=None)(**columns(FIVE)) == logged(RankingReward(3, cohort_size=None), FIVE)[0]
 
 
+def test_a_dataset_without_the_spread_of_its_opinions_needs_no_column_of_it():
+    given = columns(FIVE)
+    del given["mos_std"]
+    assert RankingReward(3, cohort_size=None)(**given) == RankingReward(3, cohort_size=None)(**columns(FIVE))
+    with pytest.raises(ValueError, match="use_mos_std=True needs a mos_std column"):
+        RankingReward(3, cohort_size=None, use_mos_std=True)(**given)
+
+
 def test_regression_is_a_hit_on_each_datasets_own_scale():
     # 80 of 0..100 is 4.2 of 1..5.
     pictures = [("five", 4.0, [4.0, 4.3, 4.4]), ("hundred", 80.0, [4.2, 3.9, None])]

@@ -42,12 +42,19 @@ def build_prompt(form_or_text: str) -> list[dict[str, str]]:
 
     Raises:
         ValueError: neither a known name nor a text that mentions `<answer>`.
+
+        >>> build_prompt("How good is it, from 1 to 5? Reply in <answer> tags.")
+        [{'role': 'user', 'content': 'How good is it, from 1 to 5? Reply in <answer> tags.'}]
     """
     return [{"role": "user", "content": _prompt_text(form_or_text)}]
 
 
 def expects_thinking(form_or_text: str) -> bool:
-    """Whether the prompt asks for `<think>`. Argument and errors as for `build_prompt`."""
+    """Whether the prompt asks for `<think>`. Argument and errors as for `build_prompt`.
+
+    >>> expects_thinking("paper"), expects_thinking("no_thinking")
+    (True, False)
+    """
     return "<think>" in _prompt_text(form_or_text)
 
 
@@ -66,6 +73,11 @@ def read_score(text: str) -> float | None:
     And the tags: a second opening or closing tag anywhere, in the reasoning too, nested or repeated, gives
     None even if both blocks agree. So do an unclosed block, a closing tag before the opening one, no tags at
     all, and tags in upper case or with a blank inside. The text may be of any length.
+
+        >>> read_score("<think>Sharp, some noise.</think> <answer>3.75</answer>")
+        3.75
+        >>> read_score("<answer>3.75 out of 5</answer>") is None
+        True
     """
     blocks = _split(text)
     if blocks is None:
@@ -84,6 +96,11 @@ def follows_format(text: str, thinking: bool) -> bool:
 
     Returns:
         True only if, besides, `read_score` reads the answer.
+
+        >>> follows_format("<think>Sharp.</think> <answer>4</answer>", thinking=True)
+        True
+        >>> follows_format("I say <answer>4</answer>", thinking=False)
+        False
     """
     blocks = _split(text)
     if blocks is None or read_score(text) is None:

@@ -62,6 +62,15 @@ def fidelity_reward(
 
     Raises:
         ValueError: an argument of the wrong shape, dtype or range, K < 2, or an unknown option.
+
+    Two pictures, three answers to each. People like the first better; its answer of 2.0 disagrees:
+
+        >>> scores_BK = torch.tensor([[4.0, 3.5, 2.0], [2.5, 3.0, 2.0]], dtype=torch.float64)
+        >>> mos_B = torch.tensor([4.2, 2.1])
+        >>> fidelity_reward(scores_BK, mos_B).round(decimals=2).tolist()
+        [[0.95, 0.9, 0.58], [0.85, 0.75, 0.92]]
+        >>> fidelity_reward(scores_BK, mos_B, agreement="binary").tolist()
+        [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
     """
     _check_options(opponent, variance, agreement, gamma, root_epsilon)
     _check_inputs(scores_BK, mos_B, readable_BK, dataset_B, mos_std_B, fewest=2)
@@ -114,6 +123,12 @@ def pair_accuracy(
 
     Raises:
         ValueError: an argument of the wrong shape or dtype.
+
+    The third picture's mean score should be the lowest, and is the second of three: two pairs in order, one not.
+
+        >>> scores_BK = torch.tensor([[4.0, 3.0], [2.0, 2.0], [2.0, 3.0]])
+        >>> pair_accuracy(scores_BK, torch.tensor([4.0, 3.0, 1.0])).item() == torch.tensor(2 / 3).item()
+        True
     """
     _check_inputs(scores_BK, mos_B, readable_BK, dataset_B, None, fewest=1)
     scores_BK, readable_BK = _readable(scores_BK, readable_BK)

@@ -113,10 +113,22 @@ class RankingReward:
         image_id: Sequence[str],
         dataset: Sequence[str],
         mos: Sequence[float],
-        mos_std: Sequence[float | None],
+        mos_std: Sequence[float | None] | None = None,
         log_metric: LogMetric | None = None,
         **_: Any,
     ) -> list[float | None]:
+        """This rank's rewards, one per answer, None where there is none. Collective.
+
+        ``completions`` and the dataset's columns have an entry for each answer of this rank, the K of a picture
+        together: ``image_id``, unique for a picture; ``dataset``, its set's name; ``mos``, on any scale, higher is
+        better; ``mos_std``, which only ``use_mos_std`` needs. Raises ValueError where that is missing.
+        """
+        if mos_std is None:
+            if self._use_mos_std:
+                raise ValueError(
+                    "use_mos_std=True needs a mos_std column in the dataset: add it, or leave use_mos_std out"
+                )
+            mos_std = [None] * len(mos)
         scores = [read_score(text) for text in texts_of(completions)]
         own = list(zip(image_id, dataset, mos, mos_std, scores, strict=True))
         rows: list[AnswerRow] = gather_object(own)
