@@ -172,7 +172,7 @@ def test_both_paths_of_the_trainer_give_one_loss(device, tmp_path):
     limit = 0.05 if device.type == "cuda" else 1e-4  # bfloat16 there, float32 here
     assert by_row.norm() > 0.01
     assert (ours - by_row).norm() < limit * by_row.norm()
-    assert abs(shared - rows) < limit * by_row.norm()
+    assert abs(shared - rows) < limit * batch["advantages"].abs().mean()  # the size of the terms it is a mean of
 
 
 def test_a_lora_step_in_bfloat16_is_saved_and_loaded(device, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.runs import rows, train, training_rows
+from tests.support.runs import AGREE, rows, train, training_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -45,7 +45,23 @@ def test_rewards_are_identical_and_gradients_agree(runs, layout):
         assert {key: found[key] for key in exact} == {key: expected[key] for key in exact}
         # Not policy/kl and policy/entropy: TRL logs the mean over passes of each pass's mean over tokens.
         for key in ("train/loss", "train/grad_norm"):
-            assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4), key
+            assert found[key] == pytest.approx(expected[key], **AGREE), key
+
+
+def test_a_run_that_learns_a_hundredth_differently_is_told_apart(runs, tmp_path, policy_folder, data_root):
+    """A guard on the test above: with a KL penalty that is 1 % larger, no step after the first has the same loss."""
+    other = train(
+        tmp_path / "penalty",
+        policy__path=policy_folder,
+        data__root=data_root,
+        scripted=True,
+        trainer__max_steps=STEPS,
+        trainer__answers_per_device=24,
+        trainer__beta=0.0101,
+    )
+    pairs = zip(training_rows(runs["one pass"]), training_rows(other), strict=True)
+    same = [found["train/loss"] == pytest.approx(expected["train/loss"], **AGREE) for expected, found in pairs]
+    assert same == [True] + [False] * (STEPS - 1)
 
 
 def test_the_script_has_something_to_tell_apart(runs):
@@ -67,7 +83,7 @@ def test_evaluations_are_the_same_on_any_number_of_ranks(runs):
 def test_every_metric_is_trls_where_the_passes_are_the_same(runs):
     for ranks, shared, own in ((1, "one pass", "TRL's own path"), (2, "two ranks", "TRL's own path on two ranks")):
         for expected, found in zip(training_rows(runs[own]), training_rows(runs[shared]), strict=True):
-            assert found == pytest.approx(expected, rel=1e-4, abs=1e-5), ranks
+            assert found == pytest.approx(expected, **AGREE), ranks
 
 
 def test_free_runs_agree_too(tmp_path, data_root):
@@ -77,5 +93,5 @@ def test_free_runs_agree_too(tmp_path, data_root):
         for word in ("true", "false")
     )
     for expected, found in zip(training_rows(own), training_rows(shared), strict=True):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert found == pytest.approx(expected, **AGREE)
         assert found["train/grad_norm"] > 1e-3

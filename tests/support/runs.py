@@ -101,6 +101,12 @@ def train(folder: Path, ranks: int = 1, scripted: bool = False, **settings: Any)
     return folder
 
 
+# How far two runs that do the same sums in another order lie apart, by measurement at most a tenth of this. A loss is a
+# mean of terms of size 1 (advantages) that all but cancel, to 1e-6 in a first step: what is left of them is compared to
+# what float32 rounds of a 1, and no more.
+AGREE = {"rel": 1e-4, "abs": 1e-7}
+
+
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
