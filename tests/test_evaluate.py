@@ -202,6 +202,12 @@ def test_without_a_best_the_final_weights_are_taken(tmp_path, policy_folder):
         find_model(EvaluateConfig(model=str(empty), data=["bid"]))
 
 
+def test_a_run_of_an_older_format_is_evaluated_as_ever(tmp_path, policy_folder):
+    run = run_folder(tmp_path / "run", policy_folder)
+    (run / "versions.json").write_text('{"vqr1": "0.1.0"}')
+    assert find_model(EvaluateConfig(model=str(run), data=["bid"])).policy.path == str(run / "best")
+
+
 def test_given_settings_win_over_the_runs(tmp_path, policy_folder):
     run = run_folder(tmp_path / "run", policy_folder)
     config = EvaluateConfig(

@@ -26,6 +26,12 @@ ORDERS = {-1.0: [4, 3, 2, 1], -0.5: [4, 2, 3, 1], 0.5: [1, 3, 4, 2], 1.0: [1, 2,
 SAVE_EVERY = 4
 
 
+@pytest.fixture(autouse=True)
+def _no_disk(monkeypatch):
+    """These runs are many and short, and no test pulls the plug."""
+    monkeypatch.setattr("vqr1.folder_writer.os.fsync", lambda file: None)
+
+
 class Killed(BaseException):
     """Ends a run as a signal does: nothing is tidied up."""
 

@@ -143,7 +143,8 @@ def draw_figures(folder: Path, say: Callable[[str], None]) -> None:
         try:
             draw(folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run's results are there without the figure
-            say(f"warning: {draw.__name__} failed ({error!r}); the figure is missing in {folder}")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            say(f"warning: {draw.__name__} failed, and {folder} lacks its figure: {reason}")
 
 
 def saved(trainer: RankingTrainer) -> str:
