@@ -41,6 +41,8 @@ def words(folder: Path, name: str, asked: argparse.Namespace, *more: str) -> lis
         f"runs={folder / 'runs'}",
         "logger=disabled",
         f"rollout={engine}",
+        # A measurement goes on and reports the canary; a run would stop at it.
+        *(["rollout.vllm.canary_stop=false"] if vllm_installed() else []),
         f"trainer.max_steps={asked.steps}",
         f"trainer.save_steps={asked.steps // 3}",
         "evaluation.every=0",
