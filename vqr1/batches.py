@@ -1,4 +1,4 @@
-"""How the answers of an optimiser step are laid over devices and forward passes."""
+"""How the answers of an optimiser step are divided into devices and forward passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a step's answers are laid over devices and forward passes."""
+    """How a step's answers are divided into devices and forward passes."""
 
     per_device: int  # answers in one forward and backward pass of one device
     accumulation: int  # such passes to one optimiser step
@@ -23,7 +23,7 @@ def plan_batches(
     answers_per_device: int | None = None,
     steps_per_generation: int | None = None,
 ) -> BatchPlan:
-    """Lay ``images_per_step`` pictures with ``k`` answers each over ``world_size`` devices.
+    """Divide ``images_per_step`` pictures with ``k`` answers each into ``world_size`` devices.
 
     ``answers_per_device`` bounds the answers in one pass (memory). A pass holds all answers to as many pictures as the
     bound allows and a device's share divides into, for answers to one picture share its prompt; where the bound is

@@ -30,7 +30,7 @@ class CohortSampler:
 
     ``dataset_of`` names the dataset of every index. A batch of ``images_per_batch`` pictures is repeated
     ``reuse`` times (TRL reads a generation batch once for every time it trains on a part of it). Pictures that fill no
-    whole cohort, and cohorts that fill no whole batch, sit this epoch out; the next epoch shuffles anew.
+    whole cohort, and cohorts that fill no whole batch, are left out of this epoch; the next epoch shuffles again.
 
     Raises ValueError for a dataset smaller than a cohort, sizes that do not divide, or fewer pictures than a batch.
     """

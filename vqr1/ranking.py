@@ -58,7 +58,7 @@ def fidelity_reward(
 
     Returns:
         reward_BK in [0, 1], in the dtype of scores_BK. NaN for an unreadable response, and throughout an
-        image that has fewer than two readable responses or no rival; such an image is nobody's rival.
+        image that has fewer than two readable responses or no rival; such an image is no rival of another.
 
     Raises:
         ValueError: an argument of the wrong shape, dtype or range, K < 2, or an unknown option.

@@ -6,7 +6,7 @@ ranks all of them: the rewards do not depend on how many ranks there are. Nothin
 
 Policy for answers that cannot be read:
 
-- they count in no mean and no variance, and are nobody's rival;
+- they count in no mean and no variance, and are no rivals of others;
 - an unreadable answer to a picture that can be compared earns ``unreadable_reward``;
 - where there is no comparison (fewer than two readable answers, or no rival) all answers get None, which TRL counts as
   0 beside the format reward. Their advantages then come from the format alone.

@@ -1,7 +1,7 @@
 """The demonstration as a check of a GPU:  python -m vqr1.bench.demonstration {run,resume,zero3} RESULT --folder FOLDER
 
 run: the demonstration by vLLM where it is installed, for some steps, its SRCC beside that of the same steps on a CPU.
-resume: the same run killed in its middle and resumed; how far the two lie apart from there on.
+resume: the same run killed in its middle and resumed; how much the two differ from there on.
 zero3: two steps under ZeRO-3 with one process beside the same steps without.
 """
 
@@ -127,7 +127,7 @@ def resume(asked: argparse.Namespace) -> dict[str, Any]:
         "killed_after_step": last,
         "checkpoint": first,
         "equal": whole == again,
-        "before": apart(whole, again, range(first + 1)),  # how far two undisturbed runs lie apart on this device
+        "before": apart(whole, again, range(first + 1)),  # how much two undisturbed runs differ on this device
         "after": apart(whole, again, range(first + 1, asked.steps + 1)),
         "srcc": {name: srcc(runs / name)["final"] for name in ("whole", "killed")},
     }

@@ -1,4 +1,4 @@
-"""Everything that only a GPU can say, in one command for a machine that is there for minutes.
+"""Everything that requires a GPU, in one command for a machine that is available for minutes.
 
     python -m vqr1.bench.gpu [--minutes 10] [--out runs/gpu] [--only PART ...] [--done gpu.jsonl]      (make gpu)
     python -m vqr1.bench.gpu --device cpu --shape tiny          the same parts on the CPU: a rehearsal
@@ -17,7 +17,7 @@ The parts in their order, what matters most first:
 
 Each part has its own process and time limit; gpu.jsonl, gpu.md and logs.tar.gz in the output folder are up to date
 after each (:mod:`vqr1.bench.parts`). The same command again goes on with what is missing: what failed is tried again,
-what is finished is not. Delete the state folder to begin anew. Nothing needs a network or wandb.
+what is finished is not. Delete the state folder to start again. Nothing needs a network or wandb.
 """
 
 from __future__ import annotations

@@ -337,7 +337,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="of the policy: float32, bfloat16; auto is the policy's own")
     parser.add_argument("--threads", type=int, help="torch threads; 1 is fastest for the tiny policy")
     parser.add_argument(
-        "--root", type=Path, default=Path("data"), help="where the demonstration data lie, or are drawn"
+        "--root", type=Path, default=Path("data"), help="where the demonstration data are, or are drawn"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench_rollout.json"))
     return parser.parse_args(words)

@@ -179,7 +179,7 @@ def measure(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     tiny = shape == "tiny"
     write_dataset(folder / "data", (112, 84) if tiny else SIZE)
     policy = kept_policy(shape, folder)
-    runs = folder / f"runs-{time.time_ns()}"  # a run that failed there before is in nobody's way
+    runs = folder / f"runs-{time.time_ns()}"  # another name than that of a run that failed there before
     config = configuration(folder / "data", policy, runs, steps, tiny)
     watch = Stopwatch()
     counted = watched_step(watch)

@@ -3,7 +3,7 @@
 The same weights and the same batch go through TRL's own path, a row for each answer, and through shared prompts, in
 turns in one process. Timed are the passes that score answers: forward (the reference's pass), forward + backward with
 the trainer's loss, and a whole optimiser step (reference, policy, clipping, AdamW); generation and rewards have no part
-in it. Beside the times stand the tokens and patches of either path and the floating point operations that torch counts
+in it. Printed besides are the tokens and patches of either path and the floating point operations that torch counts
 in them: their ratio is what the times' ratio would be on a machine that is equally good at all of them.
 """
 

@@ -148,7 +148,7 @@ def _row(canary: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data lie")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data are")
     parser.add_argument("--rate", type=float, default=2.5e-4, help="learning rate; the demonstration's by default")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the figures there")

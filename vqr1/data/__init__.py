@@ -1,4 +1,4 @@
-"""The datasets by name. ``read_dataset(name, root)`` gives a dataset's records, checked and split by content."""
+"""The datasets by name. ``read_dataset(name, root)`` returns a dataset's records, checked and split by content."""
 
 from __future__ import annotations
 

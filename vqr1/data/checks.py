@@ -85,7 +85,7 @@ def _check_labels(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> N
     elif spec.level is None:
         report.say("orientation", "file names hold no distortion level to check it by: look at vqr1 data show")
     repeated = [f"kinds {a} and {b} have the same scores throughout" for a, b in repeated_kinds(samples, spec)]
-    report.complain(repeated, "one's labels stand under the other's names: use the authors' label file")
+    report.complain(repeated, "one has the labels of the other: use the authors' label file")
 
 
 def _check_split(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> None:

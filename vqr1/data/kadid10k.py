@@ -51,7 +51,7 @@ KADID10K = DatasetSpec(
     range=(1.0, 5.0),
     read=read_kadid10k,
     fetch="download kadid10k.zip from the KADID-10k page of the University of Konstanz and unpack it, so that "
-    "dmos.csv and the folder images lie in {folder}",
+    "dmos.csv and the folder images are in {folder}",
     size=10125,
     group="reference",
     licence="originals from Pixabay; terms on the database's page",

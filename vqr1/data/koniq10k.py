@@ -75,7 +75,7 @@ KONIQ10K = DatasetSpec(
     range=(1.0, 5.0),
     read=read_koniq10k,
     fetch="download koniq10k_1024x768.zip from the KonIQ-10k page of the University of Konstanz and "
-    f"{SETS} from github.com/subpic/koniq, so that the folder 1024x768 and the csv lie in {{folder}}",
+    f"{SETS} from github.com/subpic/koniq, so that the folder 1024x768 and the csv are in {{folder}}",
     size=10073,
     group="image",
     licence="pictures from YFCC100M under their own Creative Commons licences; terms on the database's page",

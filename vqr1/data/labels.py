@@ -1,4 +1,4 @@
-"""Label files as rows that know where they stand: csv, whitespace text, Excel and MATLAB files.
+"""Label files as rows that record their file and line: csv, whitespace text, Excel and MATLAB files.
 
 Every complaint names file, row, value and remedy, as ValueError.
 """
@@ -74,7 +74,7 @@ def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> lis
 
 
 def text_rows(path: Path, columns: Sequence[str]) -> list[LabelRow]:
-    """The rows of a file without a header whose values stand between blanks or commas."""
+    """The rows of a file without a header whose values are separated by blanks or commas."""
     rows = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         values = line.replace(",", " ").split()

@@ -8,7 +8,7 @@ from statistics import fmean
 from vqr1.data.sample import Sample
 from vqr1.data.spec import DatasetSpec
 
-SERIES = 3  # a verdict needs as many series of levels
+SERIES = 3  # series of levels that a decision requires
 
 
 def check_orientation(samples: Sequence[Sample], spec: DatasetSpec, where: str) -> None:

@@ -52,7 +52,7 @@ def _ignoring_case(folder: Path, name: str) -> Path | None:
 
 
 def _elsewhere(folder: Path, names: tuple[str, ...]) -> str:
-    """Where a file lies that was unpacked one folder too deep or too high."""
+    """Where a file is that was unpacked one folder too deep or too high."""
     deeper = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     for place in [*deeper, folder.parent]:
         for name in names:
@@ -66,7 +66,7 @@ class PictureFiles:
     """The picture files below a folder, found by the names that a label file gives."""
 
     def __init__(self, folder: Path, *, anywhere: bool = False):
-        """``anywhere``: a bare file name may lie in any folder below, as long as it lies in one only."""
+        """``anywhere``: a bare file name may be in any folder below, as long as it is in one only."""
         self.folder = folder
         self.renamed: list[str] = []  # names found in another case or Unicode form
         self._anywhere = anywhere

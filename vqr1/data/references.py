@@ -69,7 +69,7 @@ CSIQ = DatasetSpec(
     range=(0.0, 1.0),
     read=read_csiq,
     fetch="download the CSIQ image database (Oklahoma State University, now Shizuoka University) and unpack it, so "
-    "that csiq.DMOS.xlsx or csiq.beta.txt and the folders src_imgs and dst_imgs lie in {folder}",
+    "that csiq.DMOS.xlsx or csiq.beta.txt and the folders src_imgs and dst_imgs are in {folder}",
     size=866,
     group="reference",
     licence="terms with the authors",
@@ -110,7 +110,7 @@ LIVE = DatasetSpec(
     range=(-15.0, 115.0),  # realigning leaves 0 to 100 at both ends
     read=read_live,
     fetch="ask the LIVE laboratory (live.ece.utexas.edu/research/quality) for release 2 and unpack it, so that "
-    "dmos_realigned.mat, refnames_all.mat and the folders jp2k, jpeg, wn, gblur, fastfading lie in {folder}",
+    "dmos_realigned.mat, refnames_all.mat and the folders jp2k, jpeg, wn, gblur, fastfading are in {folder}",
     size=779,
     group="reference",
     licence="copyright of the University of Texas at Austin; use with its notice and citations",
@@ -143,7 +143,7 @@ TID2013 = DatasetSpec(
     range=(0.0, 9.0),
     read=read_tid2013,
     fetch="download TID2013 from its authors' page (ponomarenko.info/tid2013.htm) and unpack it, so that "
-    "mos_with_names.txt, mos_std.txt and the folder distorted_images lie in {folder}",
+    "mos_with_names.txt, mos_std.txt and the folder distorted_images are in {folder}",
     size=3000,
     group="reference",
     licence="terms on the authors' page",

@@ -36,7 +36,7 @@ PIPAL = DatasetSpec(
     range=(900.0, 1850.0),
     read=read_pipal,
     fetch="download PIPAL's training part (github.com/HaomingCai/PIPAL-dataset) and unpack it, so that the folders "
-    "Train_Label, Train_Ref and Distortion_1 and so on lie in {folder}",
+    "Train_Label, Train_Ref and Distortion_1 and so on are in {folder}",
     size=23200,
     group="reference",
     licence="terms with the authors",
@@ -46,7 +46,7 @@ PIPAL = DatasetSpec(
 def read_sriqa(folder: Path) -> Splits:
     """SRIQA-Bench (Chen et al., CVPR 2025): 100 scenes by 11 methods, scores 0 to 100 WITHIN each scene.
 
-    ``MOS/xN.txt`` rates the pictures of scene N, which lie in ``images/<method>/``. Scores of two scenes do not
+    ``MOS/xN.txt`` rates the pictures of scene N, which are in ``images/<method>/``. Scores of two scenes do not
     compare: correlate within scenes and average.
     """
     labels = find_file(folder, "MOS")
@@ -67,7 +67,7 @@ SRIQA = DatasetSpec(
     range=(0.0, 100.0),
     read=read_sriqa,
     fetch="download SRIQA-Bench through A-FINE's repository (github.com/ChrisDud0257/AFINE) and unpack it, so that the "
-    "folders images and MOS lie in {folder}",
+    "folders images and MOS are in {folder}",
     size=1100,
     group="scene",
     licence="terms with the authors",
@@ -77,9 +77,9 @@ SRIQA = DatasetSpec(
 
 
 def _read_scenes(spec: DatasetSpec, folder: Path) -> Splits:
-    """Rows of ``ref dist mos``: nobody here has seen the original packaging, so the file may have any of a few names.
+    """Rows of ``ref dist mos``: we have not seen the original packaging, so the file may have any of a few names.
 
-    Pictures may lie anywhere below the folder.
+    Pictures may be anywhere below the folder.
     """
     names = (f"{spec.name}.txt", "labels.txt", "label.txt", "mos.txt")
     only = sorted(folder.glob("*.txt")) if folder.is_dir() else []
@@ -151,7 +151,7 @@ AGIQA3K = DatasetSpec(
     range=(0.0, 5.0),
     read=read_agiqa3k,
     fetch="download AGIQA-3K (github.com/lcysyzxdxc/AGIQA-3k-Database) and unpack it, so that data.csv and the "
-    "pictures lie in {folder}",
+    "pictures are in {folder}",
     size=2982,
     group="prompt",
     licence="terms with the authors",

@@ -1,4 +1,4 @@
-"""The one record of the project: a picture and what people thought of it.
+"""The record of the project: a picture and its opinion score.
 
 Every label file becomes a list of :class:`Sample`. With ``prompt`` added, its fields are the columns of the training
 dataset and, unchanged, the keyword arguments that TRL hands to the reward.

@@ -29,7 +29,7 @@ SPAQ = DatasetSpec(
     range=(0.0, 100.0),
     read=read_spaq,
     fetch="download SPAQ through its repository (github.com/h4nwei/SPAQ) and unpack it, so that the folders TestImage "
-    "and Annotations lie in {folder}",
+    "and Annotations are in {folder}",
     size=11125,
     group="image",
     licence="terms with the authors",
@@ -73,7 +73,7 @@ CLIVE = DatasetSpec(
     range=(0.0, 100.0),
     read=read_clive,
     fetch="ask the LIVE laboratory (live.ece.utexas.edu/research/ChallengeDB) for ChallengeDB_release.zip and unpack "
-    "it, so that the folders Data and Images lie in {folder}",
+    "it, so that the folders Data and Images are in {folder}",
     size=1162,
     group="image",
     licence="copyright of the University of Texas at Austin; use with its notice and citations",
@@ -108,7 +108,7 @@ BID = DatasetSpec(
     range=(0.0, 5.0),
     read=read_bid,
     fetch="download the Blurred Image Database of the Federal University of Rio de Janeiro and unpack it, so that "
-    "DatabaseGrades.xls and DatabaseImage0001.JPG and so on lie in {folder}",
+    "DatabaseGrades.xls and DatabaseImage0001.JPG and so on are in {folder}",
     size=586,
     group="image",
     licence="terms with the authors",
@@ -152,7 +152,7 @@ FLIVE = DatasetSpec(
     range=(0.0, 100.0),
     read=read_flive,
     fetch="get the pictures and label files as the repository github.com/niu-haoran/FLIVE_Database says, so that "
-    "labels_image.csv, labels640.csv, labels=640_padded.csv and the folder database lie in {folder}",
+    "labels_image.csv, labels640.csv, labels=640_padded.csv and the folder database are in {folder}",
     size=39810,
     group="image",
     licence="terms with the authors; the pictures keep those of their sources",

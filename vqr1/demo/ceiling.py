@@ -1,6 +1,6 @@
 """The supervised ceiling: how well the tiny policy's weights rank when they are trained on the true labels.
 
-The same weights, pictures and time as a demonstration run, and the vision tower frozen as there, but told the answers:
+Weights, pictures, time and the frozen vision tower are those of a demonstration run, but answers are supervised:
 the reasoning is the start policy's own, the score is the opinion score rescaled to 1..5, and only the score's tokens
 are trained. The best of three learning rates, by the test sets themselves: a ceiling is to be high. Reinforcement
 learning to rank, which never sees a score, is measured against it.
@@ -72,7 +72,7 @@ def lessons(samples: Sequence[Sample], answers: Sequence[str], load: Callable[[s
 def train_supervised(
     model: Any, processor: Any, taught: Sequence[Lesson], *, rate: float, seconds: float, batch: int, seed: int
 ) -> int:
-    """AdamW on the score tokens for so long, the rate falling linearly to zero with time. Gives the steps taken."""
+    """AdamW on the score tokens, with a rate that decreases linearly to zero with time. Returns the number of steps."""
     rng = np.random.default_rng(seed)
     prompt = build_prompt("paper")
     tokenizer = processor.tokenizer
@@ -155,7 +155,7 @@ def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str
 def main() -> None:
     parser = argparse.ArgumentParser(description="measure the tiny policy's supervised ceiling")
     parser.add_argument("--policy", type=Path, default=SHIPPED, help="the policy's folder; ceiling.json goes there")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data lie")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data are")
     parser.add_argument("--seconds", type=float, default=480, help="of training: as long as a demonstration run's")
     arguments = parser.parse_args()
     measure_ceiling(arguments.policy, arguments.root, arguments.seconds)

@@ -66,7 +66,7 @@ class ColdStart:
 
 
 def make_tiny_policy(folder: Path, settings: ColdStart, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Make the tiny policy in ``folder``, in the format of a Qwen2.5-VL, and give its record (also written there)."""
+    """Make the tiny policy in ``folder``, in the format of a Qwen2.5-VL, and return its record (also written there)."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     pictures = draw_practice(settings)

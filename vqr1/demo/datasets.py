@@ -38,7 +38,7 @@ DRAWN_SIDE = 224
 RATER_STD = 0.25  # of the panel's mean, on the scale 1-5
 RATING_STD = 0.6  # of single ratings, on the scale 1-5: the label's mos_std
 HELD_OUT_SEED = 500  # of the drawn contents that are not trained on
-VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made anew
+VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made again
 
 PHOTOGRAPHS = {
     "train": ("rocket", "hubble_deep_field", "retina", "ihc", "flower", "grace_hopper"),

@@ -1,7 +1,7 @@
 """The proof that a demonstration run learnt to rank, and did not just answer with less noise.
 
 When answers merely become less random the SRCC of a few of them rises by itself. So both ends are judged by the mean
-of many answers, the start also at a low temperature, and both stand between two ceilings: what the labels' own noise
+of many answers, the start also at a low temperature, and both are compared with two ceilings: what the labels' noise
 allows, and what the same weights reach when they are trained on the true labels.
 """
 

@@ -1,6 +1,6 @@
 """The tiny policy: a real Qwen2.5-VL of about a million and a half parameters, built offline.
 
-It stands in for a pretrained vision-language model wherever there is no GPU and nothing can be downloaded. The
+It replaces a pretrained vision-language model wherever there is no GPU and nothing can be downloaded. The
 classes, the processor and the file format are those of Qwen2.5-VL-7B; only the numbers below are small.
 
 The tokenizer is a byte-level BPE trained on our own prompts and templates. Tags and digits are tokens of their own

@@ -1,6 +1,6 @@
 """How well predictions follow opinion scores. Maths only: numpy in, numbers out.
 
-Everywhere (n,) predictions stand against (n,) opinion scores. NaN means undefined: fewer than two pictures, or one side
+(n,) predictions are compared with (n,) opinion scores. NaN means undefined: fewer than two pictures, or one side
 constant; no epsilon makes a number of it. None of these loads scipy, so a table is quick to print.
 """
 
@@ -98,7 +98,7 @@ def _agreement(x: np.ndarray, y: np.ndarray) -> int:
 
 
 def _inversions(values: np.ndarray) -> int:
-    """Pairs that stand in falling order. Knight's merge sort (1966), all merges of one width at once."""
+    """Pairs in falling order. Knight's merge sort (1966), all merges of one width at once."""
     n = len(values)
     size = 1 << max(n - 1, 0).bit_length()
     rows = np.full((size, 1), n)  # what fills up to a power of two is largest and last: no inversions

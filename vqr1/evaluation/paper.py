@@ -1,4 +1,4 @@
-"""The figures that the VisualQuality-R1 paper (arXiv 2505.14460) printed, to stand beside ours, marked as published."""
+"""The figures that the VisualQuality-R1 paper (arXiv 2505.14460) printed, shown with ours as published."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES = {
 }
 TRAINED_ON = {"none": "nothing", "zero-shot": "zero-shot", "kadid10k": "KADID-10k", "kadid10k+spaq": "KADID-10k + SPAQ"}
 
-# What must be said where a published figure stands above or below one of ours.
+# The remarks needed where a published figure is compared with one of ours.
 REMARKS = {
     "clive": "CLIVE: the published rows kept its 7 training pictures (1169 pictures); ours leaves them out (1162)",
     "sriqa": "SRIQA: ours is the mean over scenes, since its scores compare within a scene only; the paper does not "

@@ -66,7 +66,7 @@ class Evaluation:
     folder: str
     name: str  # the model, as the table calls it
     settings: dict[str, Any]  # k, temperature, seed, prompt, weights_sha256, ...
-    trained_on: list[str] | None  # None: nobody said
+    trained_on: list[str] | None  # None: not stated
     sets: dict[str, SetFacts]
     rows: dict[str, list[ResultRow]] = field(repr=False)  # by set, in the order of the file
 

@@ -20,7 +20,7 @@ PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 class OncePerPicture(Qwen2VLImageProcessor):
-    """Qwen2-VL's image processor, which prepares a picture that stands several times in a batch once.
+    """Qwen2-VL's image processor, which prepares a picture that appears several times in a batch once.
 
     The same picture is the same object: what loads pictures hands one to every answer that is asked for.
     """
@@ -43,7 +43,7 @@ class OncePerPicture(Qwen2VLImageProcessor):
 
 
 def encode_each_picture_once(visual: Any) -> None:
-    """Let a Qwen2.5-VL vision tower skip the pictures that stand in its batch already.
+    """Let a Qwen2.5-VL vision tower skip the pictures that are in its batch already.
 
     By hooks, so that the tower's own forward, its gradient checkpointing and whatever wraps the model see a smaller
     batch and nothing else.

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "vqr1_segments"
-# The kernel takes fewer heads of keys than of queries; from torch 2.13 on its wrapper refuses them unless told.
+# The kernel takes fewer heads of keys than of queries; from torch 2.13 on its wrapper requires enable_gqa for them.
 GROUPED_HEADS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
@@ -31,7 +31,7 @@ def has_kernel(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Segments:
-    """N stretches of a row of T tokens, in order, each with its keys; the last query stands beside the last key."""
+    """N stretches of a row of T tokens, in order, each with its keys; the last query is aligned with the last key."""
 
     queries: list[int]  # (N,) lengths, T together
     keys: list[int]  # (N,) lengths

@@ -1,7 +1,7 @@
 """One prompt, K answers: log-probabilities of answers whose prompt, and picture, goes through the policy once.
 
 GRPO scores K answers to one prompt. Run as K rows, each brings a copy of the prompt and its picture, which make up
-most of the tokens. Here a prompt stands once, followed by a branch for each of its answers:
+most of the tokens. Here a prompt appears once, followed by a branch for each of its answers:
 
     prompt without its last token | last token, answer 1 | last token, answer 2 | ...
 
@@ -11,7 +11,7 @@ token's output predicts the answer's first, once for each answer. The answer's o
 stays out. Exact, gradients included: what the branches send back adds up on the one prompt.
 
 The idea is Prefix Grouper's (Liu and others, arXiv 2506.05433), which changes the model's own file. Here the wrapped
-model is called as it stands, so DDP, ZeRO, FSDP, LoRA, autocast and gradient checkpointing see an ordinary forward
+model is called unchanged, so DDP, ZeRO, FSDP, LoRA, autocast and gradient checkpointing see an ordinary forward
 pass, and TRL's fused head never holds the logits of more than a tile.
 
 Shapes: R rows of a batch (one per answer), G prompts, P and S the padded lengths of prompts and answers, T tokens
@@ -147,7 +147,7 @@ def same_prompt(batch: AnswerBatch) -> torch.Tensor:
 
 
 def pack(batch: AnswerBatch, positions: Positions, packing: Packing) -> Packed:
-    """Lay each prompt out once, with its answers behind it."""
+    """Place each prompt once, followed by its answers."""
     group_R = same_prompt(batch)
     first_G = torch.cat([group_R.new_ones(1), group_R.diff()]).nonzero().flatten()
     prompts, answered = batch.rows(first_G), batch.answer_mask_RS.bool()

@@ -15,7 +15,7 @@ from vqr1.folder_writer import replaced
 
 
 def draw_scatters(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """``<model>_<set>[_<run>].png`` for every run of every line; gives their paths."""
+    """``<model>_<set>[_<run>].png`` for every run of every line; returns their paths."""
     import matplotlib
 
     matplotlib.use("Agg")

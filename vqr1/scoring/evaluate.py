@@ -54,7 +54,7 @@ class PictureBatch:
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Rate, or go on rating, as ``config`` says; print and leave the table. Gives the result folder.
+    """Rate, or go on rating, as ``config`` says; print and save the table. Returns the result folder.
 
     Raises ValueError or FileNotFoundError before anything is rated for wrong settings, data or weights.
     """

@@ -36,7 +36,7 @@ def load_result(word: str, root: Path, trained_on: Sequence[str] | None = None) 
 def read_scores(file: Path, dataset: str, root: Path, name: str, trained_on: Sequence[str] | None) -> Evaluation:
     """Another model's scores as a result. A picture of the set that has none in the file is missing.
 
-    Raises ValueError, with file and line, for other columns, a score that is no finite number, a picture that stands
+    Raises ValueError, with file and line, for other columns, a score that is no finite number, a picture that appears
     twice or that the set does not have; FileNotFoundError where file or dataset is missing.
     """
     if not file.is_file():

@@ -26,7 +26,7 @@ class Model:
     policy: PolicyConfig  # the weights, or what an adapter is laid on
     adapter: Path | None  # LoRA weights of a run
     prompt: str  # a name of vqr1.answer.PROMPTS or a text
-    trained_on: list[str] | None  # sets it learnt from or was chosen by; None: nobody said
+    trained_on: list[str] | None  # sets it learnt from or was chosen by; None: not stated
     seen: Seen = field(default_factory=Seen)  # how those sets were divided
 
     def files(self) -> list[Path]:
