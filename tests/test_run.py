@@ -176,6 +176,17 @@ def test_a_folder_that_another_run_writes_into_is_refused_with_its_holder(plain,
     assert (plain / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_refusal_is_that_of_every_rank(tmp_path, where):
+    """The first one takes the lock; the others must not wait for it."""
+    holder = FolderWriter(tmp_path / "held", "name")
+    holder.acquire()
+    done = start(2, runs=tmp_path, name="held", **where, trainer__answers_per_device=6)
+    holder.close()
+    assert done.returncode != 0
+    assert done.stderr.count(f"is being written by process {os.getpid()}") == 2
+    assert [path.name for path in (tmp_path / "held").iterdir()] == ["lock"]
+
+
 def test_lora_trains_and_leaves_an_adapter(tmp_path, where):
     folder = train(tmp_path / "lora", **where, policy__tuning="lora", trainer__learning_rate=1e-3, scripted=True)
     assert (folder / "final" / "adapter_model.safetensors").is_file()
