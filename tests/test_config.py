@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trl import GRPOConfig
 
 from vqr1.batches import plan_batches
+from vqr1.command_words import train_words
 from vqr1.config import Agreement, Config, Opponent, RewardKind, Rivals, Tuning, Variance, as_dict, register
 from vqr1.config_checks import OWNED, check, from_hydra, trainer_settings
 from vqr1.data import DATASETS
@@ -35,8 +36,9 @@ GRPO_TYPES = typing.get_type_hints(GRPOConfig)
 
 def composed(*overrides: str, conf: Path = CONF) -> Config:
     register()
+    words = train_words([*overrides, *(WITHOUT_LOCAL if conf == CONF else [])])
     with initialize_config_dir(str(conf), version_base="1.3"):
-        return from_hydra(compose("train", [*overrides, *(WITHOUT_LOCAL if conf == CONF else [])]))
+        return from_hydra(compose("train", words))
 
 
 def grpo_defaults() -> dict[str, typing.Any]:
@@ -67,11 +69,10 @@ def test_all_groups_are_found():
     assert {"experiment=kadid10k_spaq", "experiment=koniq10k"} <= set(SHIPPED)
 
 
-def test_every_dataset_that_is_not_for_testing_only_has_a_data_file():
+def test_every_dataset_is_data_for_a_run_without_a_file_of_its_own():
     files = {option.partition("=")[2] for option in SHIPPED if option.startswith("data=")}
-    ours = {name for name, spec in DATASETS.items() if spec.split != "test" and not spec.pseudo_labels}
-    assert files == ours | {"demo", "kadid10k_spaq"}
-    for name in ours:
+    assert files == {"demo", "kadid10k_spaq"}
+    for name in DATASETS:
         data = composed(f"data={name}").data
         assert (data.train, data.validation, data.test) == ([name], [name], [name])
 
@@ -175,7 +176,7 @@ def test_wrong_types_and_names_do_not_compose(override, named):
         ("+gamma=1", "gamma is no setting; see Config"),
         ("+trainer.bf16=true", "trainer.bf16 follows from another setting: use policy.dtype"),
         ("~trainer.images_per_step", "trainer.images_per_step is not set"),
-        ("data.train=[]", "data.train names no dataset; choose an experiment"),
+        ("data.train=[]", "data.train names no dataset; choose an experiment, or data=NAME"),
         ("data.test=[demo_five,demo_five]", r"data.test=\['demo_five', 'demo_five'\] names a dataset twice"),
         ("rollout.k=1", "rollout.k=1: .* set rollout.k to 2 or more"),
         ("rollout.temperature=0", "rollout.temperature=0.0: set it above 0"),
@@ -186,6 +187,8 @@ def test_wrong_types_and_names_do_not_compose(override, named):
         ("reward.regression_threshold=0", "reward.regression_threshold=0.0: set it above 0"),
         ("reward.format_weight=-1", "reward.format_weight=-1.0: set it to 0 or more"),
         ("evaluation.every=-1", "evaluation.every=-1: set it to 0 or more"),
+        ("policy.lora.r=0", "policy.lora.r=0: set it above 0"),
+        ("threads=0", "threads=0: set it to 1 or more, or null"),
         ("evaluation.k=0", "evaluation.k=0: set it above 0"),
         ("seed=-1", "seed=-1: set it to 0 or more"),
         ("policy.min_pixels=999999", "policy.min_pixels is above policy.max_pixels"),

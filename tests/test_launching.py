@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqr1.cli import USAGE
+from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, Tuning
-from vqr1.launching import launch_command, memory_estimate, quoted, settle
+from vqr1.launching import launch_command, memory_estimate, settle
 from vqr1.packaged import packaged
 from vqr1.policy.load import find_weights
 
@@ -171,12 +172,6 @@ def test_a_sweep_that_cannot_start_says_why(tmp_path):
 def test_usage_is_shown_where_asked(tmp_path, words):
     done = run(tmp_path, *words)
     assert (done.returncode, done.stdout, done.stderr) == (0, USAGE, "")
-
-
-def test_an_unknown_command_is_refused_with_the_known_ones(tmp_path):
-    done = run(tmp_path, "trian", "experiment=demo")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", USAGE)
-    assert "  train  " in USAGE
 
 
 def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from vqr1.errors import UserError
+from vqr1.packaged import data_root
 from vqr1.rollout_settings import TrainingEngine, VllmSettings
 
 
@@ -69,7 +72,7 @@ class Launcher(Enum):
 class DataConfig:
     """Which pictures. A dataset is one of ``vqr1.data.DATASETS``, or declared by ``root/<name>/dataset.yaml``."""
 
-    root: str = "data"
+    root: str = field(default_factory=data_root)  # VQR1_DATA, else data
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
@@ -180,10 +183,24 @@ def check_known(node: DictConfig, schema: type, section: str) -> None:
     """Hydra lets ``+key=value`` add what the schema does not have; only ``trainer`` is open."""
     for key in map(str, node):
         if key not in {f.name for f in fields(schema)}:
-            raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in {schema.__module__}")
+            raise UserError(f"{section}{key} is no setting; see {schema.__name__} in {schema.__module__}")
         inner = OmegaConf.get_type(node, key)
         if is_dataclass(inner):
             check_known(node[key], inner, f"{section}{key}.")
+
+
+T = TypeVar("T")
+
+
+def as_object(composed: DictConfig, schema: type[T]) -> T:
+    """The composed configuration as the dataclass ``schema``. Raises UserError for what does not fit into it."""
+    try:
+        check_known(composed, schema, "")
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:  # a value that is missing, or refers to one that is
+        raise UserError(str(error)) from error
+    assert isinstance(config, schema)
+    return config
 
 
 def register() -> None:

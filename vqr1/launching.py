@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning
+from vqr1.errors import LaunchError, UserError
 from vqr1.packaged import packaged
 from vqr1.rollout_settings import TrainingEngine, settle_engine
 
@@ -66,7 +68,7 @@ def start(config: Config, hooks: Hooks = Hooks()) -> None:
     _announce(config, gpus, settled, command)
     done = subprocess.run(command, check=False)
     if done.returncode:
-        raise RuntimeError(f"{settled['name']} ended with exit code {done.returncode}")
+        raise LaunchError(f"{settled['name']} ended with exit code {done.returncode}", done.returncode)
 
 
 def job_name(overrides: list[str], command_line: list[str]) -> str:
@@ -88,11 +90,6 @@ def _train(config: Config, settled: dict[str, str], hooks: Hooks) -> None:
     train(config, proof=proof, script=hooks.script)
 
 
-def quoted(value: str) -> str:
-    """A text for Hydra's grammar, which would read numbers, commas, equal signs and brackets in it."""
-    return "'" + value.replace("'", r"\'") + "'"
-
-
 def visible_gpus() -> int:
     import torch
 
@@ -112,7 +109,7 @@ def settle(config: Config, gpus: int, scripted: bool = False) -> dict[str, str]:
     if launcher is Launcher.auto:
         launcher = Launcher.none if gpus <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
     if gpus == 0 and launcher is not Launcher.none:
-        raise ValueError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
+        raise UserError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
     name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     engine = settle_engine(config.rollout.engine, gpus, scripted)
     return {

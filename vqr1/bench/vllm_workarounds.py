@@ -25,6 +25,7 @@ from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig
 from vqr1.data.pictures import picture_loader
 from vqr1.demo.datasets import DEMO_DATASETS
 from vqr1.demo.specs import register_demonstration
+from vqr1.packaged import data_root
 from vqr1.policy.load import TINY, load_processor
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration
@@ -148,7 +149,7 @@ def _row(canary: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data lie")
+    parser.add_argument("--root", type=Path, default=Path(data_root()), help="where the demonstration data lie")
     parser.add_argument("--rate", type=float, default=2.5e-4, help="learning rate; the demonstration's by default")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the figures there")

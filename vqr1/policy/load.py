@@ -15,6 +15,7 @@ from PIL import Image
 
 from vqr1.config import LoraSettings, PolicyConfig, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import MissingFileError, UserError
 
 SHIPPED = Path(__file__).parent / "tiny_policy"
 TINY: dict[str, Any] = {
@@ -25,12 +26,12 @@ TINY: dict[str, Any] = {
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU that has it, else float32. Raises ValueError for an unknown name."""
+    """``auto`` is bfloat16 on a GPU that has it, else float32. Raises UserError for an unknown name."""
     if name == "auto":
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     if name in ("float32", "bfloat16", "float16"):
         return getattr(torch, name)
-    raise ValueError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
+    raise UserError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
 
 
 def resolve_attention(name: str) -> str:
@@ -41,7 +42,7 @@ def resolve_attention(name: str) -> str:
     if name == "auto":
         return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
     if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
+        raise UserError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
     return name
 
 
@@ -52,7 +53,7 @@ def check_precision(policy: PolicyConfig, sharded: bool) -> None:
     ZeRO (``sharded``) keeps float32 master weights of its own.
     """
     if policy.tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
-        raise ValueError(
+        raise UserError(
             f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
             "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
             "ZeRO-3 (launcher=zero3)"
@@ -73,11 +74,16 @@ def load_policy(policy: PolicyConfig) -> torch.nn.Module:
     """The model, in the dtype and with the attention asked for, frozen where asked. Moved nowhere yet."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        str(find_weights(policy.path)),
-        dtype=resolve_dtype(policy.dtype),
-        attn_implementation=resolve_attention(policy.attention),
-    )
+    weights = find_weights(policy.path)
+    dtype, attention = resolve_dtype(policy.dtype), resolve_attention(policy.attention)
+    try:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            str(weights), dtype=dtype, attn_implementation=attention
+        )
+    except (ValueError, ImportError, OSError) as error:  # transformers' words for what is wrong with files or settings
+        raise UserError(
+            f"policy.path={policy.path} does not load with policy.attention={policy.attention}: {error}"
+        ) from error
     if not policy.train_vision:
         model.model.visual.requires_grad_(False)
     return model
@@ -113,7 +119,7 @@ def load_generation_config(path: str) -> Any:
 def find_weights(path: str) -> Path:
     """The folder that holds the model: the shipped one, a folder of yours, or the hub's cache on this machine.
 
-    Raises FileNotFoundError, saying what to fetch, where it is not here. Nothing is downloaded: a policy of many
+    Raises MissingFileError, saying what to fetch, where it is not here. Nothing is downloaded: a policy of many
     gigabytes is fetched once, on purpose, and not by every rank.
     """
     folder = SHIPPED if path == "tiny" else Path(path).expanduser()
@@ -126,8 +132,8 @@ def find_weights(path: str) -> Path:
         if isinstance(cached, str) and _is_whole(Path(cached).parent):
             return Path(cached).parent
         fetch = f"fetch it with: hf download {path}   or give a folder that holds it: policy.path=FOLDER"
-        raise FileNotFoundError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
-    raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
+        raise MissingFileError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
+    raise MissingFileError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
 
 
 def weight_bytes(folder: Path) -> int:
@@ -138,7 +144,10 @@ def weight_bytes(folder: Path) -> int:
 def _is_whole(folder: Path) -> bool:
     """An interrupted download has the configuration, and not yet all files of weights."""
     index = folder / "model.safetensors.index.json"
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    try:
+        files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except json.JSONDecodeError:
+        return False
     return (folder / "config.json").is_file() and all((folder / file).is_file() for file in files)
 
 
@@ -175,7 +184,7 @@ def check_grid(processor: Any, picture: Image.Image, policy: PolicyConfig) -> No
     tokens = math.prod(grid) // merge**2
     expected = (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
     if tokens != expected or not policy.min_pixels <= width * height <= policy.max_pixels:
-        raise ValueError(
+        raise UserError(
             f"a picture of {width}x{height} pixels became a grid of {grid}, {tokens} tokens instead of {expected}; the "
             "policy's processor has other patch sizes or pixel limits than policy.min_pixels and policy.max_pixels"
         )

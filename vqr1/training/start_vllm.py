@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import UserError
 from vqr1.policy.load import find_weights, weight_bytes
 from vqr1.rollout.engine import Engine, vision_tokens
 from vqr1.rollout.offline import text_tokens
@@ -40,7 +41,7 @@ def check_engine(config: Config, processor: Any) -> int | None:
     if engine is TrainingEngine.transformers:
         return None
     if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
-        raise ValueError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
+        raise UserError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
     policy = config.policy
     text = text_tokens(processor, config.rollout.prompt)
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
@@ -48,7 +49,7 @@ def check_engine(config: Config, processor: Any) -> int | None:
     weights = find_weights(policy.path)
     if engine is TrainingEngine.vllm_server:
         if config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
-            raise ValueError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
+            raise UserError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
         check_server(settings.server, weights, settings.server_timeout)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
