@@ -18,15 +18,16 @@ LINES = 430
 # Rooms by their name below vqr1, and what each imports of the package beside itself: no more, and no less.
 ROOMS: dict[str, set[str]] = {
     "answer": set(),
-    "ranking": set(),
+    "ranking": {"ranking_options"},
+    "ranking_options": set(),
     "regression": set(),
     "batches": set(),
     "cohorts": set(),
     "packaged": set(),
     "rollout_settings": set(),
     "command_words": {"data", "packaged"},
-    "config": {"packaged", "rollout_settings"},
-    "config_checks": {"config", "rollout_settings"},
+    "config": {"packaged", "ranking_options", "rollout_settings"},
+    "config_checks": {"config", "ranking_options", "rollout_settings"},
     "evaluation": set(),
     "provenance": set(),
     "data": {"packaged"},
@@ -88,6 +89,7 @@ WITHOUT_TORCH = {
     "config",
     "config_checks",
     "packaged",
+    "ranking_options",
     "rollout_settings",
     "batches",
 }

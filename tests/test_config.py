@@ -17,11 +17,12 @@ from trl import GRPOConfig
 
 from vqr1.batches import plan_batches
 from vqr1.command_words import train_words
-from vqr1.config import Agreement, Config, Opponent, RewardKind, Rivals, Tuning, Variance, as_dict, register
+from vqr1.config import Config, RewardKind, Rivals, Tuning, as_dict, register
 from vqr1.config_checks import OWNED, check, from_hydra, trainer_settings
 from vqr1.data import DATASETS
 from vqr1.data.sample import some_of
 from vqr1.packaged import packaged
+from vqr1.ranking_options import Agreement, Opponent, Variance
 from vqr1.training.build_trainer import reward_functions
 from vqr1.training.grpo_settings import check_boundaries, grpo_config
 
@@ -197,6 +198,13 @@ def test_wrong_types_and_names_do_not_compose(override, named):
 def test_what_cannot_be_is_refused_by_name(override, message):
     with pytest.raises(ValueError, match=message):
         composed(override)
+
+
+def test_settings_and_maths_have_the_same_variants():
+    from vqr1 import config, ranking
+
+    for name in ("Opponent", "Variance", "Agreement"):
+        assert getattr(config, name) is getattr(ranking, name)
 
 
 def test_a_reward_of_nothing_is_refused():

@@ -125,7 +125,7 @@ def test_a_defect_of_a_run_has_its_stack_and_exit_code_1(tmp_path, error):
         (["train", "trainer.learning_rte=1"], "Could not override 'trainer.learning_rte'"),
         (["train", "seed=[1"], "seed=[1"),
         (["train", "name=${nothing}"], "nothing"),
-        (["train", "policy=null"], "Missing mandatory value"),
+        (["train", "policy=null"], "Config group override must be a string"),
         (["train", "-m", "seed=0,1", "rollout.k=1"], "set rollout.k to 2 or more"),
         (["evaluate", "model=tiny", "data=[bid]", "k=many"], "Value 'many' of type 'str' could not be converted"),
         (["evaluate", "model=tiny", "data=[bid]", "kk=2"], "Could not override 'kk'"),

@@ -16,27 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.errors import UserError
 from vqr1.packaged import data_root
+from vqr1.ranking_options import Agreement, Opponent, Variance
 from vqr1.rollout_settings import TrainingEngine, VllmSettings
 
 
 class Rivals(Enum):
     batch = "batch"
     cohort = "cohort"
-
-
-class Opponent(Enum):
-    mean = "mean"
-    each = "each"
-
-
-class Variance(Enum):
-    sample = "sample"
-    unit = "unit"
-
-
-class Agreement(Enum):
-    fidelity = "fidelity"
-    binary = "binary"
 
 
 class Preference(Enum):

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from vqr1.config import Agreement, Config, RewardConfig, RewardKind, as_object
+from vqr1.config import Config, RewardConfig, RewardKind, as_object
 from vqr1.errors import UserError
+from vqr1.ranking_options import Agreement
 from vqr1.rollout_settings import check_vllm
 
 # Settings of GRPOConfig that another setting of ours decides, and which.

@@ -56,9 +56,9 @@ def reward_functions(config: Config) -> list[Reward]:
             cohort_size=reward.cohort_size if reward.rivals is Rivals.cohort else None,
             use_mos_std=reward.preference is Preference.thurstone,
             unreadable_reward=reward.unreadable_reward,
-            opponent=reward.opponent.value,
-            variance=reward.variance.value,
-            agreement=reward.agreement.value,
+            opponent=reward.opponent,
+            variance=reward.variance,
+            agreement=reward.agreement,
             gamma=reward.gamma,
             root_epsilon=reward.root_epsilon,
         )
