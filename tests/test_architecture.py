@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "config_checks": {"config", "ranking_options", "rollout_settings"},
     "evaluation": set(),
     "provenance": set(),
+    "machine_choices": {"batches", "config", "config_checks", "policy", "rollout_settings"},
     "data": {"packaged"},
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "data"},
@@ -54,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
         "config_checks",
         "data",
         "evaluation",
+        "machine_choices",
         "policy",
         "provenance",
         "report",
@@ -68,6 +70,7 @@ ROOMS: dict[str, set[str]] = {
         "data",
         "demo",
         "evaluation",
+        "machine_choices",
         "packaged",
         "policy",
         "provenance",
@@ -76,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
         "scoring",
         "training",
     },
-    "launching": {"command_words", "config", "data", "demo", "packaged", "policy", "rollout_settings", "training"},
+    "launching": {"command_words", "config", "data", "demo", "machine_choices", "packaged", "policy", "training"},
 }
 GROUND = {"errors"}  # any room may import these; they import nothing
 DOORS = {"__init__", "__main__", "cli"}  # lazily, these may import anything

@@ -32,11 +32,9 @@ def plan_batches(
     below ``k``, the largest number of answers that divides the share. ``steps_per_generation`` defaults to one
     generation batch per optimiser step.
 
-    Raises UserError for k < 2, an image count that does not divide over the devices (naming those that do), or a
+    Raises UserError for an image count that does not divide over the devices (naming those that do), or a
     generation batch that would leave the answers to one picture on two devices.
     """
-    if k < 2:
-        raise UserError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
     for name, number in {
         "images_per_step": images_per_step,
         "answers_per_device": answers_per_device,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig
 
-from vqr1.config import Config, RewardConfig, RewardKind, as_object
+from vqr1.config import Config, RewardConfig, RewardKind, StepSettings, as_object
 from vqr1.errors import UserError
 from vqr1.ranking_options import Agreement
 from vqr1.rollout_settings import check_vllm
@@ -82,14 +82,7 @@ CHOICES = {
 }
 
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
-OURS: dict[str, Any] = {
-    "images_per_step": int,
-    "answers_per_device": int | None,
-    "shared_prefix": bool,
-    "shared_prefix_attention": Literal["auto", "mask", "segments"],
-    "shared_prefix_tokens": int | None,
-    "skip_zero_advantages": bool,
-}
+OURS: dict[str, Any] = get_type_hints(StepSettings)
 
 ABOVE_ZERO = (
     "rollout.temperature",
@@ -138,10 +131,6 @@ def check(config: Config) -> None:
             raise UserError(f"data.{part}={names} names a dataset twice; name each once")
     if config.policy.min_pixels > config.policy.max_pixels:
         raise UserError("policy.min_pixels is above policy.max_pixels")
-    if "images_per_step" not in config.trainer:
-        raise UserError(
-            "trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from"
-        )
     for key in config.trainer:
         if key in OWNED:
             raise UserError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
@@ -152,13 +141,13 @@ def check(config: Config) -> None:
 
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
     """Which settings make sense beside each other where answers share their prompt."""
-    shared = trainer.get("shared_prefix", True)
-    tokens = trainer.get("shared_prefix_tokens")
-    if isinstance(tokens, int) and tokens < 1:
+    ours = step_settings(trainer)
+    tokens = ours.shared_prefix_tokens
+    if tokens is not None and tokens < 1:
         raise UserError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
-    if not trainer.get("skip_zero_advantages", False):
+    if not ours.skip_zero_advantages:
         return
-    if not shared:
+    if not ours.shared_prefix:
         raise UserError("trainer.skip_zero_advantages=true needs trainer.shared_prefix=true: TRL's own path skips none")
     # What gives an answer whose advantage is 0 a gradient, or a share in the mean, all the same.
     without = {"beta": 0.0, "entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0}
@@ -189,6 +178,11 @@ def _check_reward_is_used(reward: RewardConfig) -> None:
                 raise UserError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
 
 
+def step_settings(trainer: dict[str, Any]) -> StepSettings:
+    """Our share of the ``trainer`` settings. Raises UserError naming the setting for a value of the wrong type."""
+    return StepSettings(**{key: _typed(key, value, OURS[key]) for key, value in trainer.items() if key in OURS})
+
+
 def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     """GRPOConfig's share of the ``trainer`` settings, each value checked against the type GRPOConfig declares.
 
@@ -197,25 +191,27 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
 
     Raises UserError naming the setting for an unknown name or a value of the wrong type.
     """
+    settings = {}
+    for key, value in trainer.items():
+        if key in OURS:
+            continue
+        if key not in known:
+            raise UserError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
+        settings[key] = _typed(key, value, known[key])
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
+    return settings
+
+
+def _typed(key: str, value: Any, expected: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     # A type adapter takes no configuration for a dataclass or model; none of the fields is one at the top level.
     lenient = ConfigDict(arbitrary_types_allowed=True)
-    settings = {}
-    for key, value in trainer.items():
-        expected = OURS.get(key) or known.get(key)
-        if expected is None:
-            raise UserError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
-        try:
-            value = TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UserError(f"trainer.{key}={value!r}: {reason}") from error
-        if key in CHOICES and value not in CHOICES[key]:
-            raise UserError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
-        if key not in OURS:
-            settings[key] = value
-    return settings
+    try:
+        return TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
+    except ValidationError as error:
+        raise UserError(f"trainer.{key}={value!r}: {error.errors()[0]['msg']}") from error
 
 
 def from_hydra(composed: DictConfig) -> Config:

@@ -46,13 +46,13 @@ def resolve_attention(name: str) -> str:
     return name
 
 
-def check_precision(policy: PolicyConfig, sharded: bool) -> None:
+def check_precision(policy: PolicyConfig, tuning: Tuning, sharded: bool) -> None:
     """Refuse full fine-tuning of half-precision weights without a float32 master copy.
 
     bfloat16 keeps 8 bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and
     ZeRO (``sharded``) keeps float32 master weights of its own.
     """
-    if policy.tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
+    if tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
         raise UserError(
             f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
             "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
