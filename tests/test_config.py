@@ -16,13 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOConfig
 
+from tests.support.choices import choices_for
 from vqr1.batches import plan_batches
-from vqr1.config import Agreement, Config, Opponent, RewardKind, Rivals, Tuning, Variance, as_dict, register
-from vqr1.config_checks import OWNED, check, from_hydra, trainer_settings
+from vqr1.command_words import train_words
+from vqr1.config import Config, RewardKind, Rivals, StepSettings, Tuning, as_dict, register
+from vqr1.config_checks import OURS, OWNED, check, from_hydra, step_settings, trainer_settings
 from vqr1.data import DATASETS
 from vqr1.data.sample import some_of
+from vqr1.errors import UserError
 from vqr1.packaged import packaged
-from vqr1.training.build_trainer import reward_functions
+from vqr1.policy.shared_prefix import Packing
+from vqr1.ranking_options import Agreement, Opponent, Variance
+from vqr1.training.build_trainer import packing, reward_functions
 from vqr1.training.grpo_settings import check_boundaries, grpo_config
 
 CONF = packaged("conf").resolve()
@@ -36,8 +41,9 @@ GRPO_TYPES = typing.get_type_hints(GRPOConfig)
 
 def composed(*overrides: str, conf: Path = CONF) -> Config:
     register()
+    words = train_words([*overrides, *(WITHOUT_LOCAL if conf == CONF else [])])
     with initialize_config_dir(str(conf), version_base="1.3"):
-        return from_hydra(compose("train", [*overrides, *(WITHOUT_LOCAL if conf == CONF else [])]))
+        return from_hydra(compose("train", words))
 
 
 def grpo_defaults() -> dict[str, typing.Any]:
@@ -45,17 +51,17 @@ def grpo_defaults() -> dict[str, typing.Any]:
     return {
         f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()
         for f in dataclasses.fields(GRPOConfig)
-        if f.name not in OWNED
+        if f.name not in OWNED and f.name not in OURS
     }
 
 
 @pytest.mark.parametrize("option", [None, *SHIPPED])
 def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, tmp_path):
     config = composed(*([option] if option else []))
-    config.policy.tuning = Tuning.full  # auto is settled at the start of a run
     assert set(config.data.train) <= set(DATASETS)
-    plan, grpo = grpo_config(config, tmp_path, world_size=1)
-    assert plan.images_per_generation == config.trainer["images_per_step"]
+    choices = choices_for(config)
+    grpo = grpo_config(config, choices, tmp_path)
+    assert choices.batches.images_per_generation == config.trainer["images_per_step"]
     assert grpo.num_generations == config.rollout.k
     assert len(reward_functions(config)) == len(grpo.reward_weights) == 2
 
@@ -98,11 +104,10 @@ def test_all_groups_are_found():
     assert {"experiment=kadid10k_spaq", "experiment=koniq10k"} <= set(SHIPPED)
 
 
-def test_every_dataset_that_is_not_for_testing_only_has_a_data_file():
+def test_every_dataset_is_data_for_a_run_without_a_file_of_its_own():
     files = {option.partition("=")[2] for option in SHIPPED if option.startswith("data=")}
-    ours = {name for name, spec in DATASETS.items() if spec.split != "test" and not spec.pseudo_labels}
-    assert files == ours | {"demo", "kadid10k_spaq"}
-    for name in ours:
+    assert files == {"demo", "kadid10k_spaq"}
+    for name in DATASETS:
         data = composed(f"data={name}").data
         assert (data.train, data.validation, data.test) == ([name], [name], [name])
 
@@ -149,9 +154,9 @@ def test_kadid10k_holds_the_papers_values(tmp_path):
     assert config.policy.path == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert config.policy.train_vision
     assert (config.data.train, config.rollout.prompt) == (["kadid10k"], "paper")
-    config.policy.tuning = Tuning.full
-    plan, grpo = grpo_config(config, tmp_path, world_size=16)
-    assert plan.images_per_generation == 128
+    choices = choices_for(config, processes=16, gpus=1)
+    assert (choices.tuning, choices.batches.images_per_generation) == (Tuning.full, 128)
+    grpo = grpo_config(config, choices, tmp_path)
     expected = {
         "num_generations": 6,
         "beta": 0.04,
@@ -173,8 +178,9 @@ def test_kadid10k_holds_the_papers_values(tmp_path):
         "num_iterations": 1,
     }
     assert {key: getattr(grpo, key) for key in expected} == expected
-    config.policy.tuning = Tuning.lora
-    assert grpo_config(config, tmp_path, world_size=1)[1].learning_rate == 1e-5
+    alone = choices_for(config, gpus=1)
+    assert alone.tuning is Tuning.lora
+    assert grpo_config(config, alone, tmp_path).learning_rate == 1e-5
 
 
 @pytest.mark.parametrize(
@@ -205,8 +211,8 @@ def test_wrong_types_and_names_do_not_compose(override, named):
         ("+policy.lora.rank=8", "policy.lora.rank is no setting; see LoraSettings"),
         ("+gamma=1", "gamma is no setting; see Config"),
         ("+trainer.bf16=true", "trainer.bf16 follows from another setting: use policy.dtype"),
-        ("~trainer.images_per_step", "trainer.images_per_step is not set"),
-        ("data.train=[]", "data.train names no dataset; choose an experiment"),
+        ("trainer.images_per_step=many", "trainer.images_per_step='many': Input should be a valid integer"),
+        ("data.train=[]", "data.train names no dataset; choose an experiment, or data=NAME"),
         ("data.test=[demo_five,demo_five]", r"data.test=\['demo_five', 'demo_five'\] names a dataset twice"),
         ("rollout.k=1", "rollout.k=1: .* set rollout.k to 2 or more"),
         ("rollout.temperature=0", "rollout.temperature=0.0: set it above 0"),
@@ -217,6 +223,8 @@ def test_wrong_types_and_names_do_not_compose(override, named):
         ("reward.regression_threshold=0", "reward.regression_threshold=0.0: set it above 0"),
         ("reward.format_weight=-1", "reward.format_weight=-1.0: set it to 0 or more"),
         ("evaluation.every=-1", "evaluation.every=-1: set it to 0 or more"),
+        ("policy.lora.r=0", "policy.lora.r=0: set it above 0"),
+        ("threads=0", "threads=0: set it to 1 or more, or null"),
         ("evaluation.k=0", "evaluation.k=0: set it above 0"),
         ("seed=-1", "seed=-1: set it to 0 or more"),
         ("policy.min_pixels=999999", "policy.min_pixels is above policy.max_pixels"),
@@ -225,6 +233,13 @@ def test_wrong_types_and_names_do_not_compose(override, named):
 def test_what_cannot_be_is_refused_by_name(override, message):
     with pytest.raises(ValueError, match=message):
         composed(override)
+
+
+def test_settings_and_maths_have_the_same_variants():
+    from vqr1 import config, ranking
+
+    for name in ("Opponent", "Variance", "Agreement"):
+        assert getattr(config, name) is getattr(ranking, name)
 
 
 def test_a_reward_of_nothing_is_refused():
@@ -283,10 +298,23 @@ def test_every_other_setting_of_trl_is_accepted_at_its_default(key):
 def test_every_other_setting_of_trl_can_be_given_at_once(tmp_path):
     # grpo_config sets some of GRPOConfig itself; one of those that OWNED forgot would collide here.
     config = composed()
-    config.policy.tuning = Tuning.full
     config.trainer = {"images_per_step": 16, **grpo_defaults(), "learning_rate": 3e-6}
     check(config)
-    assert grpo_config(config, tmp_path, world_size=1)[1].learning_rate == 3e-6
+    assert grpo_config(config, choices_for(config), tmp_path).learning_rate == 3e-6
+
+
+def test_what_trl_refuses_is_the_users_error(tmp_path):
+    config = composed("trainer.lr_scheduler_type=straight")
+    with pytest.raises(UserError, match="trainer: .*straight"):
+        grpo_config(config, choices_for(config), tmp_path)
+
+
+def test_our_trainer_settings_have_their_defaults_in_one_place():
+    assert step_settings({}) == step_settings(composed().trainer) == StepSettings()
+    listed = yaml.safe_load((CONF / "trainer" / "grpo.yaml").read_text())
+    assert set(listed).isdisjoint(OURS)
+    assert packing(StepSettings()) == Packing("auto", None)
+    assert packing(StepSettings(shared_prefix=False)) is None
 
 
 @pytest.mark.parametrize(
@@ -314,16 +342,27 @@ def test_a_setting_of_trl_that_the_rollout_does_not_read_is_refused(rollout, set
         ({"beta": [1]}, r"trainer.beta=\[1\]: Input should be a valid number"),
         ({"max_steps": 1.5}, r"trainer.max_steps=1.5: Input should be a valid integer"),
         ({"learning_rte": 1e-6}, r"trainer.learning_rte is no setting of GRPOConfig; see conf/trainer"),
-        ({"images_per_step": "many"}, r"trainer.images_per_step='many': Input should be a valid integer"),
-        ({"images_per_step": "16"}, r"trainer.images_per_step='16': Input should be a valid integer"),
-        ({"images_per_step": None}, r"trainer.images_per_step=None: Input should be a valid integer"),
-        ({"shared_prefix": "yes"}, r"trainer.shared_prefix='yes': Input should be a valid boolean"),
-        ({"shared_prefix_attention": "flash"}, r"trainer.shared_prefix_attention='flash': Input should be 'auto'"),
     ],
 )
 def test_trainer_settings_of_the_wrong_type_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         trainer_settings(setting, GRPO_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"images_per_step": "many"}, r"trainer.images_per_step='many': Input should be a valid integer"),
+        ({"images_per_step": "16"}, r"trainer.images_per_step='16': Input should be a valid integer"),
+        ({"images_per_step": None}, r"trainer.images_per_step=None: Input should be a valid integer"),
+        ({"shared_prefix": "yes"}, r"trainer.shared_prefix='yes': Input should be a valid boolean"),
+        ({"shared_prefix_attention": "flash"}, r"trainer.shared_prefix_attention='flash': Input should be 'auto'"),
+        ({"steps_per_generation": 1.5}, r"trainer.steps_per_generation=1.5: Input should be a valid integer"),
+    ],
+)
+def test_our_trainer_settings_of_the_wrong_type_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        step_settings(setting)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +457,6 @@ def test_a_generation_batch_keeps_a_pictures_answers_together(per_rank, k, world
     [
         ((10, 6, 4), "trainer.images_per_step=10 cannot be shared by 4 devices; set it to 8 or 12"),
         ((3, 6, 4), "trainer.images_per_step=3 cannot be shared by 4 devices; set it to 4"),
-        ((8, 1, 4), "rollout.k=1: .* set rollout.k to 2 or more"),
         ((0, 6, 1), "trainer.images_per_step=0: set it to 1 or more"),
         ((8, 6, 1, 0), "trainer.answers_per_device=0: set it to 1 or more"),
         ((8, 6, 1, 8, -6), "trainer.steps_per_generation=-6: set it to 1 or more"),

@@ -17,6 +17,7 @@ from vqr1.data.command import run
 from vqr1.data.contact_sheet import contact_sheet, spread_over
 from vqr1.data.sample import Sample
 from vqr1.data.splits import split_hash
+from vqr1.errors import UserError
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_the_list_has_every_dataset_with_size_orientation_and_licence(capsys):
 def test_a_sound_set_passes_and_its_split_is_named(capsys, tmp_path, sized):
     kadid10k(tmp_path / "kadid10k", references=20)
     sized("kadid10k", 200)
-    code, text = checked(capsys, "kadid10k", f"root={tmp_path}")
+    code, text = checked(capsys, "kadid10k", f"--root={tmp_path}")
     assert code == 0, text
     assert "found        labels dmos.csv, pictures images/" in text
     assert "rows         200 of 200 published" in text
@@ -66,7 +67,7 @@ def test_a_sound_set_passes_and_its_split_is_named(capsys, tmp_path, sized):
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name != "live"])
 def test_every_miniature_can_be_checked(name, capsys, tmp_path):
     MINIATURES[name](tmp_path / name)
-    code, text = checked(capsys, name, f"root={tmp_path}")
+    code, text = checked(capsys, name, f"--root={tmp_path}")
     problems = [line for line in text.splitlines() if "PROBLEM" in line]
     assert code == 1
     assert all("rows where" in line or "part is empty" in line for line in problems), problems
@@ -80,7 +81,7 @@ def test_missing_and_unreadable_pictures_and_another_version(capsys, tmp_path):
     whole = picture(folder / "whole.jpg").read_bytes()
     (folder / "images" / "I02_01_02.png").write_bytes(whole[: len(whole) // 2])
     (folder / "images" / "I03_02_05.png").unlink()
-    code, text = checked(capsys, "kadid10k", f"root={tmp_path}")
+    code, text = checked(capsys, "kadid10k", f"--root={tmp_path}")
     assert code == 1
     assert "dmos.csv, line 2: " in text and "I01_01_01.png is missing; unpack the whole archive there" in text
     assert "... and 1 more of this kind" in text
@@ -97,7 +98,7 @@ def test_the_same_pixels_under_two_names(capsys, tmp_path, sized):
     shutil.copy(images / "I01_01_01.png", images / "I01_01_02.png")  # within a group
     Image.open(images / "I01_02_01.png").save(images / "I02_02_01.png", compress_level=0)  # other bytes, other group
     shutil.copy(images / "I01_02_02.png", images / "I07_02_02.png")  # I07 is a validation reference
-    code, text = checked(capsys, "kadid10k", f"root={tmp_path}")
+    code, text = checked(capsys, "kadid10k", f"--root={tmp_path}")
     assert code == 1
     assert "duplicates   2 of different content, 1 within a group" in text
     assert "I01_02_01.png and kadid10k/I02_02_01.png are the same picture, rated 4.1 and 4.1; drop one" in text
@@ -110,7 +111,7 @@ def test_pictures_of_one_colour_are_no_duplicates(capsys, tmp_path):
     folder = kadid10k(tmp_path / "kadid10k")
     for name in ("I01_01_01.png", "I02_01_01.png"):
         Image.new("RGB", (32, 32), "grey").save(folder / "images" / name)
-    _, text = checked(capsys, "kadid10k", f"root={tmp_path}")
+    _, text = checked(capsys, "kadid10k", f"--root={tmp_path}")
     assert "pictures     30 opened, 0 unreadable, 2 of one colour" in text
     assert "duplicates   0 of different content, 0 within a group" in text
 
@@ -122,7 +123,7 @@ def test_pictures_that_two_sets_share(capsys, tmp_path):
         shutil.copy(
             tmp_path / "kadid10k" / "images" / f"I01_01_0{i}.png", tmp_path / "spaq" / "TestImage" / f"0000{i}.jpg"
         )
-    code, text = checked(capsys, "kadid10k", "spaq", f"root={tmp_path}")
+    code, text = checked(capsys, "kadid10k", "spaq", f"--root={tmp_path}")
     assert code == 1
     assert "PROBLEM kadid10k and spaq share 2 pictures, such as " in text
     assert "do not train on one and test on the other" in text
@@ -134,28 +135,28 @@ def test_one_kinds_scores_under_anothers_name(capsys, tmp_path):
     first = {row[:3] + row[6:9]: row.split(",")[2] for row in rows if "_01_" in row[:7]}
     cut = [row.split(",") for row in rows]
     lines(labels, header, *(f"{a},{b},{first[a[:3] + a[6:9]]},{var}" for a, b, _, var in cut))
-    _, text = checked(capsys, "kadid10k", f"root={tmp_path}")
+    _, text = checked(capsys, "kadid10k", f"--root={tmp_path}")
     assert "kinds 01 and 02 have the same scores throughout; one has the labels of the other" in text
 
 
 def test_an_empty_part_is_a_problem(capsys, tmp_path):
     MINIATURES["bid"](tmp_path / "bid")
-    _, text = checked(capsys, "bid", f"root={tmp_path}", "ratio=1,0,0")
-    assert "the test part is empty; give more groups, or another ratio= or seed=" in text
+    _, text = checked(capsys, "bid", f"--root={tmp_path}", "--ratio=1,0,0")
+    assert "the test part is empty; give more groups, or another --ratio or --seed" in text
 
 
 def test_seed_and_ratio_divide_anew(capsys, tmp_path):
     MINIATURES["spaq"](tmp_path / "spaq")
     hashes = set()
-    for words in ([], ["seed=1"], ["seed=2"], ["ratio=5,0,5"], []):
-        _, text = checked(capsys, "spaq", f"root={tmp_path}", *words)
+    for words in ([], ["--seed=1"], ["--seed=2"], ["--ratio=5,0,5"], []):
+        _, text = checked(capsys, "spaq", f"--root={tmp_path}", *words)
         hashes.add(text.split("split        content, ")[1][:16])
     assert len(hashes) == 4
 
 
 def test_a_set_that_cannot_be_read_does_not_keep_others_from_being_checked(capsys, tmp_path):
     kadid10k(tmp_path / "kadid10k")
-    code, text = checked(capsys, "spaq", "kadid10k", f"root={tmp_path}")
+    code, text = checked(capsys, "spaq", "kadid10k", f"--root={tmp_path}")
     assert code == 1
     assert "PROBLEM      spaq: " in text and "To get it: " in text
     assert "pictures     30 opened" in text
@@ -163,26 +164,49 @@ def test_a_set_that_cannot_be_read_does_not_keep_others_from_being_checked(capsy
 
 def test_pairs_are_checked(capsys, tmp_path):
     folder = bapps(tmp_path / "bapps")
-    code, text = checked(capsys, "bapps", f"root={tmp_path}")
+    code, text = checked(capsys, "bapps", f"--root={tmp_path}")
     assert (code, "train        3 pairs (traditional), second preferred by 47%" in text) == (0, True)
     (folder / "2afc" / "val" / "cnn" / "p0" / "000000.png").write_bytes(b"")
-    assert checked(capsys, "bapps", f"root={tmp_path}")[0] == 1
+    assert checked(capsys, "bapps", f"--root={tmp_path}")[0] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check"], "data check needs the name of a dataset"),
-        (["show", "a", "b"], "data show needs the name of a dataset"),
-        (["check", "spaq", "rot=x"], "rot= is no setting of data check; it has root, seed, ratio"),
-        (["check", "spaq", "seed=one"], "write seed=0 and ratio=6,2,2"),
-        (["check", "spaq", "ratio=6,2"], "give three shares"),
-        (["list", "spaq"], "data list takes no words, 'spaq' was given"),
+        (["check", "spaq", "root=x"], "root=x is no name of a dataset; options are written --root x"),
+        (["show", "seed=1"], "seed=1 is no name of a dataset; options are written --seed 1"),
+        (["check", "spaq", "--ratio", "6,two"], "--ratio 6,two: .*write --ratio 6,2,2"),
+        (["check", "spaq", "--ratio", "6,2"], "give three shares"),
     ],
 )
 def test_wrong_words_are_refused(words, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         run(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check"], "the following arguments are required: NAME"),
+        (["show", "a", "b"], "unrecognized arguments: b"),
+        (["check", "spaq", "--rot", "x"], "unrecognized arguments: --rot x"),
+        (["check", "spaq", "--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["list", "spaq"], "unrecognized arguments: spaq"),
+        (["chekc", "spaq"], "invalid choice: 'chekc'"),
+    ],
+)
+def test_what_is_no_option_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sheet_that_cannot_be_written_is_refused(tmp_path):
+    MINIATURES["spaq"](tmp_path / "spaq")
+    for out in (tmp_path / "sheet.xyz", tmp_path / "nowhere" / "sheet.png"):
+        with pytest.raises(UserError, match=f"--out {out}: .*; give a file such as spaq.png"):
+            run(["show", "spaq", f"--root={tmp_path}", "--count=4", f"--out={out}"])
 
 
 def test_the_root_comes_from_the_environment(capsys, tmp_path, monkeypatch):
@@ -209,7 +233,7 @@ def test_a_contact_sheet_shows_the_pictures_worst_first(capsys, tmp_path):
     for i, colour in ((1, "red"), (10, "blue")):
         Image.new("RGB", (400, 300), colour).save(tmp_path / "spaq" / "TestImage" / f"{i:05}.jpg", quality=100)
     out = tmp_path / "sheet.png"
-    assert run(["show", "spaq", f"root={tmp_path}", "count=4", f"out={out}"]) == 0
+    assert run(["show", "spaq", f"--root={tmp_path}", "--count=4", f"--out={out}"]) == 0
     sheet = np.asarray(Image.open(out).convert("RGB")).astype(int)
     red = np.argwhere((sheet[..., 0] > 200) & (sheet[..., 2] < 60))
     blue = np.argwhere((sheet[..., 2] > 200) & (sheet[..., 0] < 60))
@@ -221,15 +245,15 @@ def test_a_sheet_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="empty: no pictures to show"):
         contact_sheet([], "empty")
     MINIATURES["sriqa"](tmp_path / "sriqa")
-    with pytest.raises(ValueError, match="part=trian; choose from train, validation, test, all"):
-        run(["show", "sriqa", f"root={tmp_path}", "part=trian"])
-    with pytest.raises(ValueError, match="count=0; give a whole number above 0"):
-        run(["show", "sriqa", f"root={tmp_path}", "count=0"])
+    with pytest.raises(ValueError, match="--part trian: choose from train, validation, test, all"):
+        run(["show", "sriqa", f"--root={tmp_path}", "--part=trian"])
+    with pytest.raises(ValueError, match="--count 0: set it to 1 or more"):
+        run(["show", "sriqa", f"--root={tmp_path}", "--count=0"])
 
 
 def test_the_command_as_a_process(tmp_path):
-    command = [sys.executable, "-m", "vqr1", "data"]
-    done = subprocess.run([*command, "check", "spaq", f"root={tmp_path}"], capture_output=True, text=True, check=False)
+    command, words = [sys.executable, "-m", "vqr1", "data"], ["spaq", f"--root={tmp_path}"]
+    done = subprocess.run([*command, "check", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "To get it" in done.stdout
-    done = subprocess.run([*command, "show", "spaq", f"root={tmp_path}"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "show", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("vqr1 data: spaq: ")

@@ -24,7 +24,17 @@ WIDTH = 120
 # Folders that a path may be relative to, and files and folders that a run or a user creates.
 HOMES = ("", "vqr1/", "vqr1/training/", "vqr1/evaluation/", "vqr1/data/", "vqr1/report/", "tests/", "conf/")
 MADE = {
-    *("best/", "final/", "run/", "config.yaml", "splits.json", "versions.json", "summary.json", "gpu.md"),
+    *(
+        "best/",
+        "best/step.json",
+        "final/",
+        "run/",
+        "config.yaml",
+        "splits.json",
+        "versions.json",
+        "summary.json",
+        "gpu.md",
+    ),
     *("metrics.jsonl", "timings.jsonl", "answers.jsonl", "results.jsonl", "evaluation.json", "gpu.jsonl"),
     *("table.md", "table.json", "multirun.yaml", "dataset.yaml", "curves.png", "reasoning.png", "logs.tar.gz"),
     *("conf/local", "conf/local/default.yaml", "tests/", "data/"),

@@ -20,9 +20,11 @@ from PIL import Image
 from tests.support.results import rows_of
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
+from vqr1.command_words import evaluate_words
 from vqr1.config import Config, PolicyConfig, as_dict
 from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
 from vqr1.data.splits import split_hash
+from vqr1.errors import UserError
 from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
 from vqr1.packaged import packaged
 from vqr1.policy.load import files_hash
@@ -38,7 +40,7 @@ PROMPT = build_prompt("paper")
 def composed(*words):
     register()
     with initialize_config_dir(str((packaged("conf") / "evaluate").resolve()), version_base="1.3"):
-        return from_hydra(compose("evaluate", list(words)))
+        return from_hydra(compose("evaluate", evaluate_words(words)))
 
 
 # Settings
@@ -333,7 +335,7 @@ def test_no_batch_spans_two_sets():
 def test_pictures_are_opened_in_order_and_broken_ones_say_why():
     def load(path):
         if path == "1.png":
-            raise ValueError("1.png: truncated")
+            raise UserError("1.png: truncated")
         return Image.new("RGB", (28, 28), (int(path[0]), 0, 0))
 
     batches = plan([EvaluatedSet("a", SetFacts("a", 5, "all"), samples_of(5))], 2)

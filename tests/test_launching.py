@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqr1.cli import USAGE
-from vqr1.config import Config, Launcher, PolicyConfig, Tuning
-from vqr1.launching import launch_command, memory_estimate, quoted, settle
+from vqr1.command_words import quoted
+from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
+from vqr1.errors import UserError
+from vqr1.launching import launch_command, memory_estimate
+from vqr1.machine_choices import choose
 from vqr1.packaged import packaged
-from vqr1.policy.load import find_weights
+from vqr1.policy.load import SHIPPED, find_weights
+from vqr1.rollout_settings import TrainingEngine
 
 
 def config(tuning=Tuning.auto, launcher=Launcher.auto, **settings):
@@ -34,19 +38,62 @@ def config(tuning=Tuning.auto, launcher=Launcher.auto, **settings):
     ],
 )
 def test_the_machine_settles_what_is_left_open(tuning, launcher, gpus, expected):
-    settled = settle(config(Tuning(tuning), Launcher(launcher), name="mine"), gpus)
-    assert (settled["policy.tuning"], settled["launcher"]) == expected
-    assert settled["name"] == "mine"
+    choices = choose(config(Tuning(tuning), Launcher(launcher), name="mine"), gpus, environment={})
+    assert (choices.tuning.value, choices.launcher.value) == expected
+    assert choices.processes == (1 if expected[1] == "none" else gpus)
+    assert choices.batches.images_per_generation == 128
+    assert (choices.name, choices.policy) == ("mine", SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "expected"),
+    [
+        ({}, 0, ("none", 2)),  # ranks on CPUs
+        ({}, 2, ("ddp", 2)),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, 2, ("zero3", 2)),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "WORLD_SIZE": "1"}, 1, ("zero3", 1)),
+    ],
+)
+def test_a_process_that_was_started_by_a_launcher_is_one_of_many(environment, gpus, expected):
+    environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
+    choices = choose(config(), gpus, environment=environment)
+    assert (choices.launcher.value, choices.processes) == expected
+
+
+def test_another_process_chooses_what_it_is_told():
+    for gpus in (0, 1, 8):
+        first = choose(config(experiment_name="x"), gpus, environment={})
+        told = first.words()
+        again = Config(
+            policy=PolicyConfig(path="tiny", tuning=Tuning(told["policy.tuning"])),
+            rollout=RolloutConfig(engine=TrainingEngine(told["rollout.engine"])),
+            launcher=Launcher(told["launcher"]),
+            name=told["name"],
+        )
+        assert choose(again, gpus, environment={}) == first
+
+
+def test_the_run_folder_keeps_what_was_chosen_and_the_configuration_stays_as_it_was():
+    asked = config(name=None)
+    kept = choose(asked, 1, environment={}).written_into(asked)
+    assert kept.policy.tuning is Tuning.lora and kept.launcher is Launcher.none and kept.name
+    assert kept.rollout.engine is not TrainingEngine.auto
+    assert (asked.policy.tuning, asked.rollout.engine, asked.name) == (Tuning.auto, TrainingEngine.auto, None)
 
 
 @pytest.mark.parametrize("launcher", ["ddp", "zero3"])
 def test_a_launcher_for_gpus_is_refused_where_there_are_none(launcher):
-    with pytest.raises(ValueError, match=f"launcher={launcher} needs a GPU"):
-        settle(config(Tuning.full, Launcher(launcher)), 0)
+    with pytest.raises(UserError, match=f"launcher={launcher} needs a GPU"):
+        choose(config(Tuning.full, Launcher(launcher)), 0, environment={})
+
+
+def test_pictures_that_do_not_divide_over_the_gpus_are_refused_before_anything_is_started():
+    with pytest.raises(UserError, match="images_per_step=128 cannot be shared by 3 devices; set it to 126 or 129"):
+        choose(config(), 3, environment={})
 
 
 def test_a_run_without_a_name_is_named_after_experiment_and_time():
-    name = settle(config(experiment_name="demo"), 0)["name"]
+    name = choose(config(experiment_name="demo"), 0, environment={}).name
     assert time.strptime(name, "demo-%Y-%m-%d-%H%M%S")
 
 
@@ -167,16 +214,23 @@ def test_a_sweep_that_cannot_start_says_why(tmp_path):
     assert [file.name for file in (tmp_path / "runs").glob("*/*")] == ["multirun.yaml"]
 
 
+def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
+    fake_kadid(tmp_path / "data")
+    code = (
+        "from functools import partial; from vqr1 import cli; from vqr1.launching import Hooks, start; "
+        "cli.main(partial(start, hooks=Hooks(program=('-c', 'raise SystemExit(3)'))))"
+    )
+    words = ("train", "-m", "data=kadid10k", "seed=0,1", "--root", str(tmp_path / "data"))
+    done = run(tmp_path, *words, command=("-c", code))
+    assert done.returncode == 3
+    assert "seed=0 ended with exit code 3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
 def test_usage_is_shown_where_asked(tmp_path, words):
     done = run(tmp_path, *words)
     assert (done.returncode, done.stdout, done.stderr) == (0, USAGE, "")
-
-
-def test_an_unknown_command_is_refused_with_the_known_ones(tmp_path):
-    done = run(tmp_path, "trian", "experiment=demo")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", USAGE)
-    assert "  train  " in USAGE
 
 
 def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):

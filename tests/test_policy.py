@@ -74,10 +74,9 @@ def test_padding_is_on_the_left(settings):
 def test_half_precision_without_a_master_copy_is_refused(settings):
     settings.dtype = "bfloat16"
     with pytest.raises(ValueError, match="policy.dtype=float32, use LoRA"):
-        check_precision(settings, sharded=False)
-    check_precision(settings, sharded=True)
-    settings.tuning = Tuning.lora
-    check_precision(settings, sharded=False)
+        check_precision(settings, Tuning.full, sharded=False)
+    check_precision(settings, Tuning.full, sharded=True)
+    check_precision(settings, Tuning.lora, sharded=False)
 
 
 @pytest.mark.parametrize("tuning", [Tuning.full, Tuning.lora])

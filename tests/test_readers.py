@@ -311,7 +311,7 @@ def test_a_missing_dataset_says_what_to_fetch_and_where_to_put_it(name, tmp_path
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"The root .*nowhere is missing: set VQR1_DATA, data.root= or root="):
+    with pytest.raises(FileNotFoundError, match=r"The root .*nowhere is missing: set VQR1_DATA, or give --root FOLDER"):
         read_dataset("kadid10k", tmp_path / "nowhere")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from tests.support.choices import choices_for
 from tests.support.fake_engine import FakeEngine
 from tests.support.runs import QUICK, rows, training_rows
 from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig, Tuning, register
@@ -90,7 +91,7 @@ def run(tmp_path, data_root, monkeypatch):
         with initialize_config_dir(config_dir=str(packaged("conf").resolve()), version_base="1.3"):
             config = from_hydra(compose("train", [f"{key}={value}" for key, value in words.items()]))
         try:
-            return train(config), started[0]
+            return train(config, choices_for(config)), started[0]
         finally:
             run.engine = started[0] if started else None
 

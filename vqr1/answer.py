@@ -7,6 +7,8 @@ decides what a missing score means. All functions take time linear in the text.
 
 import re
 
+from vqr1.errors import UserError
+
 _TASK = "You are doing the image quality assessment task. Here is the question: "
 _SCALE = "with 1 representing very poor quality and 5 representing excellent quality. "
 _PAPER = f"Rate the overall image visual quality. The rating should be a float between 1 and 5, {_SCALE}"
@@ -41,7 +43,7 @@ def build_prompt(form_or_text: str) -> list[dict[str, str]]:
         A new list of messages, in the form that TRL's trainers and chat templates take.
 
     Raises:
-        ValueError: neither a known name nor a text that mentions `<answer>`.
+        UserError: neither a known name nor a text that mentions `<answer>`.
 
         >>> build_prompt("How good is it, from 1 to 5? Reply in <answer> tags.")
         [{'role': 'user', 'content': 'How good is it, from 1 to 5? Reply in <answer> tags.'}]
@@ -115,7 +117,7 @@ def follows_format(text: str, thinking: bool) -> bool:
 def _prompt_text(form_or_text: str) -> str:
     text = PROMPTS.get(form_or_text, form_or_text)
     if "<answer>" not in text:
-        raise ValueError(
+        raise UserError(
             f"prompt {form_or_text!r} is neither one of {', '.join(PROMPTS)} nor a text that mentions "
             "<answer>: use a known name, or ask for the score in <answer> </answer> tags"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vqr1.errors import UserError
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -30,22 +32,20 @@ def plan_batches(
     below ``k``, the largest number of answers that divides the share. ``steps_per_generation`` defaults to one
     generation batch per optimiser step.
 
-    Raises ValueError for k < 2, an image count that does not divide over the devices (naming those that do), or a
+    Raises UserError for an image count that does not divide over the devices (naming those that do), or a
     generation batch that would leave the answers to one picture on two devices.
     """
-    if k < 2:
-        raise ValueError(f"rollout.k={k}: an advantage compares answers to one picture; set rollout.k to 2 or more")
     for name, number in {
         "images_per_step": images_per_step,
         "answers_per_device": answers_per_device,
         "steps_per_generation": steps_per_generation,
     }.items():
         if number is not None and number < 1:
-            raise ValueError(f"trainer.{name}={number}: set it to 1 or more")
+            raise UserError(f"trainer.{name}={number}: set it to 1 or more")
     if images_per_step % world_size:
         below = images_per_step // world_size * world_size
         fitting = " or ".join(str(n) for n in (below, below + world_size) if n > 0)
-        raise ValueError(
+        raise UserError(
             f"trainer.images_per_step={images_per_step} cannot be shared by {world_size} devices; set it to {fitting}"
         )
     share = images_per_step // world_size * k
@@ -56,12 +56,12 @@ def plan_batches(
     passes = steps_per_generation or accumulation
     if (per_device * passes) % k:
         step = k // math.gcd(per_device, k)
-        raise ValueError(
+        raise UserError(
             f"trainer.steps_per_generation={passes} passes of {per_device} answers split the {k} answers to a picture "
             f"over devices; set it to a multiple of {step}"
         )
     if passes % accumulation and accumulation % passes:
-        raise ValueError(
+        raise UserError(
             f"trainer.steps_per_generation={passes} and {accumulation} passes to an optimiser step do not divide each "
             "other; set one to a multiple of the other"
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
-Start = Callable[[Any], None]  # begins the run of a vqr1.config.Config
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from omegaconf import DictConfig
+
+    from vqr1.config import Config
+
+    Start = Callable[[Config], None]  # begins a run
 
 USAGE = """usage: vqr1 COMMAND ...
 
@@ -20,6 +26,9 @@ USAGE = """usage: vqr1 COMMAND ...
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
+
+The datasets lie in the folder that VQR1_DATA names, else in data; --root FOLDER before either, with every command.
+vqr1 COMMAND --help says more of a command, vqr1 --version which release this is.
 """
 
 
@@ -33,11 +42,9 @@ def quiet_environment() -> None:
 
 
 def train(start: Start | None = None) -> None:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig
+    from datetime import datetime
 
+    from vqr1.command_words import train_words
     from vqr1.config import register
     from vqr1.config_checks import from_hydra
     from vqr1.demo.specs import register_demonstration
@@ -46,27 +53,16 @@ def train(start: Start | None = None) -> None:
 
     register()
     register_demonstration()
-
     os.environ.setdefault("VQR1_SWEEP", f"sweep-{datetime.now():%Y-%m-%d-%H%M%S}")
 
-    @hydra.main(config_path=str(packaged("conf").resolve()), config_name="train", version_base="1.3")
-    def main(composed: DictConfig) -> None:
-        def run() -> None:
-            (start or plain_start)(from_hydra(composed))
+    def run(composed: DictConfig) -> None:
+        (start or plain_start)(from_hydra(composed))
 
-        # In a sweep the other jobs go on, and Hydra reports this one's error at the end.
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            run()
-        else:
-            report_user_errors("train", run)
-
-    main()
+    run_hydra("train", packaged("conf"), train_words, run)
 
 
 def evaluate() -> None:
-    import hydra
-    from omegaconf import DictConfig
-
+    from vqr1.command_words import evaluate_words
     from vqr1.demo.specs import register_demonstration
     from vqr1.packaged import packaged
     from vqr1.scoring import settings as schema
@@ -74,30 +70,29 @@ def evaluate() -> None:
     schema.register()
     register_demonstration()
 
-    @hydra.main(config_path=str((packaged("conf") / "evaluate").resolve()), config_name="evaluate", version_base="1.3")
-    def main(composed: DictConfig) -> None:
-        def run() -> None:
-            config = schema.from_hydra(composed)
-            from vqr1.scoring.evaluate import evaluate
+    def run(composed: DictConfig) -> None:
+        config = schema.from_hydra(composed)
+        from vqr1.scoring.evaluate import evaluate
 
-            evaluate(config)
+        evaluate(config)
 
-        report_user_errors("evaluate", run)
-
-    main()
+    run_hydra("evaluate", packaged("conf") / "evaluate", evaluate_words, run)
 
 
 RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the columns picture, score (higher = better)"
 
 
 def table() -> None:
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
     parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything, with intervals and counts")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="scatter plots with the fitted curve")
     parser.add_argument("--published", default="2", choices=["2", "3", "4", "none"], help="the paper's table to show")
-    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
     _add_joining(parser)
     asked = parser.parse_args()
 
@@ -122,10 +117,13 @@ def table() -> None:
 
 
 def compare() -> None:
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
     parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same as plain values")
-    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
     _add_joining(parser)
     asked = parser.parse_args()
 
@@ -144,10 +142,20 @@ def compare() -> None:
     report_user_errors("compare", run)
 
 
+def _count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def _add_joining(parser: argparse.ArgumentParser) -> None:
     """What only csv files of other models need."""
-    root = Path(os.environ.get("VQR1_DATA", "data"))
-    parser.add_argument("--root", type=Path, default=root, help="of the datasets, for csv files (VQR1_DATA)")
+    from pathlib import Path
+
+    from vqr1.packaged import data_root
+
+    parser.add_argument("--root", type=Path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
     parser.add_argument("--trained-on", metavar="SETS", help="of csv files' models: kadid10k,spaq; none = nothing")
 
 
@@ -183,14 +191,65 @@ def data() -> None:
 
 
 def report_user_errors(command: str, run: Callable[[], None]) -> None:
-    """What is wrong with input is one message and exit code 2, not a stack."""
+    """What the user can put right is one message and exit code 2. A defect keeps its stack, with Python's exit code 1.
+
+    Where memory ran out, the settings that lower the need stand below the stack.
+    """
+    from vqr1.errors import UserError, memory_advice
+
     try:
         run()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except UserError as error:
         if os.environ.get("VQR1_TRACEBACK"):
             raise
         print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        advice = memory_advice(command, error)
+        if advice and advice not in getattr(error, "__notes__", ()):
+            error.add_note(advice)
+        raise
+
+
+def run_hydra(
+    command: str, conf: Path, words: Callable[[Sequence[str]], list[str]], job: Callable[[DictConfig], None]
+) -> None:
+    """Compose what the words of the command line say and run it, or each job of a sweep.
+
+    What Hydra refuses is the user's error too. ``words`` turns the command line into words that Hydra knows.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException, OverrideParseException
+    from hydra.types import RunMode
+
+    from vqr1.errors import UserError
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra shortens stacks and turns every exception into exit code 1
+    composing = True
+
+    @hydra.main(config_path=str(conf.resolve()), config_name=command, version_base="1.3")
+    def main(composed: DictConfig) -> None:
+        nonlocal composing
+        composing = False
+        # In a sweep the other jobs go on, and Hydra raises this one's error at the end.
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            job(composed)
+        else:
+            report_user_errors(command, lambda: job(composed))
+
+    def run() -> None:
+        sys.argv[1:] = words(sys.argv[1:])
+        try:
+            main()
+        except (HydraException, ValueError) as error:
+            if not isinstance(error, HydraException) and not composing:
+                raise
+            why = f"\n{error.__cause__}" if error.__cause__ and str(error.__cause__) not in str(error) else ""
+            word = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+            raise UserError(f"{word}{error}{why}") from error
+
+    report_user_errors(command, run)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
@@ -204,10 +263,22 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 def main(start: Start | None = None) -> None:
     """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        asked = sys.argv[1:] in ([], ["-h"], ["--help"])
-        print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
+    words = sys.argv[1:]
+    if words in ([], ["-h"], ["--help"]):
+        print(USAGE, end="")
+        sys.exit(0)
+    if words == ["--version"]:
+        from vqr1 import __version__
+
+        print(f"vqr1 {__version__}")
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(words[0], COMMANDS, n=1)
+        print(f"vqr1: no command is called {words[0]}{f'; did you mean {near[0]}?' if near else ''}\n", file=sys.stderr)
+        print(USAGE, end="", file=sys.stderr)
+        sys.exit(2)
     quiet_environment()
     command = sys.argv.pop(1)
     if command == "train":

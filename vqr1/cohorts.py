@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
+from vqr1.errors import UserError
+
 
 def cohorts_per_epoch(sizes: Sequence[int], cohort_size: int, temperature: float = 1.0) -> list[int]:
     """How many cohorts an epoch takes from each dataset.
@@ -32,7 +34,7 @@ class CohortSampler:
     ``reuse`` times (TRL reads a generation batch once for every time it trains on a part of it). Pictures that fill no
     whole cohort, and cohorts that fill no whole batch, are left out of this epoch; the next epoch shuffles again.
 
-    Raises ValueError for a dataset smaller than a cohort, sizes that do not divide, or fewer pictures than a batch.
+    Raises UserError for a dataset smaller than a cohort, sizes that do not divide, or fewer pictures than a batch.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class CohortSampler:
         seed: int = 0,
     ):
         if images_per_batch % cohort_size:
-            raise ValueError(
+            raise UserError(
                 f"reward.cohort_size={cohort_size} does not divide a generation batch of {images_per_batch} images; "
                 f"set trainer.images_per_step to a multiple of {cohort_size} or change reward.cohort_size"
             )
@@ -56,7 +58,7 @@ class CohortSampler:
             self._members.setdefault(name, []).append(index)
         for name, members in self._members.items():
             if len(members) < cohort_size:
-                raise ValueError(
+                raise UserError(
                     f"dataset {name} has {len(members)} training pictures, under reward.cohort_size={cohort_size}: "
                     "they would never meet rivals; add pictures or lower reward.cohort_size (2 at least)"
                 )
@@ -65,7 +67,7 @@ class CohortSampler:
         self._cohorts_per_batch = images_per_batch // cohort_size
         self.batches_per_epoch = sum(self._counts) // self._cohorts_per_batch
         if self.batches_per_epoch == 0:
-            raise ValueError(
+            raise UserError(
                 f"{sum(sizes)} training pictures give {sum(self._counts)} cohorts of {cohort_size}, but a generation "
                 f"batch takes {self._cohorts_per_batch}; lower trainer.images_per_step or reward.cohort_size"
             )

@@ -7,33 +7,24 @@ run as the command line is read. What only several settings together can get wro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from vqr1.errors import UserError
+from vqr1.packaged import data_root
+from vqr1.ranking_options import Agreement, Opponent, Variance
 from vqr1.rollout_settings import TrainingEngine, VllmSettings
+
+SharedPrefixAttention = Literal["auto", "mask", "segments"]
 
 
 class Rivals(Enum):
     batch = "batch"
     cohort = "cohort"
-
-
-class Opponent(Enum):
-    mean = "mean"
-    each = "each"
-
-
-class Variance(Enum):
-    sample = "sample"
-    unit = "unit"
-
-
-class Agreement(Enum):
-    fidelity = "fidelity"
-    binary = "binary"
 
 
 class Preference(Enum):
@@ -69,7 +60,7 @@ class Launcher(Enum):
 class DataConfig:
     """Which pictures. A dataset is one of ``vqr1.data.DATASETS``, or declared by ``root/<name>/dataset.yaml``."""
 
-    root: str = "data"
+    root: str = field(default_factory=data_root)  # VQR1_DATA, else data
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
@@ -155,6 +146,19 @@ class LoggerConfig:
     group: str | None = None
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """Settings of ours under ``trainer``, beside those of TRL's GRPOConfig. Their defaults stand here alone."""
+
+    images_per_step: int = 128  # pictures an optimiser step learns from, over all devices
+    answers_per_device: int | None = 8  # at most so many in one forward and backward pass: memory; None: no bound
+    steps_per_generation: int | None = None  # passes to a generation batch; None: those of an optimiser step
+    shared_prefix: bool = True  # a prompt goes through the policy once for its answers; false: TRL's own path
+    shared_prefix_attention: SharedPrefixAttention = "auto"  # auto: whichever is faster
+    shared_prefix_tokens: int | None = None  # under a mask, at most so many in a row; None: of the longest group
+    skip_zero_advantages: bool = False  # with beta 0: score no answer that teaches nothing
+
+
 @dataclass
 class Config:
     """A run."""
@@ -165,8 +169,8 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    # OURS of vqr1.config_checks, and anything of TRL's GRPOConfig
-    trainer: dict[str, Any] = field(default_factory=dict)
+    # StepSettings, and anything of TRL's GRPOConfig
+    trainer: dict[str, Any] = field(default_factory=lambda: asdict(StepSettings()))
     experiment_name: str = "run"
     seed: int = 0
     name: str | None = None  # the run's folder below runs; None = experiment, date and time
@@ -180,10 +184,24 @@ def check_known(node: DictConfig, schema: type, section: str) -> None:
     """Hydra lets ``+key=value`` add what the schema does not have; only ``trainer`` is open."""
     for key in map(str, node):
         if key not in {f.name for f in fields(schema)}:
-            raise ValueError(f"{section}{key} is no setting; see {schema.__name__} in {schema.__module__}")
+            raise UserError(f"{section}{key} is no setting; see {schema.__name__} in {schema.__module__}")
         inner = OmegaConf.get_type(node, key)
         if is_dataclass(inner):
             check_known(node[key], inner, f"{section}{key}.")
+
+
+T = TypeVar("T")
+
+
+def as_object(composed: DictConfig, schema: type[T]) -> T:
+    """The composed configuration as the dataclass ``schema``. Raises UserError for what does not fit into it."""
+    try:
+        check_known(composed, schema, "")
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:  # a value that is missing, or refers to one that is
+        raise UserError(str(error)) from error
+    assert isinstance(config, schema)
+    return config
 
 
 def register() -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from vqr1.config import Agreement, Config, RewardConfig, RewardKind, check_known
+from vqr1.config import Config, RewardConfig, RewardKind, StepSettings, as_object
+from vqr1.errors import UserError
+from vqr1.ranking_options import Agreement
 from vqr1.rollout_settings import check_vllm
 
 # Settings of GRPOConfig that another setting of ours decides, and which.
@@ -80,14 +82,7 @@ CHOICES = {
 }
 
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
-OURS: dict[str, Any] = {
-    "images_per_step": int,
-    "answers_per_device": int | None,
-    "shared_prefix": bool,
-    "shared_prefix_attention": Literal["auto", "mask", "segments"],
-    "shared_prefix_tokens": int | None,
-    "skip_zero_advantages": bool,
-}
+OURS: dict[str, Any] = get_type_hints(StepSettings)
 
 ABOVE_ZERO = (
     "rollout.temperature",
@@ -97,6 +92,9 @@ ABOVE_ZERO = (
     "evaluation.k",
     "evaluation.test_k",
     "evaluation.batch",
+    "policy.lora.r",
+    "policy.lora.alpha",
+    "policy.min_pixels",
 )
 ZERO_OR_MORE = (
     "seed",
@@ -110,36 +108,32 @@ ZERO_OR_MORE = (
 
 
 def check(config: Config) -> None:
-    """What several settings together can get wrong. Raises ValueError naming the setting and the remedy."""
+    """What several settings together can get wrong. Raises UserError naming the setting and the remedy."""
     for name in ABOVE_ZERO + ZERO_OR_MORE:
         value = attrgetter(name)(config)
         if name in ABOVE_ZERO and not 0 < value < math.inf:
-            raise ValueError(f"{name}={value}: set it above 0")
+            raise UserError(f"{name}={value}: set it above 0")
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: set it to 0 or more")
+            raise UserError(f"{name}={value}: set it to 0 or more")
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"threads={config.threads}: set it to 1 or more, or null")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
-        raise ValueError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
+        raise UserError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
     if config.rollout.k < 2:
-        raise ValueError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
+        raise UserError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
     if config.reward.cohort_size < 2:
-        raise ValueError(
-            f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more"
-        )
+        raise UserError(f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more")
     if not config.data.train:
-        raise ValueError("data.train names no dataset; choose an experiment or a data group, see conf/data")
+        raise UserError("data.train names no dataset; choose an experiment, or data=NAME, see vqr1 data list")
     for part in ("train", "validation", "test"):
         names = getattr(config.data, part)
         if len(set(names)) < len(names):
-            raise ValueError(f"data.{part}={names} names a dataset twice; name each once")
+            raise UserError(f"data.{part}={names} names a dataset twice; name each once")
     if config.policy.min_pixels > config.policy.max_pixels:
-        raise ValueError("policy.min_pixels is above policy.max_pixels")
-    if "images_per_step" not in config.trainer:
-        raise ValueError(
-            "trainer.images_per_step is not set; it is the number of pictures an optimiser step learns from"
-        )
+        raise UserError("policy.min_pixels is above policy.max_pixels")
     for key in config.trainer:
         if key in OWNED:
-            raise ValueError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
+            raise UserError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
     check_vllm(config.rollout.vllm)
     _check_shared_prefix(config.trainer)
     _check_reward_is_used(config.reward)
@@ -147,22 +141,20 @@ def check(config: Config) -> None:
 
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
     """Which settings make sense beside each other where answers share their prompt."""
-    shared = trainer.get("shared_prefix", True)
-    tokens = trainer.get("shared_prefix_tokens")
-    if isinstance(tokens, int) and tokens < 1:
-        raise ValueError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
-    if not trainer.get("skip_zero_advantages", False):
+    ours = step_settings(trainer)
+    tokens = ours.shared_prefix_tokens
+    if tokens is not None and tokens < 1:
+        raise UserError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
+    if not ours.skip_zero_advantages:
         return
-    if not shared:
-        raise ValueError(
-            "trainer.skip_zero_advantages=true needs trainer.shared_prefix=true: TRL's own path skips none"
-        )
+    if not ours.shared_prefix:
+        raise UserError("trainer.skip_zero_advantages=true needs trainer.shared_prefix=true: TRL's own path skips none")
     # What gives an answer whose advantage is 0 a gradient, or a share in the mean, all the same.
     without = {"beta": 0.0, "entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0}
     found = [f"trainer.{key}={trainer[key]}" for key, value in without.items() if trainer.get(key, value) != value]
     found += ["trainer.loss_type=bnpo"] if trainer.get("loss_type") == "bnpo" else []
     if found:
-        raise ValueError(
+        raise UserError(
             f"trainer.skip_zero_advantages=true would change the gradient with {found[0]}; leave one of them out"
         )
 
@@ -183,7 +175,12 @@ def _check_reward_is_used(reward: RewardConfig) -> None:
             value = getattr(reward, key)
             if value != getattr(defaults, key):
                 shown = value.value if isinstance(value, Enum) else value
-                raise ValueError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
+                raise UserError(f"reward.{key}={shown} has no effect with reward.{cause}; leave it out")
+
+
+def step_settings(trainer: dict[str, Any]) -> StepSettings:
+    """Our share of the ``trainer`` settings. Raises UserError naming the setting for a value of the wrong type."""
+    return StepSettings(**{key: _typed(key, value, OURS[key]) for key, value in trainer.items() if key in OURS})
 
 
 def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -192,33 +189,33 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
     ``known`` maps GRPOConfig's fields to their types. GRPOConfig itself refuses unknown names but takes
     ``learning_rate="abc"`` without a word.
 
-    Raises ValueError naming the setting for an unknown name or a value of the wrong type.
+    Raises UserError naming the setting for an unknown name or a value of the wrong type.
     """
+    settings = {}
+    for key, value in trainer.items():
+        if key in OURS:
+            continue
+        if key not in known:
+            raise UserError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
+        settings[key] = _typed(key, value, known[key])
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
+    return settings
+
+
+def _typed(key: str, value: Any, expected: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     # A type adapter takes no configuration for a dataclass or model; none of the fields is one at the top level.
     lenient = ConfigDict(arbitrary_types_allowed=True)
-    settings = {}
-    for key, value in trainer.items():
-        expected = OURS.get(key) or known.get(key)
-        if expected is None:
-            raise ValueError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
-        try:
-            value = TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ValueError(f"trainer.{key}={value!r}: {reason}") from error
-        if key in CHOICES and value not in CHOICES[key]:
-            raise ValueError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")
-        if key not in OURS:
-            settings[key] = value
-    return settings
+    try:
+        return TypeAdapter(expected, config=lenient).validate_python(value, strict=key in OURS or None)
+    except ValidationError as error:
+        raise UserError(f"trainer.{key}={value!r}: {error.errors()[0]['msg']}") from error
 
 
 def from_hydra(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, checked."""
-    check_known(composed, Config, "")
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
+    config = as_object(composed, Config)
     check(config)
     return config

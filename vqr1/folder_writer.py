@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vqr1.errors import UserError
+
 LOCK = "lock"
 NEW, OLD = ".new", ".old"  # endings of what is being written, and of a folder that it replaces
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
@@ -54,7 +56,7 @@ class FolderWriter:
         self._lock: int | None = None
 
     def refuse_held(self) -> None:
-        """Raises ValueError where another process holds the folder; leaves no trace in it."""
+        """Raises UserError where another process holds the folder; leaves no trace in it."""
         try:
             file = os.open(self.path / LOCK, os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +67,7 @@ class FolderWriter:
             os.close(file)
 
     def acquire(self) -> None:
-        """Make the folder and hold it. Raises ValueError, naming the holder, where another process does.
+        """Make the folder and hold it. Raises UserError, naming the holder, where another process does.
 
         Where the file system has no locks it warns and goes on without.
         """
@@ -95,12 +97,12 @@ class FolderWriter:
         _held.discard(self)
 
     def _flock(self, file: int) -> bool:
-        """Whether the lock is held now; False where the file system has none. Raises ValueError if another has it."""
+        """Whether the lock is held now; False where the file system has none. Raises UserError if another has it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = (self.path / LOCK).read_text(errors="replace").strip() or "another process"
-            raise ValueError(
+            raise UserError(
                 f"{self.path} is being written by {holder}; wait until it has ended, or give another {self._other}="
             ) from error
         except OSError as error:
@@ -172,15 +174,15 @@ def whole_lines(content: bytes) -> list[bytes]:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines, without a torn last one; none where there is no file.
 
-    Raises ValueError, with file and line, for any other line that cannot be read.
+    Raises UserError, with file and line, for any other line that cannot be read.
     """
     rows = []
     for number, line in enumerate(whole_lines(path.read_bytes()) if path.is_file() else [], 1):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); restore the line or delete it") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error}); restore the line or delete it") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: {row!r} is not an object; restore the line or delete it")
+            raise UserError(f"{path}, line {number}: {row!r} is not an object; restore the line or delete it")
         rows.append(row)
     return rows

@@ -1,7 +1,7 @@
 """How a run is started: here, under accelerate, or as the jobs of a sweep.
 
-The process that reads the command line settles what depends on the machine (LoRA or all weights, DDP or ZeRO-3, vLLM
-or transformers, the run's name) and looks whether data and weights are there. With one device it trains itself; with
+The process that reads the command line looks whether the data are there and chooses what depends on the machine
+(:mod:`vqr1.machine_choices`). With one device it trains itself; with
 several it starts accelerate, which starts this command again on every device; in a sweep each job is a process of its
 own, so no job inherits another's memory or random state.
 """
@@ -13,17 +13,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning
+from vqr1.data import read_dataset
+from vqr1.errors import LaunchError
+from vqr1.machine_choices import MachineChoices, choose, launched
 from vqr1.packaged import packaged
-from vqr1.rollout_settings import TrainingEngine, settle_engine
 
 if TYPE_CHECKING:
     from vqr1.training.trainer import Script
@@ -40,33 +42,35 @@ class Hooks:
 def start(config: Config, hooks: Hooks = Hooks()) -> None:
     """Train, in this process or in others. Raises what :func:`vqr1.training.run.train` raises."""
     scripted = hooks.script is not None
-    if "LOCAL_RANK" in os.environ or "RANK" in os.environ:  # a launcher started us, ours or the user's own
-        devices = int(os.environ.get("WORLD_SIZE", "1")) if visible_gpus() else 0
-        _train(config, settle(config, devices, scripted), hooks)
-        return
-    hydra = HydraConfig.get()
-    sweeping = hydra.mode is RunMode.MULTIRUN
-    overrides = list(hydra.overrides.task)
     gpus = visible_gpus()
-    settled = settle(config, gpus, scripted)
-    if sweeping:
-        sweep = os.environ["VQR1_SWEEP"]
-        settled["name"] = f"{sweep}/{job_name(overrides, sys.argv)}"
-        settled["logger.group"] = sweep
-    launcher = Launcher(settled["launcher"])
-    if not sweeping and launcher is Launcher.none:
-        config.launcher = launcher
-        _announce(config, gpus, settled, None)
-        _train(config, settled, hooks)
+    if launched():
+        choices = choose(config, gpus, scripted)
+        if not config.name:
+            choices = replace(choices, name=of_first_rank(choices.name))
+        _train(config, choices, hooks)
         return
-    # The command line's own words first, then what was settled: Hydra takes the last word of a key.
-    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in settled]
-    words += [f"{key}={quoted(value)}" for key, value in settled.items()]
-    command = [*launch_command(launcher, gpus, hooks.program), "train", *words]
-    _announce(config, gpus, settled, command)
+    # Before anything that takes long: a set that is missing stops the run at once, and says so before all else.
+    for name in config.data.train:
+        read_dataset(name, Path(config.data.root).expanduser())
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    sweep = os.environ["VQR1_SWEEP"] if hydra.mode is RunMode.MULTIRUN else None
+    if sweep:
+        config = replace(config, name=f"{sweep}/{job_name(overrides, sys.argv)}")
+    choices = choose(config, gpus, scripted)
+    if not sweep and choices.launcher is Launcher.none:
+        _announce(config, choices, gpus, None)
+        _train(config, choices, hooks)
+        return
+    told = choices.words() | ({"logger.group": sweep} if sweep else {})
+    # The command line's own words first, then what was chosen: Hydra takes the last word of a key.
+    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in told]
+    words += [f"{key}={quoted(value)}" for key, value in told.items()]
+    command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
+    _announce(config, choices, gpus, command)
     done = subprocess.run(command, check=False)
     if done.returncode:
-        raise RuntimeError(f"{settled['name']} ended with exit code {done.returncode}")
+        raise LaunchError(f"{choices.name} ended with exit code {done.returncode}", done.returncode)
 
 
 def job_name(overrides: list[str], command_line: list[str]) -> str:
@@ -75,52 +79,31 @@ def job_name(overrides: list[str], command_line: list[str]) -> str:
     return ",".join(swept).replace("/", "_") or "job"
 
 
-def _train(config: Config, settled: dict[str, str], hooks: Hooks) -> None:
+def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
     from vqr1.training.run import train
 
-    config.policy.tuning = Tuning(settled["policy.tuning"])
-    config.rollout.engine = TrainingEngine(settled["rollout.engine"])
     proof = None
     if config.evaluation.proof:
         from vqr1.demo.proof import DemonstrationProof
 
         proof = DemonstrationProof()
-    train(config, proof=proof, script=hooks.script)
+    train(config, choices, proof=proof, script=hooks.script)
 
 
-def quoted(value: str) -> str:
-    """A text for Hydra's grammar, which would read numbers, commas, equal signs and brackets in it."""
-    return "'" + value.replace("'", r"\'") + "'"
+def of_first_rank(name: str) -> str:
+    """The first rank's ``name``, on every rank: their clocks may differ."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return str(broadcast_object_list([name])[0])
 
 
 def visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def settle(config: Config, gpus: int, scripted: bool = False) -> dict[str, str]:
-    """What depends on the machine, as overrides.
-
-    One GPU holds a 7B policy only with LoRA; several share all its weights under ZeRO-3. Without a GPU the policy is
-    small and everything is trained. vLLM answers where there is a GPU and it is installed, unless a script does.
-    """
-    tuning = config.policy.tuning
-    if tuning is Tuning.auto:
-        tuning = Tuning.lora if gpus == 1 else Tuning.full
-    launcher = config.launcher
-    if launcher is Launcher.auto:
-        launcher = Launcher.none if gpus <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
-    if gpus == 0 and launcher is not Launcher.none:
-        raise ValueError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
-    name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    engine = settle_engine(config.rollout.engine, gpus, scripted)
-    return {
-        "policy.tuning": tuning.value,
-        "rollout.engine": engine.value,
-        "launcher": launcher.value,
-        "name": name,
-    }
 
 
 def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks.program) -> list[str]:
@@ -132,21 +115,17 @@ def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks
     return [*accelerate, "--num_processes", str(max(gpus, 1)), *program]
 
 
-def _announce(config: Config, gpus: int, settled: dict[str, str], command: list[str] | None) -> None:
-    """On a GPU: what was chosen, and whether it will fit. Stops at once where data or weights are missing."""
-    from vqr1.data import read_dataset
-    from vqr1.policy.load import find_weights, weight_bytes
-
-    for name in config.data.train:
-        read_dataset(name, Path(config.data.root).expanduser())
-    weights = find_weights(config.policy.path)
+def _announce(config: Config, choices: MachineChoices, gpus: int, command: list[str] | None) -> None:
+    """On a GPU: what was chosen, and whether it will fit."""
     if not gpus:
         return
-    tuning = settled["policy.tuning"]
-    sharing = gpus if settled["launcher"] == Launcher.zero3.value else 1
-    size = weight_bytes(weights)
+    from vqr1.policy.load import weight_bytes
+
+    sharing = choices.processes if choices.launcher is Launcher.zero3 else 1
+    size = weight_bytes(choices.policy)
+    tuning = choices.tuning.value
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
-    print(f"rollouts: {settled['rollout.engine']}")
+    print(f"rollouts: {choices.engine.value}")
     print(f"memory: about {memory_estimate(size, tuning, sharing):.0f} GB per GPU, plus activations and the cache")
     if command:
         print("command: " + shlex.join(command), flush=True)

@@ -10,14 +10,11 @@ scores). A second B runs over the rivals. Equation numbers are those of VisualQu
 """
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Opponent = Literal["mean", "each"]
-Variance = Literal["sample", "unit"]
-Agreement = Literal["fidelity", "binary"]
+from vqr1.ranking_options import Agreement, Opponent, Variance
 
 
 def fidelity_reward(
@@ -27,9 +24,9 @@ def fidelity_reward(
     readable_BK: Tensor | None = None,
     dataset_B: Tensor | None = None,
     mos_std_B: Tensor | None = None,
-    opponent: Opponent = "mean",
-    variance: Variance = "sample",
-    agreement: Agreement = "fidelity",
+    opponent: Opponent | str = Opponent.mean,
+    variance: Variance | str = Variance.sample,
+    agreement: Agreement | str = Agreement.fidelity,
     gamma: float = 1e-6,
     root_epsilon: float = 0.0,
 ) -> Tensor:
@@ -207,9 +204,8 @@ def _check_options(opponent: str, variance: str, agreement: str, gamma: float, r
         ("variance", variance, Variance),
         ("agreement", agreement, Agreement),
     ):
-        known = get_args(kind)
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(known)}")
+        if value not in list(kind):
+            raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(kind)}")
     for name, number in (("gamma", gamma), ("root_epsilon", root_epsilon)):
         if not 0 <= number < math.inf:
             raise ValueError(f"{name}={number} must be zero or a small positive number")

@@ -12,6 +12,8 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import Any
 
+from vqr1.errors import UserError
+
 
 class TrainingEngine(Enum):
     auto = "auto"  # vllm_colocate where there is a GPU and vLLM is installed, else transformers
@@ -68,7 +70,7 @@ def vllm_installed() -> bool:
 
 
 def settle_engine(engine: TrainingEngine, gpus: int, scripted: bool = False) -> TrainingEngine:
-    """What ``auto`` is on this machine. Raises ValueError where vLLM is asked for and missing."""
+    """What ``auto`` is on this machine. Raises UserError where vLLM is asked for and missing."""
     if engine is TrainingEngine.auto:
         return (
             TrainingEngine.vllm_colocate if gpus and vllm_installed() and not scripted else TrainingEngine.transformers
@@ -79,7 +81,7 @@ def settle_engine(engine: TrainingEngine, gpus: int, scripted: bool = False) -> 
 
 
 def settle_scoring_engine(engine: ScoringEngine, gpus: int) -> ScoringEngine:
-    """What ``auto`` is on this machine. Raises ValueError where vLLM is asked for and missing."""
+    """What ``auto`` is on this machine. Raises UserError where vLLM is asked for and missing."""
     if engine is ScoringEngine.auto:
         return ScoringEngine.vllm if gpus and vllm_installed() else ScoringEngine.transformers
     if engine is ScoringEngine.vllm:
@@ -88,35 +90,35 @@ def settle_scoring_engine(engine: ScoringEngine, gpus: int) -> ScoringEngine:
 
 
 def need_vllm(asked: str, instead: str) -> None:
-    """Raises ValueError where vLLM is not installed; ``asked`` is the setting that wants it, ``instead`` another."""
+    """Raises UserError where vLLM is not installed; ``asked`` is the setting that wants it, ``instead`` another."""
     if not vllm_installed():
-        raise ValueError(
+        raise UserError(
             f"{asked} needs vLLM, which is not installed; install it with `make env EXTRAS=dev,gpu` (or pip install "
             f"'vqr1[gpu]'), or set {instead}"
         )
 
 
 def check_vllm(settings: VllmSettings) -> None:
-    """Raises ValueError naming the setting and the remedy."""
+    """Raises UserError naming the setting and the remedy."""
     where = "rollout.vllm"
     if not 0 < settings.memory_share < 1:
-        raise ValueError(f"{where}.memory_share={settings.memory_share}: it is a share, above 0 and under 1")
+        raise UserError(f"{where}.memory_share={settings.memory_share}: it is a share, above 0 and under 1")
     for name in ("tensor_parallel", "max_length"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            raise ValueError(f"{where}.{name}={value}: set it to 1 or more")
+            raise UserError(f"{where}.{name}={value}: set it to 1 or more")
     for name in ("server_timeout", "correction_max", "canary_limit"):
         value = getattr(settings, name)
         if not 0 < value < math.inf:
-            raise ValueError(f"{where}.{name}={value}: set it above 0")
+            raise UserError(f"{where}.{name}={value}: set it above 0")
     if not settings.server.startswith(("http://", "https://")):
-        raise ValueError(f"{where}.server={settings.server}: give an address such as http://localhost:8000")
+        raise UserError(f"{where}.server={settings.server}: give an address such as http://localhost:8000")
     if settings.lora is LoraSync.adapter and settings.sleep:
-        raise ValueError(
+        raise UserError(
             f"{where}.lora=adapter sends no weights, and {where}.sleep=true loses them; set one of them back"
         )
     if settings.correction is Correction.none and settings.canary_stop:
-        raise ValueError(
+        raise UserError(
             f"{where}.correction=none leaves nothing to compare vLLM's probabilities with: the canary is blind. Keep a "
             f"correction, or say {where}.canary_stop=false"
         )
@@ -131,11 +133,11 @@ UNTRUNCATED: dict[str, tuple[Any, ...]] = {
 
 
 def check_untruncated(trainer: dict[str, Any]) -> None:
-    """vLLM reports probabilities after truncation: the importance ratio would be biased. Raises ValueError."""
+    """vLLM reports probabilities after truncation: the importance ratio would be biased. Raises UserError."""
     for key, harmless in UNTRUNCATED.items():
         value = trainer.get(key, harmless[0])
         if value not in harmless:
-            raise ValueError(
+            raise UserError(
                 f"trainer.{key}={value} changes the distribution that vLLM draws from, and would bias the importance "
                 f"ratio; set it to {'null' if harmless[0] is None else harmless[0]}, or set rollout=transformers"
             )
@@ -166,7 +168,7 @@ READ_BY_THE_CORRECTION: dict[str, Any] = {"vllm_importance_sampling_clip_min": N
 
 
 def check_read(trainer: dict[str, Any], engine: TrainingEngine, correction: Correction) -> None:
-    """A setting of GRPOConfig that would have no effect is a mistake. Raises ValueError naming it and why."""
+    """A setting of GRPOConfig that would have no effect is a mistake. Raises UserError naming it and why."""
     vllm = engine is not TrainingEngine.transformers
     for key, (idle, why) in (UNREAD | (UNREAD_BY_VLLM if vllm else {})).items():
         value = trainer.get(key, idle)
@@ -174,13 +176,13 @@ def check_read(trainer: dict[str, Any], engine: TrainingEngine, correction: Corr
             which = f" with rollout={engine.value}" if key in UNREAD_BY_VLLM or key.startswith("vllm_") else ""
             reason = why if vllm or not key.startswith("vllm_") else "vLLM is not asked"
             instead = ", or set rollout=transformers" if key in UNREAD_BY_VLLM else ""
-            raise ValueError(f"trainer.{key}={value} has no effect{which}: {reason}. Leave it out{instead}")
+            raise UserError(f"trainer.{key}={value} has no effect{which}: {reason}. Leave it out{instead}")
     if vllm and correction is not Correction.none:
         return
     for key, idle in READ_BY_THE_CORRECTION.items():
         if trainer.get(key, idle) != idle:
             cause = "rollout.vllm.correction=none" if vllm else f"rollout={engine.value}"
-            raise ValueError(f"trainer.{key}={trainer[key]} has no effect with {cause}; leave it out")
+            raise UserError(f"trainer.{key}={trainer[key]} has no effect with {cause}; leave it out")
 
 
 def longest_sequence(text_tokens: int, max_pixels: int, token_pixels: int, max_tokens: int) -> int:
@@ -189,9 +191,9 @@ def longest_sequence(text_tokens: int, max_pixels: int, token_pixels: int, max_t
 
 
 def sequence_limit(asked: int | None, needed: int) -> int:
-    """vLLM's maximum model length. Raises ValueError where what was asked for is too short for the longest prompt."""
+    """vLLM's maximum model length. Raises UserError where what was asked for is too short for the longest prompt."""
     if asked is not None and asked < needed:
-        raise ValueError(
+        raise UserError(
             f"rollout.vllm.max_length={asked} is too short: prompt, largest picture and longest answer take up to "
             f"{needed} tokens; set it to {needed} or more, leave it out, or lower policy.max_pixels or "
             "rollout.max_tokens"
@@ -206,14 +208,14 @@ ACTIVATIONS = 2e9  # bytes, measured nowhere yet: generous for 7B in bfloat16
 def check_memory(weight_bytes: int, cache_bytes: int, share: float, total: int, tensor_parallel: int = 1) -> None:
     """Whether a GPU's share holds vLLM's weights and the cache of one longest sequence.
 
-    ``total``: bytes of the GPU. Raises ValueError giving the share that is needed.
+    ``total``: bytes of the GPU. Raises UserError giving the share that is needed.
     """
     needed = (weight_bytes + cache_bytes) / tensor_parallel + ACTIVATIONS
     if needed <= share * total:
         return
     least = math.ceil(100 * needed / total) / 100
     remedy = f"set rollout.vllm.memory_share={least:.2f} or more" if least < 1 else "take a smaller policy"
-    raise ValueError(
+    raise UserError(
         f"rollout.vllm.memory_share={share} of a GPU of {total / 1e9:.0f} GB is {share * total / 1e9:.1f} GB, and vLLM "
         f"needs {needed / 1e9:.1f} GB; {remedy}, or raise rollout.vllm.tensor_parallel (now {tensor_parallel})"
     )

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.bench.parts import Part, free_gb, run_parts
+from vqr1.errors import UserError
 
 SHAPES = ("3b", "tiny")
 TESTS = Path("tests/test_gpu.py")
@@ -208,7 +209,7 @@ def zero3(found: Result) -> dict[str, str]:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError where there is no GPU to be used, with what torch says of it."""
+    """Raises UserError where there is no GPU to be used, with what torch says of it."""
     if device == "cpu":
         return
     import torch
@@ -218,7 +219,7 @@ def check_device(device: str) -> None:
         usable = torch.cuda.is_available()
     if not usable:
         reason = "; ".join(str(one.message).splitlines()[0] for one in said) or "torch sees none"
-        raise ValueError(
+        raise UserError(
             f"no GPU can be used: {reason}. --device cpu --shape tiny (make gpu DEVICE=cpu SHAPE=tiny) rehearses it"
         )
 
@@ -242,13 +243,13 @@ def main(words: list[str] | None = None) -> int:
     state = asked.state or Path("runs") / f"gpu-state-{asked.device}-{shape}"
     try:
         if asked.device == "cpu" and shape != "tiny":
-            raise ValueError(f"--shape {shape} needs a GPU; --device cpu takes --shape tiny")
+            raise UserError(f"--shape {shape} needs a GPU; --device cpu takes --shape tiny")
         check_device(asked.device)
         parts = gpu_parts(asked.device, shape, state)
         names = [part.name for part in parts]
         unknown = [name for name in asked.only or () if name not in names]
         if unknown:
-            raise ValueError(f"--only {unknown[0]}: choose from {', '.join(names)}")
+            raise UserError(f"--only {unknown[0]}: choose from {', '.join(names)}")
         chosen = [part for part in parts if not asked.only or part.name in asked.only]
         finished = run_parts(chosen, asked.out, state, minutes=asked.minutes, done=asked.done)
     except (ValueError, OSError) as error:

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vqr1.errors import UserError
 from vqr1.provenance import finite, git_commit
 
 TAIL = 12  # lines of a failed part's log that the table shows
@@ -52,14 +53,14 @@ Row = dict[str, Any]
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Holds ``state`` for this process. Raises ValueError where another holds it."""
+    """Holds ``state`` for this process. Raises UserError where another holds it."""
     state.mkdir(parents=True, exist_ok=True)
     with (state / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as held:
             lock.seek(0)
-            raise ValueError(
+            raise UserError(
                 f"{state} is in use by process {lock.read().strip()}; wait for its end, or name another folder with "
                 "--state"
             ) from held
@@ -80,7 +81,7 @@ def run_parts(
 ) -> bool:
     """Run what is not finished yet, in order; returns whether every part is finished.
 
-    ``done``: the ``gpu.jsonl`` of an earlier machine, whose finished parts count here too. Raises ValueError where
+    ``done``: the ``gpu.jsonl`` of an earlier machine, whose finished parts count here too. Raises UserError where
     another process runs in ``state``, OSError where ``out`` cannot be written to before anything has run.
     """
     ends = time.monotonic() + 60 * minutes
@@ -186,7 +187,7 @@ class Record:
         self.rows: dict[str, Row] = {row["part"]: row for row in found}
         if done is not None:
             if not done.is_file():
-                raise ValueError(f"--done {done}: no such file; give the gpu.jsonl of an earlier start")
+                raise UserError(f"--done {done}: no such file; give the gpu.jsonl of an earlier start")
             earlier = (row for row in _read_rows(done) if row["status"] == FINISHED)
             self.rows |= {row["part"]: row for row in earlier if not self._ok(row["part"])}
         if not (out / RECORD).is_file():  # what another start left elsewhere

@@ -43,6 +43,7 @@ from vqr1.data.sample import some_of
 from vqr1.demo.specs import register_demonstration
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.table import Grid
+from vqr1.packaged import data_root
 from vqr1.policy.load import resolve_dtype
 from vqr1.provenance import versions
 from vqr1.rollout_settings import ScoringEngine, vllm_installed
@@ -337,7 +338,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="of the policy: float32, bfloat16; auto is the policy's own")
     parser.add_argument("--threads", type=int, help="torch threads; 1 is fastest for the tiny policy")
     parser.add_argument(
-        "--root", type=Path, default=Path("data"), help="where the demonstration data are, or are drawn"
+        "--root", type=Path, default=Path(data_root()), help="where the demonstration data are, or are drawn"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench_rollout.json"))
     return parser.parse_args(words)

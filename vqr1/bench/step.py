@@ -24,6 +24,7 @@ from PIL import Image
 
 from vqr1.bench.shapes import SHAPES, kept_policy
 from vqr1.config import Config, DataConfig, EvaluationConfig, LoggerConfig, PolicyConfig, RolloutConfig, Tuning, Wandb
+from vqr1.machine_choices import choose
 from vqr1.provenance import versions
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.rollout_settings import TrainingEngine, VllmSettings, vllm_installed
@@ -183,7 +184,7 @@ def measure(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     config = configuration(folder / "data", policy, runs, steps, tiny)
     watch = Stopwatch()
     counted = watched_step(watch)
-    run = train(config)
+    run = train(config, choose(config, min(1, torch.cuda.device_count())))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     timings = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
     later = [row for row in timings if row["step"] > 1 and "speed/step_seconds" in row]

@@ -25,6 +25,8 @@ from vqr1.config import Config, DataConfig, PolicyConfig, RolloutConfig
 from vqr1.data.pictures import picture_loader
 from vqr1.demo.datasets import DEMO_DATASETS
 from vqr1.demo.specs import register_demonstration
+from vqr1.machine_choices import choose
+from vqr1.packaged import data_root
 from vqr1.policy.load import TINY, load_processor
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout.synced import SyncedGeneration
@@ -73,16 +75,17 @@ def settings(root: Path, rate: float, steps: int) -> Config:
 
 def trained(config: Config, folder: Path, engine: type[VllmEngine]) -> tuple[RankingTrainer, list[float]]:
     """A run on the first PICTURES training pictures, all of them in every step; the canary of every step."""
-    plan, grpo = grpo_config(config, folder, 1)
+    choices = choose(config, min(1, torch.cuda.device_count()))
+    grpo = grpo_config(config, choices, folder)
     samples = read_data(config).train[:PICTURES]
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels)
     processor = load_processor(config.policy)
-    length = check_engine(config, processor)
+    length = check_engine(config, choices, processor)
     assert length is not None
     set_seed(config.seed)
-    sampler = cohort_sampler(config, samples, plan, grpo.num_iterations)
-    trainer = make_trainer(config, grpo, reward_functions(config), sampler, samples, load, processor)
-    use_vllm(trainer, config, processor, length, [load(sample.image) for sample in samples], print, engine)
+    sampler = cohort_sampler(config, samples, choices.batches, grpo.num_iterations)
+    trainer = make_trainer(config, choices, grpo, reward_functions(config), sampler, samples, load, processor)
+    use_vllm(trainer, config, choices, processor, length, [load(sample.image) for sample in samples], print, engine)
     trainer.train()
     return trainer, [row[LOGP_DIFFERENCE] for row in trainer.state.log_history if LOGP_DIFFERENCE in row]
 
@@ -148,7 +151,7 @@ def _row(canary: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data are")
+    parser.add_argument("--root", type=Path, default=Path(data_root()), help="where the demonstration data are")
     parser.add_argument("--rate", type=float, default=2.5e-4, help="learning rate; the demonstration's by default")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the figures there")

@@ -15,6 +15,7 @@ from vqr1.data.sample import Pair, Sample, Splits, check_samples
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule, check_split, split_by_group
 from vqr1.data.wild import BID, CLIVE, FLIVE, SPAQ
+from vqr1.errors import MissingFileError, UserError
 
 __all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "find_spec", "read_dataset", "register"]
 
@@ -39,7 +40,7 @@ def register(spec: DatasetSpec) -> None:
 def find_spec(name: str, root: Path) -> DatasetSpec:
     """What is known of a dataset: one of DATASETS, or one that ``root/name/dataset.yaml`` declares.
 
-    Raises ValueError for an unknown name or a wrong declaration.
+    Raises UserError for an unknown name or a wrong declaration.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -47,7 +48,7 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
 
     spec = declared_spec(name, root / name)
     if spec is None:
-        raise ValueError(
+        raise UserError(
             f"data: no dataset is called {name}; choose from {', '.join(DATASETS)}, or declare your own in "
             f"{root / name / DECLARATION}"
         )
@@ -57,16 +58,16 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
 def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
     """One dataset's records, checked. ``rule`` divides sets that have no official split.
 
-    Raises ValueError for an unknown name or labels that cannot be ranked, FileNotFoundError, saying what to fetch and
+    Raises UserError for an unknown name or labels that cannot be ranked, MissingFileError, saying what to fetch and
     where to put it, where the dataset is missing.
     """
     spec = find_spec(name, root)
     folder = root / name
     try:
         splits = spec.read(folder)
-    except FileNotFoundError as error:
-        roots = "" if root.is_dir() else f"\n  The root {root} is missing: set VQR1_DATA, data.root= or root= to yours"
-        raise FileNotFoundError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
+    except MissingFileError as error:
+        roots = "" if root.is_dir() else f"\n  The root {root} is missing: set VQR1_DATA, or give --root FOLDER"
+        raise MissingFileError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
     check_dataset(spec, splits, f"{name} in {folder}")
     if splits.division == "content" and rule != PAPER:
         return replace(split_by_group(splits.all(), rule), notes=splits.notes)
@@ -74,7 +75,7 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
 
 
 def check_dataset(spec: DatasetSpec, splits: Splits, where: str) -> None:
-    """Raises ValueError for labels that cannot be ranked, a wrong orientation, leaking groups or too small scenes."""
+    """Raises UserError for labels that cannot be ranked, a wrong orientation, leaking groups or too small scenes."""
     samples = splits.all()
     check_samples(samples, where)
     check_split(splits, where)
@@ -82,7 +83,7 @@ def check_dataset(spec: DatasetSpec, splits: Splits, where: str) -> None:
     if spec.per_group_scale:
         small = [group for group, count in Counter(sample.group for sample in samples).items() if count < 3]
         if small:
-            raise ValueError(
+            raise UserError(
                 f"{where}: {spec.group} {small[0]} has fewer than 3 pictures, and its scores compare with no others: "
                 f"no correlation is defined; add its pictures or drop its rows ({len(small)} such in all)"
             )

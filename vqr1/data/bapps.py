@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from vqr1.data.labels import within
 from vqr1.data.sample import Pair
+from vqr1.errors import MissingFileError, UserError
 
 FETCH = (
     "download the 2AFC part of BAPPS (github.com/richzhang/PerceptualSimilarity) and unpack it, so that "
@@ -24,15 +25,15 @@ PARTS = {"train": "train", "val": "validation"}
 def read_bapps(folder: Path) -> dict[str, list[Pair]]:
     """The pairs of the official parts, ``train`` and ``validation``.
 
-    ``judge/*.npy`` is the share of people who preferred p1, 0 to 1. Raises FileNotFoundError where the folders are
-    missing, ValueError for a judgement outside 0 to 1 or a missing picture.
+    ``judge/*.npy`` is the share of people who preferred p1, 0 to 1. Raises MissingFileError where the folders are
+    missing, UserError for a judgement outside 0 to 1 or a missing picture.
     """
     top = folder / "2afc"
     if not top.is_dir():
-        raise FileNotFoundError(f"bapps: {top} is missing\n  To get it: {FETCH.format(folder=folder)}")
+        raise MissingFileError(f"bapps: {top} is missing\n  To get it: {FETCH.format(folder=folder)}")
     judgements = {part: sorted((top / name).glob("*/**/judge/*.npy")) for name, part in PARTS.items()}
     if not any(judgements.values()):
-        raise FileNotFoundError(f"bapps: {top}/*/judge/*.npy is missing\n  To get it: {FETCH.format(folder=folder)}")
+        raise MissingFileError(f"bapps: {top}/*/judge/*.npy is missing\n  To get it: {FETCH.format(folder=folder)}")
     return {part: list(_pairs(files, top)) for part, files in judgements.items()}
 
 
@@ -43,7 +44,7 @@ def _pairs(judgements: list[Path], top: Path) -> Iterator[Pair]:
         pictures = [kind / side / f"{judge.stem}.png" for side in ("ref", "p0", "p1")]
         for picture in pictures:
             if not picture.is_file():
-                raise ValueError(f"{judge}: {picture} is missing; unpack the whole archive there")
+                raise UserError(f"{judge}: {picture} is missing; unpack the whole archive there")
         reference, first, second = map(str, pictures)
         pair_id = f"bapps/{name}/{judge.stem}"
         yield Pair(reference, first, second, _preference(judge), "bapps", name.partition("/")[2], pair_id)
@@ -53,5 +54,5 @@ def _preference(judge: Path) -> float:
     try:
         value = float(np.load(judge, allow_pickle=False).ravel()[0])
     except (OSError, ValueError, IndexError) as error:
-        raise ValueError(f"{judge}: not a judgement ({error}); fetch it again") from error
+        raise UserError(f"{judge}: not a judgement ({error}); fetch it again") from error
     return within(str(judge), "judge", value, (0.0, 1.0))

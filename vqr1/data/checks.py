@@ -16,6 +16,7 @@ from vqr1.data.reading import MissingPicturesError
 from vqr1.data.sample import Sample, Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import SplitRule, split_hash
+from vqr1.errors import UserError
 
 SHOWN = 5  # of a kind of problem; the rest is counted
 FLAT = "one colour"  # in place of a digest: pictures without content are alike and no duplicates
@@ -97,7 +98,7 @@ def _check_split(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> No
     wanted = {"test"} if splits.division == "test" else {"train", "test"}
     for part in sorted(wanted):
         if not splits.parts()[part]:
-            report.problems.append(f"the {part} part is empty; give more groups, or another ratio= or seed=")
+            report.problems.append(f"the {part} part is empty; give more groups, or another --ratio or --seed")
 
 
 def _check_pictures(report: DatasetReport, splits: Splits) -> None:
@@ -121,17 +122,17 @@ def _check_pictures(report: DatasetReport, splits: Splits) -> None:
     _check_duplicates(report)
 
 
-def _contents(paths: Sequence[str], name: str) -> Iterator[tuple[str, ValueError | None]]:
+def _contents(paths: Sequence[str], name: str) -> Iterator[tuple[str, UserError | None]]:
     """A digest of each picture's pixels, or why it cannot be read."""
     with decoders() as pool:
         found = pool.map(_content, paths)
         yield from tqdm(found, total=len(paths), desc=f"opening {name}", unit="picture", disable=None, leave=False)
 
 
-def _content(path: str) -> tuple[str, ValueError | None]:
+def _content(path: str) -> tuple[str, UserError | None]:
     try:
         picture = open_picture(path, NEEDED)
-    except ValueError as error:
+    except UserError as error:
         return "", error
     if len(picture.getcolors(maxcolors=1) or []) == 1:
         return FLAT, None

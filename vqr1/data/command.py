@@ -4,74 +4,72 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqr1.data import DATASETS, find_spec, read_dataset
 from vqr1.data.spec import DatasetSpec
-from vqr1.data.splits import SplitRule
+from vqr1.data.splits import PAPER, SplitRule
+from vqr1.errors import UserError
+from vqr1.packaged import data_root
 
 if TYPE_CHECKING:
     from vqr1.data.checks import DatasetReport
 
-USAGE = """usage: vqr1 data list
-       vqr1 data check NAME [NAME ...] [root=FOLDER] [seed=0] [ratio=6,2,2]
-       vqr1 data show NAME [root=FOLDER] [count=24] [part=all] [out=NAME.png]
-
-  list    every dataset: size, range, orientation, spread, licence, where to get it
-  check   read the labels, open every picture, look for duplicates within and across the sets, judge the orientation
-  show    a contact sheet: pictures over the range of scores, worst first
-
-The root is the folder that holds NAME/; without root= it is VQR1_DATA, or data.
+DESCRIPTION = """\
+The datasets lie in ROOT/NAME; the root is the folder that VQR1_DATA names, else data; --root comes before either.
 """
-SETTINGS = {"check": ("root", "seed", "ratio"), "show": ("root", "seed", "ratio", "count", "part", "out")}
+EVERYTHING = "all"
 
 
 def run(words: Sequence[str]) -> int:
-    """The exit code: 0, or 1 where a check found something wrong. Raises ValueError or FileNotFoundError."""
-    parser = argparse.ArgumentParser(prog="vqr1 data", usage=USAGE, add_help=False)
-    parser.add_argument("action", nargs="?", choices=("list", "check", "show"))
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("-h", "--help", action="store_true")
-    given = parser.parse_args(words)
-    if given.help or given.action is None:
-        print(USAGE, end="")
-        return 0 if given.help else 2
-    if given.action == "list":
-        return _list(given.words)
-    names, settings = _parsed(given.action, given.words)
-    return _check(names, settings) if given.action == "check" else _show(names, settings)
+    """The exit code: 0, or 1 where a check found something wrong. Raises UserError."""
+    parser = _parser()
+    asked = parser.parse_args(words)
+    if asked.action is None:
+        parser.print_usage(sys.stderr)
+        return 2
+    if asked.action == "list":
+        return _list()
+    for name in [asked.name] if asked.action == "show" else asked.names:
+        if "=" in name:
+            setting, _, value = name.partition("=")
+            raise UserError(f"{name} is no name of a dataset; options are written --{setting} {value}")
+    return _check(asked) if asked.action == "check" else _show(asked)
 
 
-def _parsed(action: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    names = [word for word in words if "=" not in word]
-    settings = dict(word.split("=", 1) for word in words if "=" in word)
-    unknown = sorted(set(settings) - set(SETTINGS[action]))
-    if unknown:
-        raise ValueError(f"{unknown[0]}= is no setting of data {action}; it has {', '.join(SETTINGS[action])}")
-    if not names or (action == "show" and len(names) > 1):
-        raise ValueError(f"data {action} needs the name of a dataset; vqr1 data list shows them")
-    return names, settings
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vqr1 data", description=DESCRIPTION)
+    actions = parser.add_subparsers(dest="action", metavar="list | check | show")
+    about = "every dataset: size, range, orientation, spread, licence, where to get it"
+    actions.add_parser("list", help=about, description=about)
+    about = "read the labels, open every picture, look for duplicates within and across the sets, judge the orientation"
+    check = actions.add_parser("check", help=about, description=about)
+    check.add_argument("names", nargs="+", metavar="NAME")
+    about = "a contact sheet: pictures over the range of scores, worst first"
+    show = actions.add_parser("show", help=about, description=about)
+    show.add_argument("name", metavar="NAME")
+    for action in (check, show):
+        action.add_argument("--root", metavar="FOLDER", default=data_root(), help="that holds NAME/ (VQR1_DATA)")
+        action.add_argument("--seed", type=int, default=PAPER.seed, help="of the split, where none is official")
+        action.add_argument("--ratio", default="6,2,2", help="of such a split: train,validation,test")
+    show.add_argument("--count", type=int, default=24, help="of pictures")
+    show.add_argument("--part", default=EVERYTHING, help="train, validation, test, or all")
+    show.add_argument("--out", type=Path, metavar="FILE", help="NAME.png by default")
+    return parser
 
 
-def _root(settings: dict[str, str]) -> Path:
-    return Path(settings.get("root") or os.environ.get("VQR1_DATA") or "data").expanduser()
-
-
-def _rule(settings: dict[str, str]) -> SplitRule:
+def _rule(asked: argparse.Namespace) -> SplitRule:
     try:
-        ratio = tuple(float(share) for share in settings.get("ratio", "6,2,2").split(","))
-        seed = int(settings.get("seed", "0"))
+        ratio = tuple(float(share) for share in asked.ratio.split(","))
     except ValueError as error:
-        raise ValueError(f"{error}: write seed=0 and ratio=6,2,2") from error
-    return SplitRule(ratio, seed)
+        raise UserError(f"--ratio {asked.ratio}: {error}; write --ratio 6,2,2") from error
+    return SplitRule(ratio, asked.seed)
 
 
-def _list(words: Sequence[str]) -> int:
-    if words:
-        raise ValueError(f"data list takes no words, {words[0]!r} was given")
+def _list() -> int:
     from vqr1.data.bapps import FETCH
 
     for spec in DATASETS.values():
@@ -95,13 +93,13 @@ def _facts(spec: DatasetSpec) -> str:
     return f"{spec.size} pictures, {scale}, {way}{own}; spread: {spec.spread}; {split}{pseudo}"
 
 
-def _check(names: Sequence[str], settings: dict[str, str]) -> int:
+def _check(asked: argparse.Namespace) -> int:
     from vqr1.data.checks import across
 
-    root = _root(settings)
+    root, rule = Path(asked.root).expanduser(), _rule(asked)
     reports = []
-    for name in names:
-        report = _checked(name, root, _rule(settings))
+    for name in asked.names:
+        report = _checked(name, root, rule)
         print(f"{name} in {root / name}")
         for what, text in report.lines:
             print(f"  {what:<12} {text}")
@@ -122,27 +120,29 @@ def _checked(name: str, root: Path, rule: SplitRule) -> DatasetReport:
 
     try:
         return check_pairs(root / name) if name == "bapps" else check(name, root, rule)
-    except (ValueError, FileNotFoundError) as error:
+    except UserError as error:
         return DatasetReport(name, problems=[str(error)])
 
 
-def _show(names: Sequence[str], settings: dict[str, str]) -> int:
+def _show(asked: argparse.Namespace) -> int:
     from vqr1.data.contact_sheet import contact_sheet, spread_over
 
-    (name,) = names
-    root = _root(settings)
+    name, root = asked.name, Path(asked.root).expanduser()
     spec = find_spec(name, root)
-    splits = read_dataset(name, root, _rule(settings))
-    parts = {**splits.parts(), "all": splits.all()}
-    part = settings.get("part", "all")
-    count = settings.get("count", "24")
-    if part not in parts:
-        raise ValueError(f"part={part}; choose from {', '.join(parts)}")
-    if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"count={count}; give a whole number above 0")
-    chosen = spread_over(parts[part], int(count))
-    title = f"{spec.title}, {part}: {len(chosen)} of {len(parts[part])} pictures, worst first; higher is better"
-    out = Path(settings.get("out", f"{name}.png"))
-    contact_sheet(chosen, title).save(out)
+    splits = read_dataset(name, root, _rule(asked))
+    parts = {**splits.parts(), EVERYTHING: splits.all()}
+    if asked.part not in parts:
+        raise UserError(f"--part {asked.part}: choose from {', '.join(parts)}")
+    if asked.count < 1:
+        raise UserError(f"--count {asked.count}: set it to 1 or more")
+    samples = parts[asked.part]
+    chosen = spread_over(samples, asked.count)
+    title = f"{spec.title}, {asked.part}: {len(chosen)} of {len(samples)} pictures, worst first; higher is better"
+    out = asked.out or Path(f"{name}.png")
+    sheet = contact_sheet(chosen, title)
+    try:
+        sheet.save(out)
+    except (ValueError, OSError) as error:  # a name whose ending is no format, a folder that is not there
+        raise UserError(f"--out {out}: {error}; give a file such as {name}.png in a folder that is there") from error
     print(out)
     return 0

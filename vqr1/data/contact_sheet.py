@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vqr1.data.pictures import open_picture
 from vqr1.data.sample import Sample
+from vqr1.errors import UserError
 
 TILE = 220  # pixels of a picture's longer side
 MARGIN = 12
@@ -28,10 +29,10 @@ def spread_over(samples: Sequence[Sample], count: int) -> list[Sample]:
 def contact_sheet(samples: Sequence[Sample], title: str, columns: int = 6) -> Image.Image:
     """The pictures of ``samples`` in rows, with score, spread and name under each.
 
-    Raises ValueError for an unreadable picture, or where there is none.
+    Raises UserError for an unreadable picture, or where there is none.
     """
     if not samples:
-        raise ValueError(f"{title}: no pictures to show")
+        raise UserError(f"{title}: no pictures to show")
     columns = min(columns, len(samples))
     rows = math.ceil(len(samples) / columns)
     head = 40

@@ -33,6 +33,7 @@ from vqr1.data.labels import LabelRow, csv_rows, text_rows
 from vqr1.data.reading import PictureFiles, Reading
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import MissingFileError, UserError
 
 DECLARATION = "dataset.yaml"
 PARTS = {
@@ -119,14 +120,14 @@ class Entry:
 
 
 def declared_spec(name: str, folder: Path) -> DatasetSpec | None:
-    """The dataset that ``folder`` declares, or None without a declaration. Raises ValueError for one that is wrong."""
+    """The dataset that ``folder`` declares, or None without a declaration. Raises UserError for one that is wrong."""
     file = folder / DECLARATION
     if not file.is_file():
         return None
     try:
         declaration = Declaration.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, re.error) as error:
-        raise ValueError(f"{file}: {_shown(error)}; docs/data.md shows a declaration") from error
+        raise UserError(f"{file}: {_shown(error)}; docs/data.md shows a declaration") from error
     has_parts = declaration.part is not None or bool(declaration.columns and declaration.columns.part)
     spec: DatasetSpec
 
@@ -162,10 +163,10 @@ def _shown(error: Exception) -> str:
 def _read(spec: DatasetSpec, declaration: Declaration, folder: Path) -> Splits:
     labels = folder / declaration.labels
     if not labels.is_file():
-        raise FileNotFoundError(f"{labels} is missing; correct labels: in {folder / DECLARATION}")
+        raise MissingFileError(f"{labels} is missing; correct labels: in {folder / DECLARATION}")
     images = folder / declaration.images
     if not images.is_dir():
-        raise FileNotFoundError(f"{images} is missing; correct images: in {folder / DECLARATION}")
+        raise MissingFileError(f"{images} is missing; correct images: in {folder / DECLARATION}")
     reading = Reading(spec, PictureFiles(images), f"labels {declaration.labels} ({declaration.form})")
     for entry in FORMS[declaration.form](labels, declaration):
         reading.add(
@@ -184,13 +185,11 @@ def _group(entry: Entry, rule: str) -> str | None:
         return None
     if rule == "reference":
         if entry.reference is None:
-            raise ValueError(f"{entry.where}: no reference; set group: image, or a pattern, in {DECLARATION}")
+            raise UserError(f"{entry.where}: no reference; set group: image, or a pattern, in {DECLARATION}")
         return entry.reference
     found = re.search(rule, entry.name)
     if found is None:
-        raise ValueError(
-            f"{entry.where}: {entry.name} does not fit the pattern {rule}; correct group: in {DECLARATION}"
-        )
+        raise UserError(f"{entry.where}: {entry.name} does not fit the pattern {rule}; correct group: in {DECLARATION}")
     return found[1]
 
 
@@ -198,7 +197,7 @@ def _part(entry: Entry) -> str:
     if entry.part is None:
         return "train"
     if entry.part not in PARTS:
-        raise ValueError(f"{entry.where}: part {entry.part!r}; use train, validation or test")
+        raise UserError(f"{entry.where}: part {entry.part!r}; use train, validation or test")
     return PARTS[entry.part]
 
 
@@ -235,7 +234,7 @@ def _json_lines(labels: Path, declaration: Declaration) -> Iterator[Entry]:
             continue
         named = named or dataset
         if dataset != named:
-            raise ValueError(
+            raise UserError(
                 f"{where}: dataset_name {dataset} after {named}; their scales may differ, so name one with dataset: in "
                 f"{DECLARATION}, and declare the other in a folder of its own"
             )
@@ -248,12 +247,12 @@ def _json_fields(line: str, where: str) -> tuple[str, Any, str]:
         images, answer = row["image"], row["conversations"][-1]["value"]
         dataset = str(row["dataset_name"])
     except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: expected dataset_name, image and conversations with a last value ({error!r})"
         ) from error
     images = [images] if isinstance(images, str) else images
     if len(images) != 1:
-        raise ValueError(f"{where}: {len(images)} images; a row rates one picture")
+        raise UserError(f"{where}: {len(images)} images; a row rates one picture")
     return images[0], answer, dataset
 
 

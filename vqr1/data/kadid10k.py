@@ -15,6 +15,7 @@ from vqr1.data.labels import csv_rows
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import UserError
 
 COLUMNS = ["dist_img", "ref_img", "dmos", "var"]
 
@@ -22,7 +23,7 @@ COLUMNS = ["dist_img", "ref_img", "dmos", "var"]
 def read_kadid10k(folder: Path) -> Splits:
     """All 10,125 pictures in the split 49/16/16 by reference that VisualQuality-R1's published labels use.
 
-    Raises FileNotFoundError where the label file is missing, ValueError, with line and value, where it is not the
+    Raises MissingFileError where the label file is missing, UserError, with line and value, where it is not the
     authors' or names a picture that is not there.
     """
     labels = find_file(folder, "dmos.csv")
@@ -32,7 +33,7 @@ def read_kadid10k(folder: Path) -> Splits:
     for row in rows:
         dmos, variance = row.numbers("dmos", "var")
         if variance < 0:
-            raise ValueError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
+            raise UserError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
         reference = Path(row.text("ref_img")).stem
         part = part_of.get(reference, "train")
         reading.add(row.where, row.text("dist_img"), dmos, spread=variance, group=reference, part=part, column="dmos")

@@ -14,6 +14,7 @@ from vqr1.data.labels import LabelRow, csv_rows, within
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import UserError
 
 SETS = "koniq10k_distributions_sets.csv"
 SCORES = "koniq10k_scores_and_distributions.csv"
@@ -48,7 +49,7 @@ def mean_of_votes(row: LabelRow) -> float:
     votes = row.numbers(*VOTES)
     total = sum(votes)
     if not (min(votes) >= 0 and total > 0):
-        raise ValueError(f"{row.where}: votes {votes} must not be negative and not all 0; use the authors' file")
+        raise UserError(f"{row.where}: votes {votes} must not be negative and not all 0; use the authors' file")
     return sum(grade * count for grade, count in enumerate(votes, start=1)) / total
 
 
@@ -56,7 +57,7 @@ def _check_scale(row: LabelRow, mos: float) -> None:
     """The SCORES file's MOS is the votes' mean; a z-score there is the other file's column."""
     given = row.number("MOS")
     if not abs(given - mos) <= ROUNDING:
-        raise ValueError(
+        raise UserError(
             f"{row.where}: MOS {given:g}, but the mean of the votes c1..c5 is {mos:.3f}; use the authors' file, whose "
             "MOS is on 1 to 5"
         )
@@ -65,7 +66,7 @@ def _check_scale(row: LabelRow, mos: float) -> None:
 def _part(row: LabelRow) -> str:
     name = row.text("set")
     if name not in PART_OF:
-        raise ValueError(f"{row.where}: set {name!r}, expected one of {', '.join(PART_OF)}; use the authors' file")
+        raise UserError(f"{row.where}: set {name!r}, expected one of {', '.join(PART_OF)}; use the authors' file")
     return PART_OF[name]
 
 

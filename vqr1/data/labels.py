@@ -1,6 +1,6 @@
 """Label files as rows that record their file and line: csv, whitespace text, Excel and MATLAB files.
 
-Every complaint names file, row, value and remedy, as ValueError.
+Every complaint names file, row, value and remedy, as UserError.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from vqr1.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class LabelRow:
             value = int(value)
         text = "" if value is None else str(value).strip()
         if not text:
-            raise ValueError(f"{self.where}: {column} is empty; fill it in or drop the row")
+            raise UserError(f"{self.where}: {column} is empty; fill it in or drop the row")
         return text
 
     def numbers(self, *columns: str) -> list[float]:
@@ -39,7 +41,7 @@ class LabelRow:
         except (TypeError, ValueError) as error:
             shown = " and ".join(f"{column} {self.values[column]!r}" for column in columns)
             kind = "numbers" if len(columns) > 1 else "a number"
-            raise ValueError(f"{self.where}: {shown} must be {kind}; correct or drop the row") from error
+            raise UserError(f"{self.where}: {shown} must be {kind}; correct or drop the row") from error
 
     def number(self, column: str) -> float:
         return self.numbers(column)[0]
@@ -49,7 +51,7 @@ def within(where: str, name: str, value: float, limits: tuple[float, float]) -> 
     """``value``, refused where it is not finite or outside ``limits``."""
     low, high = limits
     if not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(
+        raise UserError(
             f"{where}: {name} {value:g} is outside {low:g} to {high:g}; use the authors' own label file, whose scores "
             "are not rescaled, or correct the row"
         )
@@ -62,13 +64,13 @@ def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> lis
     found = [name.strip() for name in reader.fieldnames or []]
     repeated = [name for name, count in Counter(found).items() if count > 1]
     if not set(required) <= set(found) or (exact and found != list(required)) or repeated:
-        raise ValueError(f"{path}: columns {found}, expected {list(required)}; use the authors' {path.name}")
+        raise UserError(f"{path}: columns {found}, expected {list(required)}; use the authors' {path.name}")
     reader.fieldnames = found
     rows = []
     for values in reader:
         where = f"{path}, line {reader.line_num}"
         if None in values:
-            raise ValueError(f"{where}: more values than columns; put quotes around a name that holds a comma")
+            raise UserError(f"{where}: more values than columns; put quotes around a name that holds a comma")
         rows.append(LabelRow(values, where))
     return rows
 
@@ -82,7 +84,7 @@ def text_rows(path: Path, columns: Sequence[str]) -> list[LabelRow]:
             continue
         where = f"{path}, line {number}"
         if len(values) != len(columns):
-            raise ValueError(
+            raise UserError(
                 f"{where}: {len(values)} values, expected {len(columns)} ({' '.join(columns)}); use the label file as "
                 "it was published"
             )
@@ -94,7 +96,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+        raise UserError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def excel_rows(path: Path, required: Sequence[str]) -> list[LabelRow]:
@@ -111,7 +113,7 @@ def excel_rows(path: Path, required: Sequence[str]) -> list[LabelRow]:
                 columns = [wanted.get(name, str(header[i]).strip()) for i, name in enumerate(names)]
                 return list(_excel_rows(columns, cells[number + 1 :], f"{path}, sheet {sheet}, row", number + 2))
         seen += [[str(value) for value in row if value not in (None, "")] for row in cells[:1]]
-    raise ValueError(f"{path}: columns {seen}, expected {list(required)}; use the authors' {path.name}")
+    raise UserError(f"{path}: columns {seen}, expected {list(required)}; use the authors' {path.name}")
 
 
 def _excel_rows(columns: Sequence[str], cells: Sequence[Sequence[Any]], where: str, first: int) -> Iterable[LabelRow]:
@@ -133,7 +135,7 @@ def _sheets(path: Path) -> list[tuple[str, list[list[Any]]]]:
             with xlrd.open_workbook(path) as book:
                 return [(sheet.name, [sheet.row_values(i) for i in range(sheet.nrows)]) for sheet in book.sheets()]
         except (xlrd.XLRDError, ValueError) as error:
-            raise ValueError(f"{path}: not a readable xls file ({error}); fetch it again") from error
+            raise UserError(f"{path}: not a readable xls file ({error}); fetch it again") from error
     from zipfile import BadZipFile
 
     import openpyxl
@@ -142,7 +144,7 @@ def _sheets(path: Path) -> list[tuple[str, list[list[Any]]]]:
     try:
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable xlsx file ({error}); fetch it again") from error
+        raise UserError(f"{path}: not a readable xlsx file ({error}); fetch it again") from error
     sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in workbook.worksheets]
     workbook.close()
     return sheets
@@ -157,10 +159,10 @@ def mat_columns(path: Path, *names: str) -> list[list[Any]]:
     try:
         variables = loadmat(path, squeeze_me=True)
     except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable MATLAB file ({error}); fetch it again") from error
+        raise UserError(f"{path}: not a readable MATLAB file ({error}); fetch it again") from error
     found = sorted(name for name in variables if not name.startswith("__"))
     if not set(names) <= set(found):
-        raise ValueError(f"{path}: variables {found}, expected {list(names)}; use the authors' {path.name}")
+        raise UserError(f"{path}: variables {found}, expected {list(names)}; use the authors' {path.name}")
     return [[_item(value) for value in np.atleast_1d(variables[name]).ravel()] for name in names]
 
 
@@ -173,4 +175,4 @@ def same_length(where: str, **columns: Sequence[Any]) -> None:
     """Refuse columns that do not belong together."""
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
-        raise ValueError(f"{where}: lengths differ ({lengths}); use label files of one release")
+        raise UserError(f"{where}: lengths differ ({lengths}); use label files of one release")

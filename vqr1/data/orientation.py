@@ -7,15 +7,16 @@ from statistics import fmean
 
 from vqr1.data.sample import Sample
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import UserError
 
 SERIES = 3  # series of levels that a decision requires
 
 
 def check_orientation(samples: Sequence[Sample], spec: DatasetSpec, where: str) -> None:
-    """Raises ValueError where quality, so called, correlates negatively with being less distorted."""
+    """Raises UserError where quality, so called, correlates negatively with being less distorted."""
     found = level_correlations(samples, spec)
     if len(found) >= SERIES and fmean(found) > 0:
-        raise ValueError(
+        raise UserError(
             f"{where}: scores are in the wrong orientation: they rise with the distortion level (mean correlation "
             f"{fmean(found):+.2f} over {len(found)} series; of quality with less distortion {-fmean(found):+.2f}); a "
             "DMOS was read as a MOS, or a MOS as a DMOS: use the authors' own label file"

@@ -40,6 +40,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqr1.data.file_picture import FilePicture
+from vqr1.errors import UserError
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
@@ -56,7 +57,7 @@ Load = Callable[[str], Image.Image]
 def open_picture(path: str | Path, needed: int | None = None) -> Image.Image:
     """The picture as upright 8-bit RGB, at its own size; where only ``needed`` pixels are, a large JPEG comes reduced.
 
-    Raises ValueError, naming the file, for one that is missing, empty, truncated, no picture, shorter than 28 pixels
+    Raises UserError, naming the file, for one that is missing, empty, truncated, no picture, shorter than 28 pixels
     on a side, or over 150 megapixels.
     """
     return _decode(path, needed)[0]
@@ -91,19 +92,19 @@ def _decode(path: str | Path, needed: int | None) -> tuple[Image.Image, tuple[in
             turned = file.getexif().get(0x0112) in TURNED
             picture = ImageOps.exif_transpose(file)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: over 150 megapixels ({error}); shrink it or drop its row") from error
+        raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or drop its row") from error
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path}: not a readable picture ({error}); replace the file or drop its row") from error
+        raise UserError(f"{path}: not a readable picture ({error}); replace the file or drop its row") from error
     return _to_rgb(picture), (height, width) if turned else (width, height)
 
 
 def _check_size(path: str | Path, width: int, height: int) -> None:
     if min(width, height) < TOKEN_PIXELS:
-        raise ValueError(f"{path}: {width}x{height} pixels; a side must have {TOKEN_PIXELS} or more, drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels; a side must have {TOKEN_PIXELS} or more, drop its row")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{path}: {width}x{height} pixels is longer than {MAX_ASPECT}:1, drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels is longer than {MAX_ASPECT}:1, drop its row")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: {width}x{height} pixels are over 150 megapixels; shrink it or drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels are over 150 megapixels; shrink it or drop its row")
 
 
 def _reduce(file: Image.Image, needed: int) -> None:

@@ -13,9 +13,10 @@ from vqr1.data.labels import within
 from vqr1.data.sample import Sample, Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import split_by_group
+from vqr1.errors import MissingFileError, UserError
 
 
-class MissingPicturesError(ValueError):
+class MissingPicturesError(UserError):
     """Rows without a picture file. ``rest`` holds the records of the others."""
 
     def __init__(self, missing: list[tuple[str, Path]], rest: Splits):
@@ -29,13 +30,13 @@ class MissingPicturesError(ValueError):
 def find_file(folder: Path, *names: str) -> Path:
     """The first of ``names``, paths below ``folder``, that is a file or folder; the case of letters does not matter.
 
-    Raises FileNotFoundError naming the first of them and, where it lies one folder too deep or too high, that place.
+    Raises MissingFileError naming the first of them and, where it lies one folder too deep or too high, that place.
     """
     for name in names:
         found = _ignoring_case(folder, name)
         if found is not None:
             return found
-    raise FileNotFoundError(f"{folder / names[0]} is missing{_elsewhere(folder, names)}")
+    raise MissingFileError(f"{folder / names[0]} is missing{_elsewhere(folder, names)}")
 
 
 def _ignoring_case(folder: Path, name: str) -> Path | None:
@@ -73,15 +74,15 @@ class PictureFiles:
         self._folded: dict[str, list[str]] | None = None
 
     def find(self, name: str, where: str) -> Path | None:
-        """The file of ``name``, or None. Raises ValueError for a name that leaves the folder or fits several files."""
+        """The file of ``name``, or None. Raises UserError for a name that leaves the folder or fits several files."""
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise ValueError(f"{where}: {name} leaves {self.folder}; give a path below it")
+            raise UserError(f"{where}: {name} leaves {self.folder}; give a path below it")
         if (self.folder / path).is_file():
             return self.folder / path
         found = self._index().get(_fold(str(path)), [])
         if len(found) > 1:
-            raise ValueError(f"{where}: {name} fits several files ({', '.join(found)}); write its name as the file's")
+            raise UserError(f"{where}: {name} fits several files ({', '.join(found)}); write its name as the file's")
         if found and (PurePosixPath(found[0]).name != path.name):
             self.renamed.append(f"{where}: {name} is {found[0]} on disk")
         return self.folder / found[0] if found else None
@@ -154,7 +155,7 @@ class Reading:
         for key in filter(None, (image_id, str(image or ""))):
             before = self._seen.setdefault(key, where)
             if before != where:
-                raise ValueError(
+                raise UserError(
                     f"{where}: {image_id} stands more than once; keep one row per picture (another is {before})"
                 )
 
@@ -162,7 +163,7 @@ class Reading:
         if spread is None or self._spec.spread == "none":
             return None
         if not (spread >= 0 and math.isfinite(spread)):
-            raise ValueError(f"{where}: the ratings' {self._spec.spread} {spread:g} is negative or not finite")
+            raise UserError(f"{where}: the ratings' {self._spec.spread} {spread:g} is negative or not finite")
         return math.sqrt(spread) if self._spec.spread == "variance" else spread
 
     def splits(self, *, official: bool | None = None) -> Splits:

@@ -9,6 +9,7 @@ from vqr1.data.labels import LabelRow, excel_rows, mat_columns, same_length, tex
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import UserError
 
 # What CSIQ's label file calls a type: the folder and the word in its file names.
 CSIQ_TYPES = {
@@ -34,7 +35,7 @@ def read_csiq(folder: Path) -> Splits:
     for row in rows:
         kind = row.text("dst_type").replace(" ", "").casefold()
         if kind not in CSIQ_TYPES:
-            raise ValueError(
+            raise UserError(
                 f"{row.where}: type {kind!r}, expected one of {', '.join(CSIQ_TYPES)}; use the authors' file"
             )
         place, word = CSIQ_TYPES[kind]
@@ -56,7 +57,7 @@ def _csiq_text(labels: Path) -> list[LabelRow]:
             del values[1]
         where = f"{labels}, line {number}"
         if len(values) != 5:
-            raise ValueError(
+            raise UserError(
                 f"{where}: {len(values)} values, expected image type level dmos_std dmos; use the authors' file"
             )
         rows.append(LabelRow(dict(zip(CSIQ_COLUMNS, values, strict=True)), where))

@@ -10,6 +10,7 @@ from vqr1.data.labels import csv_rows, text_rows
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import MissingFileError, UserError
 
 
 def read_pipal(folder: Path) -> Splits:
@@ -26,7 +27,7 @@ def read_pipal(folder: Path) -> Splits:
 def _label_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.txt"))
     if not files:
-        raise FileNotFoundError(f"{folder}/*.txt is missing")
+        raise MissingFileError(f"{folder}/*.txt is missing")
     return files
 
 
@@ -56,7 +57,7 @@ def read_sriqa(folder: Path) -> Splits:
         for row in text_rows(file, ["name", "score"]):
             name = row.text("name")
             if not PurePosixPath(name).name.startswith(f"{file.stem}_"):
-                raise ValueError(f"{row.where}: {name} is not of scene {file.stem}; use the authors' files")
+                raise UserError(f"{row.where}: {name} is not of scene {file.stem}; use the authors' files")
             reading.add(row.where, name, row.number("score"), group=file.stem, column="score")
     return reading.splits()
 

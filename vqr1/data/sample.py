@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vqr1.errors import UserError
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -57,19 +59,17 @@ class Pair:
 def check_samples(samples: Sequence[Sample], where: str) -> None:
     """Refuse labels that cannot be ranked.
 
-    Raises ValueError, naming the picture and the value, for a MOS that is not finite, a negative or non-finite spread,
+    Raises UserError, naming the picture and the value, for a MOS that is not finite, a negative or non-finite spread,
     or an ``image_id`` that stands twice.
     """
     for sample in samples:
         if not math.isfinite(sample.mos):
-            raise ValueError(f"{where}: {sample.image_id} has MOS {sample.mos}; give a finite number or drop the row")
+            raise UserError(f"{where}: {sample.image_id} has MOS {sample.mos}; give a finite number or drop the row")
         if sample.mos_std is not None and not (math.isfinite(sample.mos_std) and sample.mos_std >= 0):
-            raise ValueError(
-                f"{where}: {sample.image_id} has spread {sample.mos_std}; a std is finite and not negative"
-            )
+            raise UserError(f"{where}: {sample.image_id} has spread {sample.mos_std}; a std is finite and not negative")
     repeated = [name for name, count in Counter(sample.image_id for sample in samples).items() if count > 1]
     if repeated:
-        raise ValueError(f"{where}: {repeated[0]} stands more than once; keep one row per picture")
+        raise UserError(f"{where}: {repeated[0]} stands more than once; keep one row per picture")
 
 
 def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqr1.data.sample import Sample, Splits
+from vqr1.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class SplitRule:
     def __post_init__(self) -> None:
         fitting = len(self.ratio) == 3 and all(math.isfinite(share) and share >= 0 for share in self.ratio)
         if not (fitting and self.ratio[0] > 0):
-            raise ValueError(
+            raise UserError(
                 f"split ratio {list(self.ratio)}: give three shares, train validation test, none negative and the "
                 "first above 0, such as 6 2 2"
             )
@@ -66,13 +67,13 @@ def split_hash(splits: Splits) -> str:
 
 
 def check_split(splits: Splits, where: str) -> None:
-    """Raises ValueError where a group is in two parts: what is trained on would be tested on."""
+    """Raises UserError where a group is in two parts: what is trained on would be tested on."""
     part_of: dict[str, str] = {}
     for part, samples in splits.parts().items():
         for sample in samples:
             other = part_of.setdefault(sample.group, part)
             if other != part:
-                raise ValueError(
+                raise UserError(
                     f"{where}: group {sample.group} is in {other} and in {part} ({sample.image_id}); put all its "
                     "pictures into one of them"
                 )

@@ -9,6 +9,7 @@ from vqr1.data.labels import LabelRow, csv_rows, excel_rows, mat_columns, same_l
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.errors import MissingFileError
 
 SPAQ_LABELS = "MOS and Image attribute scores.xlsx"
 
@@ -138,7 +139,7 @@ def _flive_parts(folder: Path) -> dict[str, str]:
     try:
         test = find_file(folder, "labels640.csv", "database/labels640.csv", "labels>640.csv", "database/labels>640.csv")
         padded = find_file(folder, "labels=640_padded.csv", "database/labels=640_padded.csv")
-    except FileNotFoundError:
+    except MissingFileError:
         return {}
     valid = [row for row in csv_rows(padded, ["name_image", "is_valid"]) if row.text("is_valid").casefold() == "true"]
     parts = dict.fromkeys((row.text("name_image") for row in valid), "validation")

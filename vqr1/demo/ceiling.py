@@ -27,6 +27,7 @@ from vqr1.data.pictures import picture_loader
 from vqr1.demo.cold_start import weights_hash
 from vqr1.demo.datasets import DEMO_DATASETS
 from vqr1.demo.specs import register_demonstration
+from vqr1.packaged import data_root
 from vqr1.policy.load import SHIPPED, TINY, load_policy, load_processor, vision_tower
 from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
 from vqr1.rollout.offline import Policy, encode_prompts
@@ -155,7 +156,7 @@ def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str
 def main() -> None:
     parser = argparse.ArgumentParser(description="measure the tiny policy's supervised ceiling")
     parser.add_argument("--policy", type=Path, default=SHIPPED, help="the policy's folder; ceiling.json goes there")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the demonstration data are")
+    parser.add_argument("--root", type=Path, default=Path(data_root()), help="where the demonstration data are")
     parser.add_argument("--seconds", type=float, default=480, help="of training: as long as a demonstration run's")
     arguments = parser.parse_args()
     measure_ceiling(arguments.policy, arguments.root, arguments.seconds)

@@ -31,6 +31,7 @@ from vqr1.data.sample import Sample, Splits
 from vqr1.demo.distortions import DISTORTIONS, distort
 from vqr1.demo.drawn_pictures import draw_picture
 from vqr1.demo.photographs import photographs
+from vqr1.errors import UserError
 
 CROP = 112  # pixels: four by four language tokens
 WINDOW = 160  # pixels that are distorted; the margin of 24 is the reach of the widest filter
@@ -181,7 +182,7 @@ def fingerprint(dataset: DemoDataset) -> str:
 def load_pictures(name: str, folder: Path) -> list[Picture]:
     """The rows of a demonstration dataset, drawn into ``folder`` first unless they are there already.
 
-    Raises ValueError where ``folder`` holds something else, which is never deleted.
+    Raises UserError where ``folder`` holds something else, which is never deleted.
     """
     dataset = DEMO_DATASETS[name]
     before = _drawn_before(folder)
@@ -204,7 +205,7 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
 
 
 def _drawn_before(folder: Path) -> dict[str, Any] | None:
-    """What the labels of an earlier drawing hold, or None for an empty folder. Raises ValueError for other files."""
+    """What the labels of an earlier drawing hold, or None for an empty folder. Raises UserError for other files."""
     try:
         stored = json.loads((folder / "labels.json").read_text())
     except (OSError, ValueError):  # not there, or not JSON
@@ -212,18 +213,18 @@ def _drawn_before(folder: Path) -> dict[str, Any] | None:
     if isinstance(stored, dict) and {"fingerprint", "pictures"} <= stored.keys():
         return stored
     if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(_not_ours(folder))
+        raise UserError(_not_ours(folder))
     return None
 
 
 def _delete_drawn(folder: Path, before: dict[str, Any]) -> None:
-    """Delete the files of an earlier drawing and the folder. Raises ValueError where other files are in it."""
+    """Delete the files of an earlier drawing and the folder. Raises UserError where other files are in it."""
     for file in ("labels.json", *(row["file"] for row in before["pictures"])):
         (folder / file).unlink(missing_ok=True)
     try:
         folder.rmdir()
     except OSError as error:
-        raise ValueError(_not_ours(folder)) from error
+        raise UserError(_not_ours(folder)) from error
 
 
 def _not_ours(folder: Path) -> str:

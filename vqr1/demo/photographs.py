@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vqr1.errors import MissingFileError, UserError
+
 _SKIMAGE, _SKLEARN, _MATPLOTLIB = "skimage/data", "sklearn/datasets/images", "matplotlib/mpl-data/sample_data"
 
 # file, licence, credit
@@ -49,8 +51,8 @@ def photographs() -> list[Photograph]:
     native size.
 
     Raises:
-        FileNotFoundError: a library is missing or does not carry its picture.
-        ValueError: a file is not an RGB picture.
+        MissingFileError: a library is missing or does not carry its picture.
+        UserError: a file is not an RGB picture.
     """
     return list(_read_all())
 
@@ -66,7 +68,7 @@ def _read(file: str, licence: str, credit: str) -> Photograph:
     spec = find_spec(package)
     path = Path(spec.origin).parent / inside if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise FileNotFoundError(f"{library} does not carry {inside} here; install the {library} package from PyPI")
+        raise MissingFileError(f"{library} does not carry {inside} here; install the {library} package from PyPI")
     pixels = _pixels(path)
     pixels.setflags(write=False)
     return Photograph(name=path.stem, library=library, licence=licence, credit=credit, pixels=pixels)
@@ -76,5 +78,5 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     """A file as uint8 (H, W, 3); JPEG files at half size."""
     with Image.open(path) as picture:
         if picture.mode != "RGB":
-            raise ValueError(f"{path}: mode {picture.mode}; expected an 8-bit RGB picture")
+            raise UserError(f"{path}: mode {picture.mode}; expected an 8-bit RGB picture")
         return np.array(picture.reduce(2) if picture.format == "JPEG" else picture)

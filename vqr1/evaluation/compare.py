@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vqr1.errors import UserError
 from vqr1.evaluation.bootstrap import (
     ROUNDS,
     Difference,
@@ -39,11 +40,11 @@ class Comparison:
 def compare(a: Evaluation, b: Evaluation, rounds: int = ROUNDS) -> list[Comparison]:
     """The sets that both evaluated.
 
-    Raises ValueError, naming what differs, where there is none, or where pictures, opinion scores or groups differ.
+    Raises UserError, naming what differs, where there is none, or where pictures, opinion scores or groups differ.
     """
     common = [name for name in a.sets if name in b.sets]
     if not common:
-        raise ValueError(
+        raise UserError(
             f"{a.folder} has {', '.join(a.sets)} and {b.folder} has {', '.join(b.sets)}: no set in common to compare"
         )
     return [_compare(a, b, name, rounds) for name in common]
@@ -99,13 +100,13 @@ def _per_group(
 
 
 def same_pictures(a: Evaluation, b: Evaluation, name: str) -> list[tuple[ResultRow, ResultRow]]:
-    """Rows of both files, picture by picture, in A's order. Raises ValueError for whatever is not the same."""
+    """Rows of both files, picture by picture, in A's order. Raises UserError for whatever is not the same."""
     theirs = {row.image_id: row for row in b.rows[name]}
     ours = {row.image_id: row for row in a.rows[name]}
     for one, other, where in ((ours, theirs, b.folder), (theirs, ours, a.folder)):
         absent = [image for image in one if image not in other]
         if absent:
-            raise ValueError(
+            raise UserError(
                 f"{name}: {where} lacks {len(absent)} pictures of the other file, {absent[0]} first; "
                 "compare results on the same pictures, and finish an interrupted evaluation first"
             )
@@ -114,7 +115,7 @@ def same_pictures(a: Evaluation, b: Evaluation, name: str) -> list[tuple[ResultR
         for what in ("mos", "group"):
             mine, its = getattr(row, what), getattr(other_row, what)
             if mine != its:
-                raise ValueError(
+                raise UserError(
                     f"{name}: {image} has {what} {mine} in {a.folder} and {its} in {b.folder}; "
                     "the labels changed between the two: evaluate one of them again"
                 )

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vqr1.errors import MissingFileError, UserError
 from vqr1.folder_writer import whole_lines
 
 SETTINGS = "evaluation.json"
@@ -87,13 +88,13 @@ def make_row(
 def read_evaluation(folder: Path) -> Evaluation:
     """A result folder, checked.
 
-    Raises FileNotFoundError where a file is missing, ValueError, with file, line and remedy, where one is damaged. A
+    Raises MissingFileError where a file is missing, UserError, with file, line and remedy, where one is damaged. A
     last line that was torn by an interruption is left out.
     """
     where = folder / SETTINGS
     for path in (where, folder / ROWS):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; give a folder that vqr1 evaluate wrote")
+            raise MissingFileError(f"{path} is missing; give a folder that vqr1 evaluate wrote")
     try:
         record = json.loads(where.read_text())
         sets = {name: SetFacts(**facts) for name, facts in record["sets"].items()}
@@ -101,20 +102,20 @@ def read_evaluation(folder: Path) -> Evaluation:
             str(folder), record["name"], record["settings"], record["trained_on"], sets, {name: [] for name in sets}
         )
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: not a record of vqr1 evaluate ({error!r}); evaluate again") from error
+        raise UserError(f"{where}: not a record of vqr1 evaluate ({error!r}); evaluate again") from error
     for row in read_rows(folder / ROWS):
         if row.dataset not in sets:
-            raise ValueError(f"{folder / ROWS}: {row.image_id} is of {row.dataset}, which {SETTINGS} does not name")
+            raise UserError(f"{folder / ROWS}: {row.image_id} is of {row.dataset}, which {SETTINGS} does not name")
         evaluation.rows[row.dataset].append(row)
     return evaluation
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """The rows of a results.jsonl. Raises ValueError, with the line, for what is no row or stands twice."""
+    """The rows of a results.jsonl. Raises UserError, with the line, for what is no row or stands twice."""
     rows = [_row(line, f"{path}, line {i}") for i, line in enumerate(whole_lines(path.read_bytes()), 1)]
     twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(f"{path}: {twice[0]} stands more than once; keep one line per picture")
+        raise UserError(f"{path}: {twice[0]} stands more than once; keep one line per picture")
     return rows
 
 
@@ -122,10 +123,10 @@ def _row(line: bytes, where: str) -> ResultRow:
     try:
         row = ResultRow(**json.loads(line))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
+        raise UserError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
     number = isinstance(row.score, (int, float)) and math.isfinite(row.score)
     if row.status not in STATUSES or number != (row.status == "ok"):
-        raise ValueError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
+        raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
     if not (isinstance(row.mos, (int, float)) and math.isfinite(row.mos)):
-        raise ValueError(f"{where}: {row.image_id} has MOS {row.mos!r}; a MOS is a finite number")
+        raise UserError(f"{where}: {row.image_id} has MOS {row.mos!r}; a MOS is a finite number")
     return row

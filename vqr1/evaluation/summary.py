@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vqr1.errors import UserError
 from vqr1.evaluation.bootstrap import ROUNDS
 from vqr1.evaluation.measures import Measures, measure
 from vqr1.evaluation.results import Evaluation, ResultRow, SetFacts
@@ -89,7 +90,7 @@ def over_runs(values: Sequence[float]) -> Figure:
 def summarise(evaluations: Sequence[Evaluation], rounds: int = ROUNDS) -> list[Line]:
     """The lines, in the order in which their models come.
 
-    Raises ValueError, naming the folders, where one run is given twice, or runs of one line rated other pictures.
+    Raises UserError, naming the folders, where one run is given twice, or runs of one line rated other pictures.
     """
     lines: dict[str, Line] = {}
     for evaluation in evaluations:
@@ -134,13 +135,13 @@ def count(rows: Sequence[ResultRow], facts: SetFacts) -> Counts:
 def _check_merged(name: str, other: Outcome, evaluation: Evaluation) -> None:
     folders = f"{other.evaluation.folder} and {evaluation.folder}"
     if other.facts.labels_sha256 != evaluation.sets[name].labels_sha256:
-        raise ValueError(
+        raise UserError(
             f"{folders} are runs of {evaluation.name} on other pictures or opinion scores of {name}; name them apart"
         )
     if Path(other.evaluation.folder).resolve() == Path(evaluation.folder).resolve():
-        raise ValueError(f"{evaluation.folder} is given twice; give each result once")
+        raise UserError(f"{evaluation.folder} is given twice; give each result once")
     same = all(other.evaluation.settings.get(key) == evaluation.settings.get(key) for key in ("seed", "weights_sha256"))
     if same:
-        raise ValueError(
+        raise UserError(
             f"{folders} are the same weights with the same seed on {name}: no spread to show; leave one out"
         )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vqr1.config import LoraSettings, PolicyConfig, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import MissingFileError, UserError
 
 SHIPPED = Path(__file__).parent / "tiny_policy"
 TINY: dict[str, Any] = {
@@ -25,19 +26,19 @@ TINY: dict[str, Any] = {
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU that has it, else float32. Raises ValueError for an unknown name."""
+    """``auto`` is bfloat16 on a GPU that has it, else float32. Raises UserError for an unknown name."""
     if name == "auto":
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     if name in ("float32", "bfloat16", "float16"):
         return getattr(torch, name)
-    raise ValueError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
+    raise UserError(f"policy.dtype={name}: choose auto, float32, bfloat16 or float16")
 
 
 def trains_in_bfloat16(name: str) -> bool:
     """Whether a policy of this dtype computes in bfloat16 while it trains, under autocast, and so in vLLM.
 
     With bfloat16 weights on a GPU that has bfloat16. float32 weights compute in float32; without a GPU nothing is cast.
-    Raises ValueError for an unknown name.
+    Raises UserError for an unknown name.
     """
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return on_gpu and resolve_dtype(name) == torch.bfloat16
@@ -46,35 +47,33 @@ def trains_in_bfloat16(name: str) -> bool:
 def resolve_attention(name: str, dtype: torch.dtype) -> str:
     """``auto`` is flash_attention_2 where it imports and the weights are half precision, else sdpa.
 
-    It takes no float32, and without the import transformers would try to fetch a kernel from the hub. Raises ValueError
+    It takes no float32, and without the import transformers would try to fetch a kernel from the hub. Raises UserError
     for a flash_attention_2 that cannot work.
     """
     if name == "auto":
         half = dtype in (torch.bfloat16, torch.float16)
         return "flash_attention_2" if half and importlib.util.find_spec("flash_attn") else "sdpa"
     if name == "flash_attention_2" and dtype == torch.float32:
-        raise ValueError(
-            "policy.attention=flash_attention_2 takes no float32 (policy.dtype); set policy.attention=sdpa"
-        )
+        raise UserError("policy.attention=flash_attention_2 takes no float32 (policy.dtype); set policy.attention=sdpa")
     if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
+        raise UserError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
     return name
 
 
-def check_precision(policy: PolicyConfig, sharded: bool) -> None:
-    """Refuse float16, and full fine-tuning of bfloat16 weights without a float32 master copy. Raises ValueError.
+def check_precision(policy: PolicyConfig, tuning: Tuning, sharded: bool) -> None:
+    """Refuse float16, and full fine-tuning of bfloat16 weights without a float32 master copy. Raises UserError.
 
     Nothing scales the loss here, and float16 has no numbers under 6e-8: small gradients would be 0. bfloat16 keeps 8
     bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and ZeRO (``sharded``)
     keeps float32 master weights of its own.
     """
     if resolve_dtype(policy.dtype) == torch.float16:
-        raise ValueError(
+        raise UserError(
             "policy.dtype=float16: training has no loss scaling, without which small float16 gradients become 0; set "
             "policy.dtype=bfloat16, or float32 where the GPU has no bfloat16"
         )
-    if policy.tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
-        raise ValueError(
+    if tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
+        raise UserError(
             f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
             "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
             "ZeRO-3 (launcher=zero3)"
@@ -95,12 +94,16 @@ def load_policy(policy: PolicyConfig) -> torch.nn.Module:
     """The model, in the dtype and with the attention asked for, frozen where asked. Moved nowhere yet."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    dtype = resolve_dtype(policy.dtype)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        str(find_weights(policy.path)),
-        dtype=dtype,
-        attn_implementation=resolve_attention(policy.attention, dtype),
-    )
+    weights, dtype = find_weights(policy.path), resolve_dtype(policy.dtype)
+    attention = resolve_attention(policy.attention, dtype)
+    try:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            str(weights), dtype=dtype, attn_implementation=attention
+        )
+    except (ValueError, ImportError, OSError) as error:  # transformers' words for what is wrong with files or settings
+        raise UserError(
+            f"policy.path={policy.path} does not load with policy.attention={policy.attention}: {error}"
+        ) from error
     if not policy.train_vision:
         model.model.visual.requires_grad_(False)
     return model
@@ -136,7 +139,7 @@ def load_generation_config(path: str) -> Any:
 def find_weights(path: str) -> Path:
     """The folder that holds the model: the shipped one, a folder of yours, or the hub's cache on this machine.
 
-    Raises FileNotFoundError, saying what to fetch, where it is not here. Nothing is downloaded: a policy of many
+    Raises MissingFileError, saying what to fetch, where it is not here. Nothing is downloaded: a policy of many
     gigabytes is fetched once, on purpose, and not by every rank.
     """
     folder = SHIPPED if path == "tiny" else Path(path).expanduser()
@@ -149,8 +152,8 @@ def find_weights(path: str) -> Path:
         if isinstance(cached, str) and _is_whole(Path(cached).parent):
             return Path(cached).parent
         fetch = f"fetch it with: hf download {path}   or give a folder that holds it: policy.path=FOLDER"
-        raise FileNotFoundError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
-    raise FileNotFoundError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
+        raise MissingFileError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
+    raise MissingFileError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
 
 
 def weight_bytes(folder: Path) -> int:
@@ -161,7 +164,10 @@ def weight_bytes(folder: Path) -> int:
 def _is_whole(folder: Path) -> bool:
     """An interrupted download has the configuration, and not yet all files of weights."""
     index = folder / "model.safetensors.index.json"
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    try:
+        files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except json.JSONDecodeError:
+        return False
     return (folder / "config.json").is_file() and all((folder / file).is_file() for file in files)
 
 
@@ -198,7 +204,7 @@ def check_grid(processor: Any, picture: Image.Image, policy: PolicyConfig) -> No
     tokens = math.prod(grid) // merge**2
     expected = (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
     if tokens != expected or not policy.min_pixels <= width * height <= policy.max_pixels:
-        raise ValueError(
+        raise UserError(
             f"a picture of {width}x{height} pixels became a grid of {grid}, {tokens} tokens instead of {expected}; the "
             "policy's processor has other patch sizes or pixel limits than policy.min_pixels and policy.max_pixels"
         )

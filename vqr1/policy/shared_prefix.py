@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from vqr1.config import SharedPrefixAttention
 from vqr1.policy.segments import Segments, has_kernel
 
 # Where there is no kernel for segments, a prompt with its answers may be so many tokens before the square of the mask
@@ -43,7 +44,7 @@ class Packing:
     segments: all in one row without padding, attended to by segments. auto: whichever is faster.
     """
 
-    attention: Literal["auto", "mask", "segments"] = "auto"
+    attention: SharedPrefixAttention = "auto"
     row_tokens: int | None = None
 
     def by_segments(self, longest: int, device: torch.device) -> bool:

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from vqr1.errors import UserError
+
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 MAX_SEED = 2**31 - 2**16  # room for k
 
 
-class RolloutError(RuntimeError):
+class RolloutError(UserError, RuntimeError):
     """Answers cannot be drawn, or not be trusted. Raised on every rank; what was trained so far can be saved."""
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import requests
 
+from vqr1.errors import UserError
+
 START = "start it with launch/vllm_server.sh MODEL"
 
 
@@ -21,20 +23,20 @@ def check_server(address: str, policy: Path, timeout: float, find: Callable[[str
     wait_for(address, timeout)
     served = ask(address, "/v1/models")["data"][0]
     if not is_folder(served["root"], policy, find):
-        raise ValueError(
+        raise UserError(
             f"rollout.vllm.server={address} serves {served['root']}, and the policy is {policy}: their answers would "
             f"not be the policy's. Stop it and {START.replace('MODEL', str(policy))}"
         )
     theirs, ours = ask(address, "/version")["version"], installed_vllm()
     if theirs != ours:
-        raise ValueError(
+        raise UserError(
             f"rollout.vllm.server={address} runs vLLM {theirs}, and here is {ours}: they exchange weights, and must be "
             "the same. Start the server from this environment"
         )
     settings = ask(address, "/server_info?config_format=json", "VLLM_SERVER_DEV_MODE=1")["vllm_config"]
     mode = settings["model_config"]["logprobs_mode"]
     if mode != "processed_logprobs":
-        raise ValueError(
+        raise UserError(
             f"rollout.vllm.server={address} reports {mode}: not the probabilities that it draws from. Stop it and "
             f"{START}, which sets --logprobs-mode processed_logprobs"
         )
@@ -60,7 +62,7 @@ def wait_for(address: str, timeout: float) -> None:
         except requests.RequestException as error:
             reason = type(error).__name__
         if time.monotonic() >= until:
-            raise ValueError(
+            raise UserError(
                 f"rollout.vllm.server={address} is not there after {timeout:.0f} s ({reason}); {START}, or set "
                 "rollout=vllm_colocate"
             )
@@ -74,7 +76,7 @@ def ask(address: str, what: str, needs: str | None = None) -> Any:
         remedy = f"start it with {needs}, as launch/vllm_server.sh does" if needs else "is it a vLLM server?"
         if reply.status_code >= 500:  # /server_info fails where there is no pip to list packages by (vLLM 0.31)
             remedy = "its own log says why; is pip installed in its environment?"
-        raise ValueError(f"rollout.vllm.server={address} answers {what} with {reply.status_code}; {remedy}")
+        raise UserError(f"rollout.vllm.server={address} answers {what} with {reply.status_code}; {remedy}")
     return reply.json()
 
 

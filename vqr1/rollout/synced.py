@@ -29,6 +29,7 @@ from PIL import Image
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
+from vqr1.errors import UserError
 from vqr1.rollout.engine import MAX_SEED, Drawn, Engine, Question, RolloutError, Sampling
 
 REQUESTS = 64  # to a server at once: the connections that TRL's client keeps
@@ -96,7 +97,7 @@ class SyncedGeneration(VLLMGeneration):
         assert self._start is not None
         world, parallel = self.accelerator.num_processes, self.tensor_parallel_size
         if world % parallel:
-            raise ValueError(f"rollout.vllm.tensor_parallel={parallel} does not divide {world} processes")
+            raise UserError(f"rollout.vllm.tensor_parallel={parallel} does not divide {world} processes")
         if parallel > 1:
             ranks = [list(range(first, first + parallel)) for first in range(0, world, parallel)]
             self.tp_group, _ = torch.distributed.new_subgroups_by_enumeration(ranks)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import UserError
 from vqr1.rollout.engine import Drawn, Question, Sampling
 
 PREFILL_TOKENS = 4096  # read at once, at most
@@ -188,7 +189,7 @@ def check_pixels(theirs: Any, ours: Any, pictures: Sequence[Image.Image]) -> Non
         seen, meant = theirs([picture], return_tensors="pt"), ours([picture], return_tensors="pt")
         same_grid = torch.equal(seen["image_grid_thw"], meant["image_grid_thw"])
         if not same_grid or not torch.allclose(seen["pixel_values"], meant["pixel_values"], atol=1e-5):
-            raise ValueError(
+            raise UserError(
                 f"of a picture of {picture.width}x{picture.height} pixels vLLM makes a grid of "
                 f"{seen['image_grid_thw'].tolist()}, and the policy {meant['image_grid_thw'].tolist()}, or other "
                 "pixels: look at preprocessor_config.json in the policy's folder"
@@ -209,7 +210,7 @@ def check_tokens(question: Question, read: Sequence[int], image_token: int) -> N
     """Raises ValueError unless vLLM read the very tokens that the trained model reads."""
     if list(read) != question.ids:
         ours, theirs = question.ids.count(image_token), list(read).count(image_token)
-        raise ValueError(
+        raise UserError(
             f"vLLM read {len(read)} tokens with {theirs} of the picture where the policy reads {len(question.ids)} "
             f"with {ours}: its answers would be to another prompt. Look at the processor files in the policy's folder"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import UserError
 from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
 from vqr1.rollout.engine import Engine, stop_tokens
 from vqr1.rollout.offline import Policy, text_tokens
@@ -31,16 +32,16 @@ class Answerer:
     engine: Engine | None  # vLLM's, where it answers
 
     def check(self, pictures: Sequence[Image.Image]) -> None:
-        """Raises ValueError where the policy would see other pictures than these: once, before the first answer."""
+        """Raises UserError where the policy would see other pictures than these: once, before the first answer."""
         check_grid(self.processor, pictures[0], self.model.policy)
         if self.engine:
             check_pixels(self.engine.image_processor(), self.processor.image_processor, pictures)
 
 
 def check_adapter(config: EvaluateConfig, model: Model) -> None:
-    """Raises ValueError for LoRA weights that would have to be handed to several of vLLM's processes."""
+    """Raises UserError for LoRA weights that would have to be handed to several of vLLM's processes."""
     if config.engine is ScoringEngine.vllm and config.tensor_parallel > 1 and model.adapter:
-        raise ValueError(
+        raise UserError(
             f"tensor_parallel={config.tensor_parallel} cannot take over the LoRA weights of {model.adapter}; set "
             "tensor_parallel=1 or engine=transformers"
         )

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vqr1.answer import build_prompt, read_score
 from vqr1.data.pictures import Load, load_fitted
 from vqr1.data.sample import Sample
+from vqr1.errors import UserError
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
@@ -56,7 +57,7 @@ class PictureBatch:
 def evaluate(config: EvaluateConfig) -> Path:
     """Rate, or go on rating, as ``config`` says; print and save the table. Returns the result folder.
 
-    Raises ValueError or FileNotFoundError before anything is rated for wrong settings, data or weights.
+    Raises UserError before anything is rated for wrong settings, data or weights.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -156,7 +157,7 @@ def opened(batches: Sequence[PictureBatch], load: Load) -> Iterator[tuple[Pictur
 def _picture(future: Future[Image.Image]) -> Image.Image | str:
     try:
         return future.result()
-    except ValueError as error:
+    except UserError as error:
         return str(error)
 
 

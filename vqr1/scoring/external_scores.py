@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vqr1.data.sample import Sample
+from vqr1.errors import MissingFileError, UserError
 from vqr1.evaluation.results import Evaluation, ResultRow, make_row, read_evaluation
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 
@@ -23,11 +24,11 @@ _WORD = re.compile(r"(?:(?P<name>[^=:]+):)?(?P<dataset>\w+)=(?P<file>.+)")
 
 
 def load_result(word: str, root: Path, trained_on: Sequence[str] | None = None) -> Evaluation:
-    """A result folder, or ``[NAME:]DATASET=FILE.csv``. Raises FileNotFoundError or ValueError for what is neither."""
+    """A result folder, or ``[NAME:]DATASET=FILE.csv``. Raises UserError for what is neither."""
     found = _WORD.fullmatch(word)
     if found is None or Path(word).is_dir():
         if Path(word).suffix == ".csv":
-            raise ValueError(f"{word}: which dataset is it of? write [NAME:]DATASET={word}")
+            raise UserError(f"{word}: which dataset is it of? write [NAME:]DATASET={word}")
         return read_evaluation(Path(word))
     file = Path(found["file"])
     return read_scores(file, found["dataset"], root, found["name"] or file.stem, trained_on)
@@ -36,13 +37,16 @@ def load_result(word: str, root: Path, trained_on: Sequence[str] | None = None) 
 def read_scores(file: Path, dataset: str, root: Path, name: str, trained_on: Sequence[str] | None) -> Evaluation:
     """Another model's scores as a result. A picture of the set that has none in the file is missing.
 
-    Raises ValueError, with file and line, for other columns, a score that is no finite number, a picture that appears
-    twice or that the set does not have; FileNotFoundError where file or dataset is missing.
+    Raises UserError, with file and line, for other columns, a score that is no finite number, a picture that appears
+    twice or that the set does not have; MissingFileError where file or dataset is missing.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
+        raise MissingFileError(f"{file} is missing")
     (rated,) = read_sets([dataset], root, trained_on or [])
-    scores = _read(file, _Pictures(rated))
+    try:
+        scores = _read(file, _Pictures(rated))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: not a csv file in UTF-8 ({error}); save it as one") from error
     rows: list[ResultRow] = []
     for s in rated.samples:
         score = scores.get(s.image_id)
@@ -68,12 +72,12 @@ class _Pictures:
                 self._by_name.setdefault(key, []).append(sample)
 
     def find(self, name: str, where: str) -> Sample | None:
-        """None where the set has no such picture. Raises ValueError where it has several."""
+        """None where the set has no such picture. Raises UserError where it has several."""
         name = name.replace("\\", "/").removeprefix(f"{self.of.name}/")
         found = self._by_name.get(_key(name)) or self._by_name.get(_key(PurePosixPath(name).name), [])
         exact = [sample for sample in found if sample.image_id == f"{self.of.name}/{name}"]
         if len(exact or found) > 1:
-            raise ValueError(f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder too")
+            raise UserError(f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder too")
         return next(iter(exact or found), None)
 
 
@@ -84,20 +88,20 @@ def _read(file: Path, pictures: _Pictures) -> dict[str, float]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         if not set(COLUMNS) <= set(reader.fieldnames or []):
-            raise ValueError(f"{file}: columns {reader.fieldnames}, expected {', '.join(COLUMNS)} in the first line")
+            raise UserError(f"{file}: columns {reader.fieldnames}, expected {', '.join(COLUMNS)} in the first line")
         for row in reader:
             where = f"{file}, line {reader.line_num}"
             sample = pictures.find((row["picture"] or "").strip(), where)
             if sample is None:
                 if part_only:
                     continue
-                raise ValueError(f"{where}: {row['picture']!r} is no picture of {pictures.of.name}; drop the row")
+                raise UserError(f"{where}: {row['picture']!r} is no picture of {pictures.of.name}; drop the row")
             if sample.image_id in scores:
-                raise ValueError(f"{where}: {row['picture']} stands twice; keep one score per picture")
+                raise UserError(f"{where}: {row['picture']} stands twice; keep one score per picture")
             if (row["score"] or "").strip():
                 scores[sample.image_id] = _number(row["score"], where)
     if not scores:
-        raise ValueError(f"{file}: no score of any picture of {pictures.of.name} ({pictures.of.facts.part})")
+        raise UserError(f"{file}: no score of any picture of {pictures.of.name} ({pictures.of.facts.part})")
     return scores
 
 
@@ -105,9 +109,9 @@ def _number(text: str, where: str) -> float:
     try:
         number = float(text)
     except ValueError as error:
-        raise ValueError(f"{where}: score {text!r} is no number; correct it or leave it empty") from error
+        raise UserError(f"{where}: score {text!r} is no number; correct it or leave it empty") from error
     if not math.isfinite(number):
-        raise ValueError(f"{where}: score {text} is not finite; correct it or leave it empty")
+        raise UserError(f"{where}: score {text} is not finite; correct it or leave it empty")
     return number
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import SplitRule
+from vqr1.errors import UserError
 from vqr1.policy.load import SHIPPED, TINY, find_weights, load_policy, load_processor
 from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
 from vqr1.scoring.sets import Seen
@@ -38,7 +39,7 @@ class Model:
 def find_model(config: EvaluateConfig) -> Model:
     """The model that the settings name; settings that are given win over a run's own.
 
-    Raises FileNotFoundError, saying what to fetch, where weights are not here, ValueError for a run without weights.
+    Raises MissingFileError, saying what to fetch, where weights are not here, UserError for a run without weights.
     """
     run = _run_folder(Path(config.model).expanduser())
     model = _of_run(*run) if run else _plain(config.model)
@@ -87,7 +88,7 @@ def _run_folder(path: Path) -> tuple[Path, Path] | None:
         return None
     weights = next((path / part for part in ("best", "final") if (path / part).is_dir()), None)
     if weights is None:
-        raise ValueError(f"model={path} is a run without best/ or final/; let it end, or give one of its checkpoints")
+        raise UserError(f"model={path} is a run without best/ or final/; let it end, or give one of its checkpoints")
     return path, weights
 
 
@@ -96,15 +97,15 @@ def _has_adapter(folder: Path) -> bool:
 
 
 def _of_run(run: Path, weights: Path) -> Model:
-    settings = yaml.safe_load((run / "config.yaml").read_text())
     try:
+        settings = yaml.safe_load((run / "config.yaml").read_text())
         data, policy = settings["data"], settings["policy"]
         kept = {name: policy[name] for name in ("path", "dtype", "attention", "min_pixels", "max_pixels")}
         seen = list(dict.fromkeys([*data["train"], *data["validation"]]))
         prompt = settings["rollout"]["prompt"]
         rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
     return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")))
@@ -112,4 +113,7 @@ def _of_run(run: Path, weights: Path) -> Model:
 
 def _hashes(path: Path) -> dict[str, str]:
     """The hashes of a run's splits, by set."""
-    return {name: split["hash"] for name, split in json.loads(path.read_text()).items()} if path.is_file() else {}
+    try:
+        return {name: split["hash"] for name, split in json.loads(path.read_text()).items()} if path.is_file() else {}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the splits of a run ({error!r}); restore the file") from error

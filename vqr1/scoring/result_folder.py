@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vqr1.errors import UserError
 from vqr1.evaluation.results import ROWS, SETTINGS, ResultRow, SetFacts, read_rows
 from vqr1.folder_writer import LOCK, NEW, FolderWriter, whole_lines
 
@@ -29,7 +30,7 @@ class ResultFolder:
     def open(self, record: dict[str, Any], batches: Sequence[Sequence[str]]) -> int:
         """Make the folder and hold it, or go on with what it holds. Returns how many batches are there already.
 
-        ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises ValueError
+        ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises UserError
         where the folder holds something else, or another process holds it.
         """
         self._writer.refuse_held()
@@ -63,12 +64,12 @@ class ResultFolder:
             found = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
             rows = self.path / ROWS
             if found - ours or (rows.is_file() and rows.stat().st_size):
-                raise ValueError(f"{self.path} holds other files and no evaluation; give another folder=")
+                raise UserError(f"{self.path} holds other files and no evaluation; give another folder=")
             return
         before, now = _flat(json.loads(where.read_text())), _flat(record)
         for key in dict.fromkeys([*now, *before]):
             if key not in FREE and before.get(key) != now.get(key):
-                raise ValueError(
+                raise UserError(
                     f"{self.path} holds an evaluation with {key} = {_short(before.get(key))}, and now it is "
                     f"{_short(now.get(key))}; go on with the same settings, or give another folder="
                 )
@@ -84,12 +85,12 @@ class ResultFolder:
         for batch in batches:
             found = [row.image_id for row in rows[count : count + len(batch)]]
             if found != list(batch)[: len(found)]:
-                raise ValueError(f"{path}: line {count + 1} and on are not the pictures of this evaluation; delete it")
+                raise UserError(f"{path}: line {count + 1} and on are not the pictures of this evaluation; delete it")
             if len(found) < len(batch):
                 break
             done, count = done + 1, count + len(batch)
         if done == len(batches) and len(rows) > count:
-            raise ValueError(f"{path} has {len(rows) - count} lines too many; delete it and evaluate again")
+            raise UserError(f"{path} has {len(rows) - count} lines too many; delete it and evaluate again")
         return done, "".join(f"{line.decode()}\n" for line in lines[:count])
 
 

@@ -12,6 +12,7 @@ from vqr1.data import Sample, find_spec, read_dataset
 from vqr1.data.sample import some_of
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule, split_hash
+from vqr1.errors import UserError
 from vqr1.evaluation.results import SetFacts
 
 
@@ -39,7 +40,7 @@ def read_sets(
 ) -> list[EvaluatedSet]:
     """The sets to evaluate.
 
-    Raises what :func:`vqr1.data.read_dataset` raises, and ValueError for an empty split or one that is not the split
+    Raises what :func:`vqr1.data.read_dataset` raises, and UserError for an empty split or one that is not the split
     the model was trained by.
     """
     return [_read(name, root, name in trained_on, limit, training or Seen()) for name in names]
@@ -49,14 +50,14 @@ def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) 
     spec = find_spec(name, root)
     splits = read_dataset(name, root, training.rule if seen else PAPER)
     if seen and training.hashes.get(name, split_hash(splits)) != split_hash(splits):
-        raise ValueError(
+        raise UserError(
             f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its test split "
             "may hold pictures it learnt from; restore the label file of that time, or leave the set out"
         )
     test_only = seen or spec.evaluate_test_only
     samples = splits.test if test_only else [*splits.train, *splits.validation, *splits.test]
     if len(samples) < 3:
-        raise ValueError(
+        raise UserError(
             f"{name} has {len(samples)} {'test ' if test_only else ''}pictures, and a correlation needs three; take it "
             "out of data"
         )

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vqr1.answer import build_prompt
-from vqr1.config import check_known
+from vqr1.config import as_object
+from vqr1.errors import UserError
+from vqr1.packaged import data_root
 from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
 
 BATCH = 192  # answers that transformers generates at once
@@ -24,7 +26,7 @@ class EvaluateConfig:
 
     model: str = MISSING  # tiny, a hub id, a folder of weights, or a run folder: its best/, else its final/
     data: list[str] = field(default_factory=list)  # names of vqr1.data.DATASETS, each looked for in root/<name>
-    root: str = "data"
+    root: str = field(default_factory=data_root)  # VQR1_DATA, else data
     k: int = 6  # answers to each picture; the score is the mean of the readable ones
     temperature: float = 1.0
     greedy: bool = False  # one answer, the likeliest token at every place; then k and temperature do not count
@@ -55,11 +57,9 @@ def register() -> None:
 
 def from_hydra(composed: DictConfig) -> EvaluateConfig:
     """The composed configuration as a dataclass, checked."""
-    check_known(composed, EvaluateConfig, "")
     if OmegaConf.is_missing(composed, "model"):
-        raise ValueError("model= is missing; give tiny, a hub id, a folder of weights, or a run folder")
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, EvaluateConfig)
+        raise UserError("model= is missing; give tiny, a hub id, a folder of weights, or a run folder")
+    config = as_object(composed, EvaluateConfig)
     check(config)
     return config
 
@@ -67,34 +67,34 @@ def from_hydra(composed: DictConfig) -> EvaluateConfig:
 def settle(config: EvaluateConfig, gpus: int) -> EvaluateConfig:
     """With the engine and the batch of this machine in place of ``auto`` and null.
 
-    192 answers with transformers; with vLLM 3072, of 512 pictures at most. Raises ValueError for an engine or GPUs
+    192 answers with transformers; with vLLM 3072, of 512 pictures at most. Raises UserError for an engine or GPUs
     that are not here.
     """
     engine = settle_scoring_engine(config.engine, gpus)
     if engine is ScoringEngine.vllm and config.tensor_parallel > max(1, gpus):
-        raise ValueError(f"tensor_parallel={config.tensor_parallel}: there are {gpus} GPUs; set it to that or less")
+        raise UserError(f"tensor_parallel={config.tensor_parallel}: there are {gpus} GPUs; set it to that or less")
     k = 1 if config.greedy else config.k
     usual = min(VLLM_BATCH, VLLM_PICTURES * k) if engine is ScoringEngine.vllm else BATCH
     return replace(config, engine=engine, batch=config.batch or usual)
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raises ValueError naming the setting and the remedy."""
+    """Raises UserError naming the setting and the remedy."""
     if not config.data:
-        raise ValueError("data= names no dataset; give data=[bid,clive,...], see vqr1 data list")
+        raise UserError("data= names no dataset; give data=[bid,clive,...], see vqr1 data list")
     if len(set(config.data)) < len(config.data):
-        raise ValueError(f"data={config.data} names a dataset twice; name each once")
-    for name in ("k", "max_tokens", "batch", "limit", "tensor_parallel"):
+        raise UserError(f"data={config.data} names a dataset twice; name each once")
+    for name in ("k", "max_tokens", "batch", "limit", "tensor_parallel", "threads"):
         value = getattr(config, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: set it to 1 or more")
+            raise UserError(f"{name}={value}: set it to 1 or more")
     if config.limit is not None and config.limit < 3:
-        raise ValueError(f"limit={config.limit}: a correlation needs three pictures")
+        raise UserError(f"limit={config.limit}: a correlation needs three pictures")
     if not 0 < config.temperature < math.inf:
-        raise ValueError(f"temperature={config.temperature}: set it above 0; greedy=true takes the likeliest token")
+        raise UserError(f"temperature={config.temperature}: set it above 0; greedy=true takes the likeliest token")
     if not 0 < config.memory_share < 1:
-        raise ValueError(f"memory_share={config.memory_share}: it is a share, above 0 and under 1")
+        raise UserError(f"memory_share={config.memory_share}: it is a share, above 0 and under 1")
     if config.seed < 0:
-        raise ValueError(f"seed={config.seed}: set it to 0 or more")
+        raise UserError(f"seed={config.seed}: set it to 0 or more")
     if config.prompt is not None:
         build_prompt(config.prompt)

@@ -12,9 +12,11 @@ from trl import GRPOConfig
 from vqr1.answer import build_prompt, expects_thinking
 from vqr1.batches import BatchPlan
 from vqr1.cohorts import CohortSampler
-from vqr1.config import Config, Preference, RewardKind, Rivals, Tuning
+from vqr1.config import Config, Preference, RewardKind, Rivals, StepSettings, Tuning
+from vqr1.config_checks import step_settings
 from vqr1.data import Sample, find_spec
 from vqr1.data.pictures import Load
+from vqr1.machine_choices import MachineChoices
 from vqr1.policy import segments
 from vqr1.policy.load import base_model, load_policy, lora_config
 from vqr1.policy.read_once import read_each_prompt_once
@@ -56,9 +58,9 @@ def reward_functions(config: Config) -> list[Reward]:
             cohort_size=reward.cohort_size if reward.rivals is Rivals.cohort else None,
             use_mos_std=reward.preference is Preference.thurstone,
             unreadable_reward=reward.unreadable_reward,
-            opponent=reward.opponent.value,
-            variance=reward.variance.value,
-            agreement=reward.agreement.value,
+            opponent=reward.opponent,
+            variance=reward.variance,
+            agreement=reward.agreement,
             gamma=reward.gamma,
             root_epsilon=reward.root_epsilon,
         )
@@ -67,6 +69,7 @@ def reward_functions(config: Config) -> list[Reward]:
 
 def make_trainer(
     config: Config,
+    choices: MachineChoices,
     grpo: GRPOConfig,
     rewards: Sequence[Reward],
     sampler: CohortSampler,
@@ -76,6 +79,7 @@ def make_trainer(
     script: Script | None = None,
 ) -> RankingTrainer:
     """The trainer of ``samples``. ``script`` gives the answers in place of the policy."""
+    step = step_settings(config.trainer)
     if grpo.ddp_find_unused_parameters is None:
         # Every sample has a picture, so every trained weight gets a gradient; looking for others costs a pass.
         grpo.ddp_find_unused_parameters = False
@@ -85,22 +89,20 @@ def make_trainer(
         args=grpo,
         train_dataset=as_dataset(samples, build_prompt(config.rollout.prompt), load),
         processing_class=processor,
-        peft_config=lora_config(config.policy.lora) if config.policy.tuning is Tuning.lora else None,
+        peft_config=lora_config(config.policy.lora) if choices.tuning is Tuning.lora else None,
         cohorts=sampler,
         script=script,
-        packing=packing(config.trainer),
-        skip_zero_advantages=config.trainer.get("skip_zero_advantages", False),
+        packing=packing(step),
+        skip_zero_advantages=step.skip_zero_advantages,
     )
     trainer.remove_callback(PrinterCallback)
     share_work(trainer)
     return trainer
 
 
-def packing(trainer: dict[str, Any]) -> Packing | None:
+def packing(step: StepSettings) -> Packing | None:
     """How answers share their prompt; None where each is to be a row of its own."""
-    if not trainer.get("shared_prefix", True):
-        return None
-    return Packing(trainer.get("shared_prefix_attention", "auto"), trainer.get("shared_prefix_tokens"))
+    return Packing(step.shared_prefix_attention, step.shared_prefix_tokens) if step.shared_prefix else None
 
 
 def share_work(trainer: RankingTrainer) -> None:

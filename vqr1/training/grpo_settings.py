@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
-from vqr1.batches import BatchPlan, plan_batches
+from vqr1.batches import BatchPlan
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import trainer_settings
+from vqr1.errors import UserError
+from vqr1.machine_choices import MachineChoices
 from vqr1.policy.load import trains_in_bfloat16
 from vqr1.rollout_settings import Correction, TrainingEngine, check_read, check_untruncated
 
@@ -20,31 +22,25 @@ from vqr1.rollout_settings import Correction, TrainingEngine, check_read, check_
 LEARNING_RATE = {Tuning.full: 1e-6, Tuning.lora: 1e-5}
 
 
-def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPlan, GRPOConfig]:
-    """TRL's configuration out of ours, every value checked, and how a step is laid over ``world_size`` devices.
+def grpo_config(config: Config, choices: MachineChoices, folder: Path) -> GRPOConfig:
+    """TRL's configuration out of ours, every value checked.
 
     ``policy.dtype`` alone decides the precision: bfloat16 weights on a GPU train under bfloat16 autocast, float32
     weights without any, whatever accelerate's launch file says. float16 is refused before (``load.check_precision``).
-    Raises ValueError naming the setting and the remedy.
+    Raises UserError naming the setting and the remedy.
     """
     trainer = dict(config.trainer)
     if trainer.get("learning_rate") is None:
-        trainer["learning_rate"] = LEARNING_RATE[config.policy.tuning]
+        trainer["learning_rate"] = LEARNING_RATE[choices.tuning]
     settings = trainer_settings(trainer, typing.get_type_hints(GRPOConfig))
-    plan = plan_batches(
-        config.trainer["images_per_step"],
-        config.rollout.k,
-        world_size,
-        config.trainer.get("answers_per_device"),
-        settings.pop("steps_per_generation", None),
-    )
+    plan = choices.batches
     check_boundaries(settings, plan)
-    if config.rollout.engine is not TrainingEngine.transformers:
+    if choices.engine is not TrainingEngine.transformers:
         check_untruncated(settings)
     vllm = config.rollout.vllm
-    check_read(settings, config.rollout.engine, vllm.correction)
+    check_read(settings, choices.engine, vllm.correction)
     half = trains_in_bfloat16(config.policy.dtype)
-    grpo = GRPOConfig(
+    ours = dict(
         output_dir=str(folder),
         seed=config.seed,
         num_generations=config.rollout.k,
@@ -63,23 +59,26 @@ def grpo_config(config: Config, folder: Path, world_size: int) -> tuple[BatchPla
         report_to=[],
         logging_strategy="steps",
         eval_strategy="no",
-        **settings,
     )
+    try:
+        grpo = GRPOConfig(**ours, **settings)
+    except ValueError as error:  # transformers' and TRL's words for settings that do not go together
+        raise UserError(f"trainer: {error}") from error
     # Where bf16 is false this would be ACCELERATE_MIXED_PRECISION's, from the file the run was launched with.
     grpo.mixed_precision = "bf16" if half else "no"
-    return plan, grpo
+    return grpo
 
 
 def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
-    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises ValueError otherwise."""
-    iterations = settings.get("num_iterations", 1)
+    """Checkpoints lie where a generation batch ends: TRL does not save a half-used one. Raises UserError otherwise."""
+    iterations = settings.get("num_iterations", GRPOConfig.num_iterations)
     if iterations < 1:
-        raise ValueError(f"trainer.num_iterations={iterations}: set it to 1 or more")
+        raise UserError(f"trainer.num_iterations={iterations}: set it to 1 or more")
     reuse = plan.steps_per_generation * iterations
     updates = reuse // math.gcd(reuse, plan.accumulation)  # between two steps that end with a generation batch
-    every = settings.get("save_steps", 500)
+    every = settings.get("save_steps", GRPOConfig.save_steps)
     if every % updates:
-        raise ValueError(
+        raise UserError(
             f"trainer.save_steps={every} would cut a generation batch in two, for one ends every {updates} steps; "
             f"set it to a multiple of {updates}"
         )

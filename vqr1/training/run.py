@@ -6,10 +6,8 @@ read and every picture is opened before the policy is loaded, and the policy's t
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,12 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from vqr1.answer import build_prompt
-from vqr1.config import Config, Wandb, as_dict
+from vqr1.config import Config, Launcher, Wandb, as_dict
+from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
+from vqr1.errors import UserError
 from vqr1.folder_writer import NEW
+from vqr1.machine_choices import MachineChoices
 from vqr1.policy.load import check_grid, check_precision, load_processor
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
@@ -39,59 +40,67 @@ from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.trainer import RankingTrainer, Script
 
 
-def train(config: Config, proof: Proof | None = None, script: Script | None = None) -> Path:
-    """Train as ``config`` says and leave the run folder. Gives the folder's path.
+def train(config: Config, choices: MachineChoices, proof: Proof | None = None, script: Script | None = None) -> Path:
+    """Train as ``config`` and ``choices`` say and leave the run folder. Gives the folder's path.
 
     ``proof`` judges both ends of the run, where evaluation.proof asks for it; ``script`` gives the answers in place of
     the policy.
 
-    Raises ValueError or FileNotFoundError before the first step for anything that is wrong with the configuration,
+    Raises UserError before the first step for anything that is wrong with the configuration,
     the data or the policy's files.
     """
     began = time.perf_counter()
     if config.threads:
         torch.set_num_threads(config.threads)
     state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
-    folder = RunFolder(Path(config.runs) / run_name(config), writes=state.is_main_process)
+    assert state.num_processes == choices.processes, (state.num_processes, choices)
+    folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
     try:
-        return _train(config, folder, state, began, proof, script)
+        return _train(config, choices, folder, state, began, proof, script)
     finally:
         folder.close()
 
 
 def _train(
-    config: Config, folder: RunFolder, state: PartialState, began: float, proof: Proof | None, script: Script | None
+    config: Config,
+    choices: MachineChoices,
+    folder: RunFolder,
+    state: PartialState,
+    began: float,
+    proof: Proof | None,
+    script: Script | None,
 ) -> Path:
-    plan, grpo = grpo_config(config, folder.path, state.num_processes)
+    grpo = grpo_config(config, choices, folder.path)
     rewards = reward_functions(config)  # its settings are checked before anything is read
     if config.evaluation.proof and proof is None:
-        raise ValueError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
+        raise UserError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
     with state.main_process_first():
         data = read_data(config)
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
     check_pictures(data, load)
-    sampler = cohort_sampler(config, data.train, plan, grpo.num_iterations)
-    check_precision(config.policy, sharded=os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true")
+    sampler = cohort_sampler(config, data.train, choices.batches, grpo.num_iterations)
+    check_precision(config.policy, choices.tuning, sharded=choices.launcher is Launcher.zero3)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
-    max_length = check_engine(config, processor)
+    max_length = check_engine(config, choices, processor)
 
-    open_folder(folder, config, data.splits)
+    settled = choices.written_into(config)
+    open_folder(folder, settled, data.splits)
 
     set_seed(config.seed)
-    trainer = make_trainer(config, grpo, rewards, sampler, data.train, load, processor, script)
-    wandb_run = start_wandb(config, folder) if state.is_main_process else None
+    trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
+    wandb_run = start_wandb(settled, folder) if state.is_main_process else None
     logger = Logger(folder, wandb_run, state.is_main_process)
     if max_length is not None:
         # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
         first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
-        use_vllm(trainer, config, processor, max_length, first, logger.say)
+        use_vllm(trainer, config, choices, processor, max_length, first, logger.say)
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
     evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
-    answers_per_step = config.trainer["images_per_step"] * config.rollout.k
+    answers_per_step = step_settings(config.trainer).images_per_step * config.rollout.k
     trainer.add_callback(evaluations)  # first, for what it does before a step is not the step's time
     trainer.add_callback(
         StepCallback(logger, lambda: trainer.generation_seconds, answers_per_step, vllm=max_length is not None)
@@ -134,7 +143,7 @@ def open_folder(folder: RunFolder, config: Config, splits: dict[str, Any]) -> No
     if failure is not None:
         raise failure
     if message is not None:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def draw_figures(folder: Path, say: Callable[[str], None]) -> None:
@@ -156,12 +165,6 @@ def saved(trainer: RankingTrainer) -> str:
     if not folder.is_dir():
         trainer.save_checkpoint()
     return f"saved {folder}; the same command with name={folder.parent.name} resume=true goes on from there"
-
-
-def run_name(config: Config) -> str:
-    """The run's folder name, the same on every rank."""
-    name = [config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"]
-    return str(broadcast_object_list(name)[0])
 
 
 def start_wandb(config: Config, folder: RunFolder) -> Any:

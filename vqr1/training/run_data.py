@@ -17,6 +17,7 @@ from vqr1.data import Sample, SplitRule, read_dataset
 from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
+from vqr1.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class RunData:
 
 
 def read_data(config: Config) -> RunData:
-    """The records of every set that is named. Raises ValueError for a set too small to be ranked or correlated."""
+    """The records of every set that is named. Raises UserError for a set too small to be ranked or correlated."""
     root = Path(config.data.root).expanduser()
     names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
     rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
@@ -47,18 +48,18 @@ def read_data(config: Config) -> RunData:
     )
     for name in config.data.train:
         if len(splits[name].train) < 2:
-            raise ValueError(f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more")
+            raise UserError(f"{name} has {len(splits[name].train)} training pictures: ranking needs two or more")
     for part, sets in (("validation", data.validation), ("test", data.test)):
         for name, samples in sets.items():
             if len(samples) < 3:
-                raise ValueError(
+                raise UserError(
                     f"data.{part}: {name} has {len(samples)} {part} pictures, and a correlation needs three; "
                     f"take it out of data.{part}"
                 )
     if config.reward.preference is Preference.thurstone:
         without = next((s for s in data.train if s.mos_std is None), None)
         if without is not None:
-            raise ValueError(
+            raise UserError(
                 "reward.preference=thurstone needs the spread of the ratings, and "
                 f"{without.image_id} has none; use hard"
             )

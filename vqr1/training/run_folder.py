@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from vqr1.config import Config, as_dict
+from vqr1.errors import UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove
 from vqr1.provenance import finite, versions
 
@@ -79,7 +80,7 @@ class RunFolder:
     def open(self, config: Config, splits: dict[str, Any] | None = None) -> None:
         """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
 
-        What is resumed loses the lines that it will write again. Raises ValueError, and changes nothing, where another
+        What is resumed loses the lines that it will write again. Raises UserError, and changes nothing, where another
         process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
         cannot be read.
         """
@@ -113,13 +114,13 @@ class RunFolder:
         others = found - INTERRUPTED
         if not config.resume:
             if others:
-                raise ValueError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
+                raise UserError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
         elif self._begun():
             self._check_format()
             self._check_same(config)
             self._check_splits(splits)
         elif others or not found:
-            raise ValueError(f"{self.path} holds no run to resume; check name= and runs=, or leave resume out")
+            raise UserError(f"{self.path} holds no run to resume; check name= and runs=, or leave resume out")
 
     def _check_format(self) -> None:
         path = self.path / "versions.json"
@@ -127,13 +128,13 @@ class RunFolder:
         found = stored.get("format", 1)
         remedy = f"resume with the version that began it ({stored.get('vqr1', 'unknown')}), or start another run"
         if found < FORMAT:
-            raise ValueError(
+            raise UserError(
                 f"resume=true, but {self.path} is of format {found}, and this version resumes format {FORMAT} only: "
                 "the order of lines differs, and best/ does not say which step it is of. vqr1 evaluate takes it as it "
                 f"is; to go on, {remedy}"
             )
         if found > FORMAT:
-            raise ValueError(f"resume=true, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
+            raise UserError(f"resume=true, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
         before = _flat(yaml.safe_load((self.path / BEGUN).read_text()))
@@ -141,19 +142,19 @@ class RunFolder:
         for name in sorted({*before, *now}):
             fixed = name.split(".")[0] in FIXED and name not in FREE
             if fixed and before.get(name) != now.get(name):
-                raise ValueError(
+                raise UserError(
                     f"resume=true, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
                     "resume with the same settings or start another run"
                 )
 
     def _check_splits(self, splits: dict[str, Any]) -> None:
-        """Raises ValueError where a resumed run finds other data than it began with."""
+        """Raises UserError where a resumed run finds other data than it began with."""
         path = self.path / "splits.json"
         before = json.loads(path.read_text()) if path.is_file() else {}
         for name, split in splits.items():
             known = before.get(name, split)["hash"]
             if known != split["hash"]:
-                raise ValueError(
+                raise UserError(
                     f"resume=true, but the split of {name} was {known} and is {split['hash']}: its label file or "
                     "pictures have changed; put them back or start another run"
                 )
@@ -202,7 +203,7 @@ class RunFolder:
             put_in_place(self.path / name)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Raises ValueError for a line that cannot be read and is not the torn last one."""
+        """Raises UserError for a line that cannot be read and is not the torn last one."""
         return read_json_lines(self.path / name)
 
 

@@ -12,6 +12,8 @@ from transformers import AutoConfig
 
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import UserError
+from vqr1.machine_choices import MachineChoices
 from vqr1.policy.load import find_weights, trains_in_bfloat16, weight_bytes
 from vqr1.rollout.engine import Engine, vision_tokens
 from vqr1.rollout.offline import text_tokens
@@ -32,26 +34,26 @@ from vqr1.training.trainer import RankingTrainer
 MAX_VLLM_TEMPERATURE = 2.0  # temperature
 
 
-def check_engine(config: Config, processor: Any) -> int | None:
+def check_engine(config: Config, choices: MachineChoices, processor: Any) -> int | None:
     """vLLM's maximum length in tokens, or None where transformers answers.
 
     Raises ValueError for a length that is too short, a share of memory that is too small, a server that does not fit.
     """
-    engine, settings = config.rollout.engine, config.rollout.vllm
+    engine, settings = choices.engine, config.rollout.vllm
     if engine is TrainingEngine.transformers:
         return None
     if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
-        raise ValueError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
+        raise UserError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
     policy = config.policy
     template = config.trainer.get("chat_template_kwargs")
     template = json.loads(template) if isinstance(template, str) else template  # as TRL reads it
     text = text_tokens(processor, config.rollout.prompt, template)
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
     length = sequence_limit(settings.max_length, needed)
-    weights = find_weights(policy.path)
+    weights = choices.policy
     if engine is TrainingEngine.vllm_server:
-        if config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
-            raise ValueError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
+        if choices.tuning is Tuning.lora and settings.lora is LoraSync.adapter:
+            raise UserError("rollout.vllm.lora=adapter needs rollout=vllm_colocate: a server gets merged weights")
         check_server(settings.server, weights, settings.server_timeout, find_weights)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -73,6 +75,7 @@ def cache_bytes(policy: Any, length: int, each: int) -> int:
 def use_vllm(
     trainer: RankingTrainer,
     config: Config,
+    choices: MachineChoices,
     processor: Any,
     max_length: int,
     pictures: Sequence[Image.Image],
@@ -85,12 +88,12 @@ def use_vllm(
     it makes other patches of ``pictures`` than training does.
     """
     settings, args = config.rollout.vllm, trainer.args
-    adapter_alone = config.policy.tuning is Tuning.lora and settings.lora is LoraSync.adapter
+    adapter_alone = choices.tuning is Tuning.lora and settings.lora is LoraSync.adapter
     answers = args.per_device_train_batch_size * args.steps_per_generation * settings.tensor_parallel
 
     def start() -> Engine:
         return (engine or VllmEngine)(
-            find_weights(config.policy.path),
+            choices.policy,
             processor,
             limits=(config.policy.min_pixels, config.policy.max_pixels),
             max_length=max_length,
@@ -107,12 +110,12 @@ def use_vllm(
         model=trainer.model,
         accelerator=trainer.accelerator,
         processing_class=processor,
-        mode="server" if config.rollout.engine is TrainingEngine.vllm_server else "colocate",
+        mode="server" if choices.engine is TrainingEngine.vllm_server else "colocate",
         start=start,
         adapter_alone=adapter_alone,
         stop=trainer.eos_token_ids,
         never=vision_tokens(processor.tokenizer),
-        vision_trained=config.policy.train_vision and config.policy.tuning is Tuning.full,
+        vision_trained=config.policy.train_vision and choices.tuning is Tuning.full,
         server_base_url=settings.server,
         server_timeout=settings.server_timeout,
         group_port=settings.group_port,

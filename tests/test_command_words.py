@@ -1,0 +1,111 @@
+"""``--root`` and ``data=`` as every command takes them, and the commands' names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.support.runs import environment
+from vqr1 import __version__
+from vqr1.command_words import evaluate_words, root_words, train_words
+from vqr1.config import register
+from vqr1.config_checks import from_hydra
+from vqr1.errors import UserError
+from vqr1.packaged import packaged
+from vqr1.scoring import settings as evaluate_schema
+
+CONF = packaged("conf").resolve()
+
+
+def data_of(*words):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        data = from_hydra(compose("train", [*train_words(words)])).data
+    assert data.train == data.validation == data.test
+    return data.train
+
+
+@pytest.mark.parametrize(
+    ("words", "sets"),
+    [
+        (["data=spaq"], ["spaq"]),
+        (["data=[bid,spaq]"], ["bid", "spaq"]),
+        (["data=[bid]"], ["bid"]),
+        (["data=mine"], ["mine"]),  # declared by root/mine/dataset.yaml, or refused when it is read
+        (["data='my set'"], ["my set"]),
+        (["data=demo"], ["demo_five", "demo_hundred"]),
+        (["data=kadid10k_spaq"], ["kadid10k", "spaq"]),
+        ([], ["demo_five", "demo_hundred"]),
+        (["experiment=kadid10k"], ["kadid10k"]),
+        # The command line comes after the experiment.
+        (["experiment=kadid10k", "data=spaq"], ["spaq"]),
+        (["experiment=kadid10k", "data=demo"], ["demo_five", "demo_hundred"]),
+        (["experiment=koniq10k", "data=[bid,mine]"], ["bid", "mine"]),
+    ],
+)
+def test_data_is_a_dataset_some_datasets_or_a_file_of_conf(words, sets):
+    assert data_of(*words) == sets
+
+
+def test_the_words_of_a_sweep_stay_a_sweep():
+    assert train_words(["-m", "data=demo,[bid,spaq],mine", "seed=0,1"]) == ["-m", "data=demo,bid+spaq,mine", "seed=0,1"]
+    assert train_words(["data=bid+spaq"]) == ["data=bid+spaq"]  # as the jobs of the sweep get it
+    for word in ("data=null", "data=[]", "data.train=[bid]", "data=choice(bid,spaq)", "+data=x"):
+        assert train_words([word]) == [word]
+
+
+def test_evaluate_takes_a_plain_name():
+    evaluate_schema.register()
+    for word, sets in {
+        "data=bid": ["bid"],
+        "data=[bid,spaq]": ["bid", "spaq"],
+        "data=bid,spaq": ["bid", "spaq"],
+    }.items():
+        with initialize_config_dir(str(CONF / "evaluate"), version_base="1.3"):
+            config = evaluate_schema.from_hydra(
+                compose("evaluate", evaluate_words(["model=tiny", word, "--root", "/x y"]))
+            )
+        assert (config.data, config.root) == (sets, "/x y")
+
+
+def test_the_root_is_one_option_everywhere(monkeypatch):
+    assert root_words(["--root", "/a", "seed=1"], "data.root") == ["data.root=/a".replace("/a", "'/a'"), "seed=1"]
+    assert root_words(["--root=b"], "root") == ["root=b"]
+    with pytest.raises(UserError, match="--root needs a folder"):
+        root_words(["--root"], "root")
+
+
+def test_train_takes_the_root_and_says_so_where_it_is_missing(tmp_path):
+    done = vqr1(tmp_path, "train", "experiment=kadid10k", "--root", str(tmp_path / "no where"))
+    assert done.returncode == 2
+    assert f"The root {tmp_path / 'no where'} is missing: set VQR1_DATA, or give --root FOLDER" in done.stderr
+
+
+def vqr1(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "vqr1", *words],
+        capture_output=True, text=True, env=environment(), cwd=folder, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path):
+    done = vqr1(tmp_path, "train", "data=kadit10k")
+    assert done.returncode == 2
+    assert "no dataset is called kadit10k; choose from kadid10k, spaq" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(tmp_path):
+    done = vqr1(tmp_path, "trian", "experiment=demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("vqr1: no command is called trian; did you mean train?\n\nusage: vqr1 COMMAND")
+    done = vqr1(tmp_path, "--frobnicate")
+    assert done.returncode == 2 and "no command is called --frobnicate\n" in done.stderr
+
+
+def test_the_version_is_said(tmp_path):
+    done = vqr1(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"vqr1 {__version__}\n")

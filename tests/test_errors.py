@@ -1,0 +1,138 @@
+"""What a user can put right is one message and exit code 2; a defect keeps its stack."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.runs import environment
+from vqr1.cli import report_user_errors
+from vqr1.errors import LaunchError, MissingFileError, UserError, memory_advice
+from vqr1.rollout.engine import RolloutError
+
+
+def raising(error):
+    def run():
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("k=0: set it to 1"),
+        MissingFileError("labels.csv is missing"),
+        RolloutError("lost"),
+        LaunchError("a", 2),
+    ],
+)
+def test_the_users_error_is_one_message(error, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        report_user_errors("table", raising(error))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"vqr1 table: {error}\n(VQR1_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("VQR1_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        report_user_errors("table", raising(error))
+
+
+@pytest.mark.parametrize("error", [ValueError("deep"), KeyError("k"), RuntimeError("deep"), FileNotFoundError("deep")])
+def test_a_defect_is_not_swallowed(error):
+    with pytest.raises(type(error)) as raised:
+        report_user_errors("table", raising(error))
+    assert raised.value is error
+
+
+def test_the_kinds_are_what_callers_catch():
+    assert issubclass(UserError, ValueError)
+    assert issubclass(MissingFileError, FileNotFoundError) and issubclass(MissingFileError, UserError)
+    assert issubclass(RolloutError, RuntimeError) and issubclass(RolloutError, UserError)
+    assert str(pickle.loads(pickle.dumps(MissingFileError("a.png is missing")))) == "a.png is missing"  # from a pool
+    assert (LaunchError("a", 3).exit_code, LaunchError("a", -9).exit_code) == (3, 1)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def caused(outer, inner):
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        ValueError("Free memory on device is less than desired GPU memory utilization (0.9, 71 GiB)"),
+        ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"),
+        caused(RuntimeError("engine core failed"), OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+def test_where_memory_ran_out_the_settings_that_help_stand_below_the_stack(error):
+    with pytest.raises(type(error)) as raised:
+        report_user_errors("train", raising(error))
+    (note,) = raised.value.__notes__
+    for setting in ("trainer.answers_per_device", "policy.gradient_checkpointing", "memory_share", "policy.max_pixels"):
+        assert setting in note
+    assert "max_pixels" in memory_advice("evaluate", error) and "trainer." not in memory_advice("evaluate", error)
+
+
+def test_other_errors_get_no_advice():
+    assert memory_advice("train", ValueError("shapes differ")) is None
+    assert memory_advice("table", MemoryError()) is None
+
+
+PROGRAM = """
+import sys
+from vqr1 import cli
+
+def deep_inside(config):
+    raise {error}
+
+sys.argv = ["vqr1", *{words}]
+cli.main(deep_inside)
+"""
+
+
+def program(folder, words, error="AssertionError('not reached')"):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(words=words, error=error)],
+        capture_output=True, text=True, env=environment(), cwd=folder, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ["ValueError('seven')", "KeyError('seven')", "MemoryError('seven')"])
+def test_a_defect_of_a_run_has_its_stack_and_exit_code_1(tmp_path, error):
+    done = program(tmp_path, ["train", "experiment=demo"], error)
+    assert done.returncode == 1
+    assert "in deep_inside" in done.stderr and "seven" in done.stderr
+    assert "HYDRA_FULL_ERROR" not in done.stderr
+    assert done.stderr.count("trainer.answers_per_device") == ("Memory" in error)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "reward=rank"], "Could not find 'reward/rank'"),
+        (["train", "rollout.k=six"], "Value 'six' of type 'str' could not be converted to Integer"),
+        (["train", "trainer.learning_rte=1"], "Could not override 'trainer.learning_rte'"),
+        (["train", "seed=[1"], "seed=[1"),
+        (["train", "name=${nothing}"], "nothing"),
+        (["train", "policy=null"], "Config group override must be a string"),
+        (["train", "-m", "seed=0,1", "rollout.k=1"], "set rollout.k to 2 or more"),
+        (["evaluate", "model=tiny", "data=[bid]", "k=many"], "Value 'many' of type 'str' could not be converted"),
+        (["evaluate", "model=tiny", "data=[bid]", "kk=2"], "Could not override 'kk'"),
+    ],
+)
+def test_what_hydra_refuses_is_the_users_error(tmp_path, words, message):
+    done = program(tmp_path, words)
+    assert done.returncode == 2
+    assert message in done.stderr and f"vqr1 {words[0]}: " in done.stderr
+    assert "Traceback" not in done.stderr

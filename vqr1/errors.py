@@ -1,0 +1,53 @@
+"""What the command line reports in one message. Every other exception is a defect and keeps its stack."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """What the user can put right: the message names the value that is wrong and the remedy."""
+
+    exit_code = 2
+
+
+class MissingFileError(FileNotFoundError, UserError):
+    """A file or folder that the user has to provide."""
+
+
+class LaunchError(UserError, RuntimeError):
+    """A process that was started has failed, and has said itself why; its exit code becomes the command's."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code if 0 < exit_code < 256 else 1
+
+
+# What lowers the memory that a command needs, the cheapest first.
+LESS_MEMORY = {
+    "train": (
+        "trainer.answers_per_device (fewer answers in one pass)",
+        "policy.gradient_checkpointing=true",
+        "rollout.vllm.memory_share (vLLM's part of each GPU) or rollout.vllm.sleep=true",
+        "policy.max_pixels and rollout.max_tokens",
+        "evaluation.batch (where it happens in an evaluation)",
+        "policy.tuning=lora",
+    ),
+    "evaluate": ("batch", "memory_share (vLLM's part of the GPU)", "max_pixels", "tensor_parallel (with vLLM)"),
+}
+# As torch (GPU and CPU) and vLLM word it. The types are not imported: torch takes seconds.
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "gpu memory utilization", "cache blocks")
+
+
+def memory_advice(command: str, error: BaseException) -> str | None:
+    """The settings that lower the memory of ``command``; None where ``error`` is not about memory."""
+    cause: BaseException | None = error
+    while cause is not None:
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & {"MemoryError", "OutOfMemoryError"} or (
+            names & {"RuntimeError", "ValueError"} and any(word in str(cause).lower() for word in _WORDS)
+        ):
+            break
+        cause = cause.__cause__ or cause.__context__
+    settings = LESS_MEMORY.get(command)
+    if cause is None or settings is None:
+        return None
+    return f"vqr1 {command}: memory ran out. Lower the need with\n  " + "\n  ".join(settings)

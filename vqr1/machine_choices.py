@@ -1,0 +1,98 @@
+"""What a run leaves to the machine it is started on, decided once.
+
+:func:`choose` is the only place where ``auto`` and null become something definite; whoever needs one of these reads
+:class:`MachineChoices` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from vqr1.batches import BatchPlan, plan_batches
+from vqr1.config import Config, Launcher, Tuning
+from vqr1.config_checks import step_settings
+from vqr1.errors import UserError
+from vqr1.rollout_settings import TrainingEngine, settle_engine
+
+
+@dataclass(frozen=True)
+class MachineChoices:
+    name: str  # of the run's folder, below config.runs
+    tuning: Tuning  # never auto
+    engine: TrainingEngine  # never auto
+    launcher: Launcher  # never auto
+    processes: int  # one to each GPU, or one
+    batches: BatchPlan  # over those processes
+    policy: Path  # the folder of the weights that are trained
+
+    def words(self) -> dict[str, str]:
+        """What another process needs to be told, to choose the same."""
+        return {
+            "policy.tuning": self.tuning.value,
+            "rollout.engine": self.engine.value,
+            "launcher": self.launcher.value,
+            "name": self.name,
+        }
+
+    def written_into(self, config: Config) -> Config:
+        """``config`` with nothing left open, for the run folder."""
+        return replace(
+            config,
+            name=self.name,
+            launcher=self.launcher,
+            policy=replace(config.policy, tuning=self.tuning),
+            rollout=replace(config.rollout, engine=self.engine),
+        )
+
+
+def choose(
+    config: Config, gpus: int, scripted: bool = False, environment: Mapping[str, str] = os.environ
+) -> MachineChoices:
+    """What to train with how, on a machine with ``gpus`` GPUs.
+
+    One GPU holds a 7B policy only with LoRA; several share all its weights under ZeRO-3. Without a GPU the policy is
+    small and everything is trained. vLLM answers where there is a GPU and it is installed, unless a script does.
+    ``environment`` shows whether a launcher has started this process already; then its number of processes counts.
+
+    Raises UserError for an engine or launcher that cannot be here, or a step that does not divide over the devices,
+    MissingFileError, saying what to fetch, where the policy is missing.
+    """
+    from vqr1.policy.load import find_weights
+
+    started = launched(environment)
+    processes = int(environment.get("WORLD_SIZE", "1")) if started else gpus
+    devices = processes if gpus else 0
+    tuning = config.policy.tuning
+    if tuning is Tuning.auto:
+        tuning = Tuning.lora if devices == 1 else Tuning.full
+    launcher = config.launcher
+    if started:  # it is as it is, whatever was asked for
+        sharded = environment.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        launcher = Launcher.zero3 if sharded else Launcher.ddp if devices > 1 else Launcher.none
+    elif launcher is Launcher.auto:
+        launcher = Launcher.none if devices <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
+    if gpus == 0 and launcher is not Launcher.none:
+        raise UserError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
+    if not started and launcher is Launcher.none:
+        processes = 1
+    ours = step_settings(config.trainer)
+    return MachineChoices(
+        name=config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}",
+        tuning=tuning,
+        engine=settle_engine(config.rollout.engine, devices, scripted),
+        launcher=launcher,
+        processes=processes,
+        batches=plan_batches(
+            ours.images_per_step, config.rollout.k, processes, ours.answers_per_device, ours.steps_per_generation
+        ),
+        policy=find_weights(config.policy.path),
+    )
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher started this process: ours, or the user's own."""
+    return "LOCAL_RANK" in environment or "RANK" in environment
