@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from test_architecture import ROOMS
 
+from tests.test_architecture import ROOMS
 from vqr1.cli import COMMANDS
 from vqr1.config import Config
 from vqr1.config_checks import OURS
