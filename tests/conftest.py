@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that no worker is left with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def no_precision_is_left_behind() -> Iterator[None]:
+    """transformers writes a configuration's precision into the environment, where the next Accelerator finds it."""
+    yield
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
 
 
 @pytest.fixture(scope="session")

@@ -80,13 +80,14 @@ def test_on_a_gpu_the_policys_dtype_decides_the_autocast(gpu, monkeypatch, tmp_p
     if launched:  # accelerate's launcher hands its file's mixed_precision on in this way
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     config = composed(f"policy.dtype={dtype}", "policy.tuning=lora")
-    _, grpo = grpo_config(config, tmp_path, world_size=1)
+    grpo = grpo_config(config, choices_for(config), tmp_path)
     assert (grpo.bf16, grpo.fp16, grpo.mixed_precision) == (half, False, "bf16" if half else "no")
 
 
 def test_without_a_gpu_nothing_is_cast(tmp_path):
     for dtype in ("auto", "float32", "bfloat16"):
-        _, grpo = grpo_config(composed(f"policy.dtype={dtype}", "policy.tuning=lora"), tmp_path, world_size=1)
+        config = composed(f"policy.dtype={dtype}", "policy.tuning=lora")
+        grpo = grpo_config(config, choices_for(config), tmp_path)
         assert (grpo.bf16, grpo.mixed_precision) == (False, "no")
 
 
@@ -330,7 +331,7 @@ def test_a_setting_of_trl_that_the_rollout_does_not_read_is_refused(rollout, set
     with pytest.raises(
         ValueError, match=rf"trainer.{setting.partition('=')[0]}=.* has no effect with rollout={rollout}"
     ):
-        grpo_config(config, tmp_path, world_size=1)
+        grpo_config(config, choices_for(config), tmp_path)
 
 
 @pytest.mark.parametrize(

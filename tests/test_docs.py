@@ -27,6 +27,7 @@ MADE = {
     *(
         "best/",
         "best/step.json",
+        "best-N/",
         "final/",
         "run/",
         "config.yaml",

@@ -25,4 +25,4 @@ def test_the_curves_may_fail_too(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("torn\n")
     draw_figures(tmp_path, said.append)
     (warning,) = said
-    assert "warning: draw_curves failed" in warning and "ValueError: " in warning and "metrics.jsonl, line 1" in warning
+    assert "warning: draw_curves failed" in warning and "UserError: " in warning and "metrics.jsonl, line 1" in warning

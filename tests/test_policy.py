@@ -82,11 +82,11 @@ def test_half_precision_without_a_master_copy_is_refused(settings):
 @pytest.mark.parametrize("tuning", [Tuning.full, Tuning.lora])
 @pytest.mark.parametrize("sharded", [False, True])
 def test_training_in_float16_is_refused(settings, tuning, sharded):
-    settings.dtype, settings.tuning = "float16", tuning
+    settings.dtype = "float16"
     with pytest.raises(
         ValueError, match="policy.dtype=float16: .*loss scaling.*; set policy.dtype=bfloat16, or float32"
     ):
-        check_precision(settings, sharded)
+        check_precision(settings, tuning, sharded)
 
 
 def test_flash_attention_takes_no_float32(monkeypatch):

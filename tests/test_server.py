@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -108,16 +109,23 @@ def test_a_hub_id_of_another_model_is_refused(address, pages, hub, root):
 
 
 def test_the_run_asks_for_the_policys_name(address, pages, hub, monkeypatch):
+    from tests.support.choices import choices_for
     from vqr1.config import Config, PolicyConfig, RolloutConfig
+    from vqr1.policy.load import find_weights
     from vqr1.rollout_settings import TrainingEngine, VllmSettings
     from vqr1.training import start_vllm
 
     pages["/v1/models"]["data"][0]["root"] = "Maker/Rater-7B"
     monkeypatch.setattr(start_vllm, "text_tokens", lambda *_: 100)
     served = RolloutConfig(engine=TrainingEngine.vllm_server, vllm=VllmSettings(server=address, server_timeout=1))
-    assert start_vllm.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-7B"), rollout=served), None)
+
+    def asked(policy: str) -> int | None:
+        config = Config(policy=PolicyConfig(path=policy), rollout=served, trainer={})
+        return start_vllm.check_engine(config, replace(choices_for(config), policy=find_weights(policy)), None)
+
+    assert asked("Maker/Rater-7B")
     with pytest.raises(ValueError, match="serves Maker/Rater-7B"):
-        start_vllm.check_engine(Config(policy=PolicyConfig(path="Maker/Rater-3B"), rollout=served), None)
+        asked("Maker/Rater-3B")
 
 
 def test_another_version_is_refused_with_both(address, pages, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -224,7 +225,7 @@ def test_no_more_pictures_are_decoded_for_the_check_than_it_compares(run, monkey
         loaded.clear()
         return trainer
 
-    def start(trainer, config, processor, max_length, pictures, *_):
+    def start(trainer, config, choices, processor, max_length, pictures, *_):
         raise StartedError(len(pictures), len(loaded), len(trainer.train_dataset))
 
     make_trainer = run_module.make_trainer
@@ -252,13 +253,14 @@ def test_vllm_computes_in_what_training_computes_in(monkeypatch, tmp_path, dtype
         policy=PolicyConfig(path="tiny", tuning=Tuning.lora, dtype=dtype),
         trainer={"images_per_step": 8, "answers_per_device": 6, "save_steps": 1},
     )
-    _, args = grpo_config(config, tmp_path, 1)
+    choices = choices_for(config, gpus=1)
+    args = grpo_config(config, choices, tmp_path)
     used: list = []
     trainer = SimpleNamespace(
         args=args, model=None, accelerator=None, eos_token_ids=[], use=lambda g, _: used.append(g)
     )
     engine = lambda path, processor, **settings: settings["dtype"]  # noqa: E731
-    use_vllm(trainer, config, SimpleNamespace(tokenizer=None), 100, [], print, engine)
+    use_vllm(trainer, config, choices, SimpleNamespace(tokenizer=None), 100, [], print, engine)
     assert [generation.engine for generation in used] == [found]
 
 
@@ -275,7 +277,8 @@ def test_the_memory_that_vllm_is_given_is_for_what_it_computes_in(monkeypatch, p
         policy=PolicyConfig(path=str(policy_folder), dtype=dtype),
         rollout=RolloutConfig(engine=TrainingEngine.vllm_colocate),
     )
-    length = check_engine(config, load_processor(config.policy))
+    choices = replace(choices_for(config), policy=policy_folder)
+    length = check_engine(config, choices, load_processor(config.policy))
     # The folder's weights are float32, 4 bytes each: 2 layers, 2 heads for keys and values of 32 numbers each.
     assert checked == [(weight_bytes(policy_folder) * size // 2, 2 * 2 * size * length * 2 * 2 * 32)]
 

@@ -25,6 +25,7 @@ from PIL import Image
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
+from tests.support.choices import choices_for
 from tests.support.fake_engine import FakeEngine
 from tests.support.runs import environment
 from vqr1.answer import build_prompt
@@ -139,9 +140,9 @@ def test_what_the_chat_template_is_given_counts_towards_vllms_length(settings, p
     wordy = copy.copy(processor)
     wordy.chat_template = processor.chat_template + "{{ note }}"
     config = Config(policy=settings, rollout=RolloutConfig(engine=TrainingEngine.vllm_colocate), trainer={})
-    plain = check_engine(config, wordy)
+    plain = check_engine(config, choices_for(config), wordy)
     config.trainer["chat_template_kwargs"] = given
-    assert check_engine(config, wordy) >= plain + 50
+    assert check_engine(config, choices_for(config), wordy) >= plain + 50
 
 
 # The engine's weights and what it remembers

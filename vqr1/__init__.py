@@ -1,3 +1,3 @@
 """Reinforcement learning to rank for image quality."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -29,7 +29,8 @@ def draw_curves(folder: Path) -> Path:
     rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
     proof = json.loads(summary.read_text()).get("proof", {}) if summary.is_file() else {}
-    figure, axes = plt.subplots(1, 5, figsize=(22, 4), constrained_layout=True)
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), constrained_layout=True)
+    *axes, legend = grid.flat
     for axis, title in zip(axes, titles(rows), strict=True):
         axis.set_title(title)
         axis.set_xlabel("step")
@@ -39,9 +40,10 @@ def draw_curves(folder: Path) -> Path:
     _sets(axes[3], rows, "score_std")
     _curve(axes[3], rows, "rollout/score_std", label="training")
     _curve(axes[4], rows, "policy/kl")
-    for axis in axes[2:4]:
-        if axis.lines:
-            axis.legend(fontsize=8)
+    legend.axis("off")  # the sixth panel: a legend in another one would hide lines
+    named = {label: line for axis in axes[2:4] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if named:
+        legend.legend(named.values(), named.keys(), loc="center", frameon=False)
     path = folder / "curves.png"
     with replaced(path) as new:
         figure.savefig(new, format="png", dpi=110)
