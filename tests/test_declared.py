@@ -197,7 +197,7 @@ def test_a_group_in_two_parts_is_refused(tmp_path):
         ("c.png,1,-2,sea,test", "line 4: the ratings' std -2 is negative"),
         ("c.png,1,2,sea,dev", "line 4: part 'dev'; use train, validation or test"),
         ("c.png,1,2,,test", "line 4: scene is empty; fill it in or drop the row"),
-        ("a.png,1,2,sea,test", "line 4: mine/a.png stands more than once; keep one row per picture"),
+        ("a.png,1,2,sea,test", "line 4: mine/a.png appears more than once; keep one row per picture"),
         ("../c.png,1,2,sea,test", "line 4: ../c.png leaves .*pictures; give a path below it"),
         ("d.png,1,2,sea,test", "line 4: .*d.png is missing"),
     ],

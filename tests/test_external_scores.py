@@ -77,7 +77,7 @@ def test_what_was_trained_on_enters_by_its_test_split(root):
         (["I01_01_01.png,good"], "musiq.csv, line 2: score 'good' is no number; correct it or leave it empty"),
         (["I01_01_01.png,nan"], "musiq.csv, line 2: score nan is not finite"),
         (["I01_01_01.png,1", "t1.bmp,2"], "musiq.csv, line 3: 't1.bmp' is no picture of kadid10k; drop the row"),
-        (["I01_01_01.png,1", "images/I01_01_01.png,1"], "line 3: images/I01_01_01.png stands twice; keep one score"),
+        (["I01_01_01.png,1", "images/I01_01_01.png,1"], "line 3: images/I01_01_01.png appears twice; keep one score"),
         (["I01_01_01.png,"], "musiq.csv: no score of any picture of kadid10k"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_missing_picture_is_named_with_its_line(tmp_path):
 
 def test_a_picture_that_stands_twice_is_refused(tmp_path):
     write(tmp_path / "kadid10k", ["I01_01_01.png,I01.png,4.57,0.49"] * 2)
-    with pytest.raises(ValueError, match=r"kadid10k/I01_01_01.png stands more than once; keep one row"):
+    with pytest.raises(ValueError, match=r"kadid10k/I01_01_01.png appears more than once; keep one row"):
         read_dataset("kadid10k", tmp_path)
 
 

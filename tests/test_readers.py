@@ -474,7 +474,7 @@ def test_a_row_that_stands_twice_is_named_with_the_other(tmp_path):
 def test_two_names_of_one_file_are_one_picture(tmp_path):
     labels = made("flive", tmp_path) / "flive" / "labels_image.csv"
     labels.write_text(labels.read_text().replace("voc_emotic_ava/1.jpg", "VOC_emotic_ava/0.jpg"))
-    with pytest.raises(ValueError, match=r"line 3: flive/VOC_emotic_ava/0.jpg stands more than once"):
+    with pytest.raises(ValueError, match=r"line 3: flive/VOC_emotic_ava/0.jpg appears more than once"):
         read_dataset("flive", tmp_path)
 
 

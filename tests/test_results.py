@@ -59,7 +59,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"score": None}, "line 2: bid/00001.png has status 'ok' and score None; ok has a score"),
         ({"status": "unreadable"}, "line 2: bid/00001.png has status 'unreadable' and score .*; ok has a score"),
         ({"mos": None}, "line 2: bid/00001.png has MOS None; a MOS is a finite number"),
-        ({"image_id": "bid/00000.png"}, "bid/00000.png stands more than once; keep one line per picture"),
+        ({"image_id": "bid/00000.png"}, "bid/00000.png appears more than once; keep one line per picture"),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
     ],
 )

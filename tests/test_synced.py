@@ -397,7 +397,7 @@ def served(settings, processor, monkeypatch):
 def test_a_server_is_sent_each_picture_once_and_answers_come_back_in_order(served, processor):
     shown = pictures(3)
     prompts = prompts_of(processor, shown)
-    rows = [0, 0, 1, 1, 2, 2, 2, 2]  # the last picture stands twice in the batch
+    rows = [0, 0, 1, 1, 2, 2, 2, 2]  # the last picture appears twice in the batch
     torch.manual_seed(5)
     seeds = [question.seed for question in as_questions([[1], [2], [3]], shown)]
     torch.manual_seed(5)

@@ -27,7 +27,7 @@ USAGE = """usage: vqr1 COMMAND ...
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
 
-The datasets lie in the folder that VQR1_DATA names, else in data; --root FOLDER before either, with every command.
+The datasets are in --root FOLDER (every command takes it), else in the folder that VQR1_DATA names, else in data.
 vqr1 COMMAND --help says more of a command, vqr1 --version which release this is.
 """
 

@@ -62,10 +62,10 @@ def start(config: Config, hooks: Hooks = Hooks()) -> None:
         _announce(config, choices, gpus, None)
         _train(config, choices, hooks)
         return
-    told = choices.words() | ({"logger.group": sweep} if sweep else {})
+    passed_on = choices.words() | ({"logger.group": sweep} if sweep else {})
     # The command line's own words first, then what was chosen: Hydra takes the last word of a key.
-    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in told]
-    words += [f"{key}={quoted(value)}" for key, value in told.items()]
+    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in passed_on]
+    words += [f"{key}={quoted(value)}" for key, value in passed_on.items()]
     command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
     _announce(config, choices, gpus, command)
     done = subprocess.run(command, check=False)

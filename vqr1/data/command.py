@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vqr1.data.checks import DatasetReport
 
 DESCRIPTION = """\
-The datasets lie in ROOT/NAME; the root is the folder that VQR1_DATA names, else data; --root comes before either.
+A dataset is read from ROOT/NAME; the root is --root, else the folder that VQR1_DATA names, else data.
 """
 EVERYTHING = "all"
 

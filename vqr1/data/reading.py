@@ -156,7 +156,7 @@ class Reading:
             before = self._seen.setdefault(key, where)
             if before != where:
                 raise UserError(
-                    f"{where}: {image_id} stands more than once; keep one row per picture (another is {before})"
+                    f"{where}: {image_id} appears more than once; keep one row per picture (another is {before})"
                 )
 
     def _std(self, where: str, spread: float | None) -> float | None:

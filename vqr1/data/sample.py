@@ -60,7 +60,7 @@ def check_samples(samples: Sequence[Sample], where: str) -> None:
     """Refuse labels that cannot be ranked.
 
     Raises UserError, naming the picture and the value, for a MOS that is not finite, a negative or non-finite spread,
-    or an ``image_id`` that stands twice.
+    or an ``image_id`` that appears twice.
     """
     for sample in samples:
         if not math.isfinite(sample.mos):
@@ -69,7 +69,7 @@ def check_samples(samples: Sequence[Sample], where: str) -> None:
             raise UserError(f"{where}: {sample.image_id} has spread {sample.mos_std}; a std is finite and not negative")
     repeated = [name for name, count in Counter(sample.image_id for sample in samples).items() if count > 1]
     if repeated:
-        raise UserError(f"{where}: {repeated[0]} stands more than once; keep one row per picture")
+        raise UserError(f"{where}: {repeated[0]} appears more than once; keep one row per picture")
 
 
 def some_of(samples: list[Sample], limit: int | None) -> list[Sample]:

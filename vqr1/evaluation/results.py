@@ -111,11 +111,11 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """The rows of a results.jsonl. Raises UserError, with the line, for what is no row or stands twice."""
+    """The rows of a results.jsonl. Raises UserError, with the line, for what is no row or appears twice."""
     rows = [_row(line, f"{path}, line {i}") for i, line in enumerate(whole_lines(path.read_bytes()), 1)]
     twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {twice[0]} stands more than once; keep one line per picture")
+        raise UserError(f"{path}: {twice[0]} appears more than once; keep one line per picture")
     return rows
 
 

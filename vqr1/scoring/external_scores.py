@@ -97,7 +97,7 @@ def _read(file: Path, pictures: _Pictures) -> dict[str, float]:
                     continue
                 raise UserError(f"{where}: {row['picture']!r} is no picture of {pictures.of.name}; drop the row")
             if sample.image_id in scores:
-                raise UserError(f"{where}: {row['picture']} stands twice; keep one score per picture")
+                raise UserError(f"{where}: {row['picture']} appears twice; keep one score per picture")
             if (row["score"] or "").strip():
                 scores[sample.image_id] = _number(row["score"], where)
     if not scores:

@@ -41,7 +41,7 @@ from vqr1.training.trainer import RankingTrainer, Script
 
 
 def train(config: Config, choices: MachineChoices, proof: Proof | None = None, script: Script | None = None) -> Path:
-    """Train as ``config`` and ``choices`` say and leave the run folder. Gives the folder's path.
+    """Train as ``config`` and ``choices`` say and leave the run folder. Returns the folder's path.
 
     ``proof`` judges both ends of the run, where evaluation.proof asks for it; ``script`` gives the answers in place of
     the policy.
