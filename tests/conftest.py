@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +23,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_precision_is_left_behind() -> Iterator[None]:
-    """transformers writes a configuration's precision into the environment, where the next Accelerator finds it."""
+def no_device_and_precision_are_left_behind() -> Iterator[None]:
+    """transformers writes a configuration's precision into the environment and its device into accelerate's one state.
+
+    A test that pretends to have a GPU would leave both to the next test's Accelerator.
+    """
     yield
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    state = sys.modules.get("accelerate.state")
+    if state is None:
+        return
+    on_cpu = state.PartialState._shared_state.get("_cpu", True)
+    precision = state.AcceleratorState._shared_state.get("_mixed_precision", "no")
+    if not on_cpu or precision != "no":
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
