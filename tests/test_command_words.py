@@ -23,7 +23,7 @@ CONF = packaged("conf").resolve()
 def data_of(*words):
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        data = from_hydra(compose("train", [*train_words(words)])).data
+        data = from_hydra(compose("train", ["policy=tiny", *train_words(words)])).data
     assert data.train == data.validation == data.test
     return data.train
 
@@ -38,7 +38,7 @@ def data_of(*words):
         (["data='my set'"], ["my set"]),
         (["data=demo"], ["demo_five", "demo_hundred"]),
         (["data=kadid10k_spaq"], ["kadid10k", "spaq"]),
-        ([], ["demo_five", "demo_hundred"]),
+        (["experiment=demo"], ["demo_five", "demo_hundred"]),
         (["experiment=kadid10k"], ["kadid10k"]),
         # The command line comes after the experiment.
         (["experiment=kadid10k", "data=spaq"], ["spaq"]),
@@ -92,7 +92,7 @@ def vqr1(folder, *words):
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path):
-    done = vqr1(tmp_path, "train", "data=kadit10k")
+    done = vqr1(tmp_path, "train", "data=kadit10k", "policy=tiny")
     assert done.returncode == 2
     assert "no dataset is called kadit10k; choose from kadid10k, spaq" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,20 @@ CONF = packaged("conf").resolve()
 NO_GROUPS = ("local", "evaluate")
 SHIPPED = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml") if f.parent.name not in NO_GROUPS)
 WITHOUT_LOCAL = ["~local"] if (CONF / "local" / "default.yaml").is_file() else []
+DEMO = {"data": "demo", "policy": "tiny"}
 GRPO_TYPES = typing.get_type_hints(GRPOConfig)
+
+
+def complete(words: Sequence[str]) -> list[str]:
+    """With pictures and a policy, where ``words`` name none."""
+    keys = {word.partition("=")[0] for word in words}
+    left_out = [] if "experiment" in keys else [f"{key}={value}" for key, value in DEMO.items() if key not in keys]
+    return [*left_out, *words]
 
 
 def composed(*overrides: str, conf: Path = CONF) -> Config:
     register()
-    words = train_words([*overrides, *(WITHOUT_LOCAL if conf == CONF else [])])
+    words = train_words([*complete(overrides), *(WITHOUT_LOCAL if conf == CONF else [])])
     with initialize_config_dir(str(conf), version_base="1.3"):
         return from_hydra(compose("train", words))
 

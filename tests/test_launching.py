@@ -201,7 +201,7 @@ def test_a_traceback_is_shown_on_request(tmp_path):
     ],
 )
 def test_a_wrong_setting_is_one_line_without_a_traceback(tmp_path, word, message):
-    done = run(tmp_path, "train", word)
+    done = run(tmp_path, "train", "data=bid", "policy=tiny", word)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -220,7 +220,7 @@ def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
         "from functools import partial; from vqr1 import cli; from vqr1.launching import Hooks, start; "
         "cli.main(partial(start, hooks=Hooks(program=('-c', 'raise SystemExit(3)'))))"
     )
-    words = ("train", "-m", "data=kadid10k", "seed=0,1", "--root", str(tmp_path / "data"))
+    words = ("train", "-m", "data=kadid10k", "policy=tiny", "seed=0,1", "--root", str(tmp_path / "data"))
     done = run(tmp_path, *words, command=("-c", code))
     assert done.returncode == 3
     assert "seed=0 ended with exit code 3" in done.stderr

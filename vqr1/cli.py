@@ -223,6 +223,7 @@ def run_hydra(
     from hydra.errors import HydraException, OverrideParseException
     from hydra.types import RunMode
 
+    from vqr1.command_words import missing_choice
     from vqr1.errors import UserError
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra shortens stacks and turns every exception into exit code 1
@@ -247,7 +248,7 @@ def run_hydra(
                 raise
             why = f"\n{error.__cause__}" if error.__cause__ and str(error.__cause__) not in str(error) else ""
             word = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-            raise UserError(f"{word}{error}{why}") from error
+            raise UserError(missing_choice(str(error)) or f"{word}{error}{why}") from error
 
     report_user_errors(command, run)
 

@@ -82,6 +82,24 @@ def _values(word: str) -> list[list[str]]:
     return names if all(name and name != "null" for value in names for name in value) else []
 
 
+# What is said in place of Hydra's words, where a group has no choice yet.
+MISSING = {
+    "data": "data= is missing. data=NAME takes a dataset (vqr1 data list; a folder with a dataset.yaml is one too), "
+    "data=[A,B] several. To try vqr1 without pictures of your own: experiment=demo",
+    "policy": "policy= is missing. Choose from {options}; policy.path=FOLDER beside it takes weights from a folder. To "
+    "try vqr1 without a download: experiment=demo",
+}
+
+
+def missing_choice(refusal: str) -> str | None:
+    """What is missing from the command line, where that is what Hydra's ``refusal`` says."""
+    found = re.match(r"You must specify '(\w+)'", refusal)
+    if not found or found[1] not in MISSING:
+        return None
+    options = sorted(file.stem for file in (packaged("conf") / found[1]).glob("*.yaml"))
+    return MISSING[found[1]].format(options=", ".join(options))
+
+
 def quoted(value: str) -> str:
     """A text for Hydra's grammar, which would read numbers, commas, equal signs and brackets in it."""
     if re.fullmatch(r"[A-Za-z_][\w./+-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf"):

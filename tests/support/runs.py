@@ -65,13 +65,14 @@ def environment() -> dict[str, str]:
 def start(ranks: int = 1, scripted: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run to the end, with settings as for ``words``."""
     if ranks == 1:
-        return _forked(words(settings), scripted)
+        return forked(words(settings), scripted)
     return subprocess.run(
         command(settings, ranks, scripted), capture_output=True, text=True, env=environment(), timeout=600, check=False
     )
 
 
-def _forked(asked: list[str], scripted: bool) -> subprocess.CompletedProcess[str]:
+def forked(asked: list[str], scripted: bool = False) -> subprocess.CompletedProcess[str]:
+    """``vqr1 ASKED``, in a process that has imported everything already."""
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         process = _FORKS.Process(target=_main, args=(asked, scripted, stdout, stderr))
