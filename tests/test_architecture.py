@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "rollout_settings": set(),
     "command_words": {"data", "packaged"},
     "config": {"packaged", "ranking_options", "rollout_settings"},
-    "config_checks": {"config", "ranking_options", "rollout_settings"},
+    "config_checks": {"answer", "config", "ranking_options", "rollout_settings"},
     "folder_writer": set(),
     "evaluation": {"folder_writer"},
     "provenance": set(),

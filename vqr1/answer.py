@@ -28,6 +28,12 @@ PROMPTS: dict[str, str] = {
     "no_thinking": _TASK + _PUBLISHED + _NO_THINKING,  # what its code asks for a score alone
 }
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+# How Qwen's tokenizers, and most others, write the tokens that stand for no text: <|image_pad|>, <|im_end|>.
+_MODEL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
+_NO_PICTURE = ("<image>", "<img>", "<picture>")  # what other models call a picture's place
+
 # The grammar is the range: a plain decimal in [1, 5] has one digit before the point. [0-9] and not \d, which
 # takes the digits of every script.
 _SCORE = re.compile(r"[1-4](\.[0-9]+)?|5(\.0+)?")
@@ -43,12 +49,27 @@ def build_prompt(form_or_text: str) -> list[dict[str, str]]:
         A new list of messages, in the form that TRL's trainers and chat templates take.
 
     Raises:
-        UserError: neither a known name nor a text that mentions `<answer>`.
+        UserError: neither a known name nor a text that mentions `<answer>`, or one with a token such as `<|im_end|>`.
 
         >>> build_prompt("How good is it, from 1 to 5? Reply in <answer> tags.")
         [{'role': 'user', 'content': 'How good is it, from 1 to 5? Reply in <answer> tags.'}]
     """
     return [{"role": "user", "content": _prompt_text(form_or_text)}]
+
+
+def prompt_warning(form_or_text: str) -> str | None:
+    """What to say of a prompt that marks a picture's place as other models do. Argument and errors as above.
+
+    >>> prompt_warning("paper") is None
+    True
+    """
+    found = [word for word in _NO_PICTURE if word in _prompt_text(form_or_text)]
+    if not found:
+        return None
+    return (
+        f"warning: the prompt holds {found[0]}, which a Qwen2.5-VL reads as plain text; the picture is put before the "
+        "prompt without it"
+    )
 
 
 def expects_thinking(form_or_text: str) -> bool:
@@ -120,6 +141,11 @@ def _prompt_text(form_or_text: str) -> str:
         raise UserError(
             f"prompt {form_or_text!r} is neither one of {', '.join(PROMPTS)} nor a text that mentions "
             "<answer>: use a known name, or ask for the score in <answer> </answer> tags"
+        )
+    if token := _MODEL_TOKEN.search(text):
+        raise UserError(
+            f"the prompt holds {token[0]}, which tokenizers read as a token of the model's own and no text; take it "
+            "out. The picture is put before the text without it"
         )
     return text
 

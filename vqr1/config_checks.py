@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig
 
+from vqr1.answer import build_prompt
 from vqr1.config import Config, RewardConfig, RewardKind, StepSettings, as_object
 from vqr1.errors import UserError
 from vqr1.ranking_options import Agreement
@@ -119,6 +120,7 @@ def check(config: Config) -> None:
         raise UserError(f"threads={config.threads}: set it to 1 or more, or null")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
         raise UserError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
+    build_prompt(config.rollout.prompt)
     if config.rollout.k < 2:
         raise UserError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
     if config.reward.cohort_size < 2:
