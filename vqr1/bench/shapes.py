@@ -104,6 +104,6 @@ def write_random(shape: Shape, folder: Path, dtype: torch.dtype) -> None:
     """The weights of :func:`random_policy` and the tiny policy's processor in ``folder``."""
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(str(SHIPPED))
+    processor = AutoProcessor.from_pretrained(str(SHIPPED), trust_remote_code=False)
     random_policy(shape, processor.tokenizer, dtype).save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,14 @@ from PIL import Image
 from vqr1.config import LoraSettings, PolicyConfig, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import MissingFileError, UserError
+from vqr1.policy.weight_files import (
+    check_adapter,
+    check_adapter_files,
+    check_folder,
+    needs_code,
+    refuse_pickles,
+    weight_files,
+)
 
 SHIPPED = Path(__file__).parent / "tiny_policy"
 TINY: dict[str, Any] = {
@@ -92,21 +99,57 @@ def files_hash(files: Sequence[Path]) -> str:
 
 def load_policy(policy: PolicyConfig) -> torch.nn.Module:
     """The model, in the dtype and with the attention asked for, frozen where asked. Moved nowhere yet."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    weights, dtype = find_weights(policy.path), resolve_dtype(policy.dtype)
-    attention = resolve_attention(policy.attention, dtype)
-    try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            str(weights), dtype=dtype, attn_implementation=attention
-        )
-    except (ValueError, ImportError, OSError) as error:  # transformers' words for what is wrong with files or settings
-        raise UserError(
-            f"policy.path={policy.path} does not load with policy.attention={policy.attention}: {error}"
-        ) from error
+    dtype = resolve_dtype(policy.dtype)
+    model = load_folder(find_weights(policy.path), dtype, resolve_attention(policy.attention, dtype))
     if not policy.train_vision:
         model.model.visual.requires_grad_(False)
     return model
+
+
+def load_folder(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+    """The Qwen2.5-VL in ``folder``, every parameter of which is in its files.
+
+    Raises UserError where one is missing, unknown or of another shape, for files that are damaged or no safetensors,
+    and where the attention does not work here.
+    """
+    from safetensors import SafetensorError
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    check_folder(folder)
+    try:
+        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, ImportError, OSError, SafetensorError) as error:
+        # transformers' and safetensors' words for what is wrong with files or settings
+        raise UserError(f"{folder} does not load with policy.attention={attention}: {error}") from error
+    model, report = loaded
+    # The names were compared before; this is what transformers made of them.
+    left = {name: report[name] for name in ("unexpected_keys", "mismatched_keys", "error_msgs") if report[name]}
+    if missing := set(report["missing_keys"]) - set(model.all_tied_weights_keys):
+        left["missing_keys"] = missing
+    if left:
+        raise UserError(f"{folder} is not loaded as a whole: {left}")
+    return model
+
+
+def add_adapter(model: Any, folder: Path) -> Any:
+    """``model`` with the LoRA adapter in ``folder`` around it. Raises UserError where the two do not fit."""
+    from peft import PeftModel
+
+    check_adapter_files(folder)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # PEFT's and torch's words for what does not fit
+        raise UserError(f"the adapter in {folder} does not fit the policy it is laid on: {error}") from error
+    check_adapter(adapted, folder)
+    return adapted
 
 
 def load_processor(policy: PolicyConfig) -> Any:
@@ -118,9 +161,16 @@ def load_processor(policy: PolicyConfig) -> Any:
 
     from vqr1.policy.read_once import OncePerPicture
 
-    weights = str(find_weights(policy.path))
-    processor = AutoProcessor.from_pretrained(weights, padding_side="left")
-    processor.image_processor = OncePerPicture.from_pretrained(weights)
+    weights = find_weights(policy.path)
+    try:
+        processor = AutoProcessor.from_pretrained(
+            str(weights), padding_side="left", trust_remote_code=False, local_files_only=True
+        )
+        processor.image_processor = OncePerPicture.from_pretrained(str(weights), local_files_only=True)
+    except (ValueError, OSError, ImportError, AttributeError, KeyError, TypeError) as error:
+        if "trust_remote_code" in str(error):
+            raise needs_code(weights, "its processor") from error
+        raise UserError(f"policy.path={policy.path}: the processor in {weights} does not load: {error}") from error
     processor.image_processor.size = {"shortest_edge": policy.min_pixels, "longest_edge": policy.max_pixels}
     processor.tokenizer.padding_side = "left"
     return processor
@@ -132,8 +182,8 @@ def load_generation_config(path: str) -> Any:
 
     folder = find_weights(path)
     if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(str(folder))
-    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder)))
+        return GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
 
 
 def find_weights(path: str) -> Path:
@@ -153,6 +203,7 @@ def find_weights(path: str) -> Path:
             return Path(cached).parent
         fetch = f"fetch it with: hf download {path}   or give a folder that holds it: policy.path=FOLDER"
         raise MissingFileError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
+    refuse_pickles(folder)
     raise MissingFileError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
 
 
@@ -163,12 +214,7 @@ def weight_bytes(folder: Path) -> int:
 
 def _is_whole(folder: Path) -> bool:
     """An interrupted download has the configuration, and not yet all files of weights."""
-    index = folder / "model.safetensors.index.json"
-    try:
-        files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    except json.JSONDecodeError:
-        return False
-    return (folder / "config.json").is_file() and all((folder / file).is_file() for file in files)
+    return (folder / "config.json").is_file() and all(file.is_file() for file in weight_files(folder))
 
 
 def vision_tower(model: Any) -> torch.nn.Module:

@@ -54,6 +54,8 @@ class VllmEngine:
         self._adapter: Any = None
         self.llm = LLM(
             model=str(path),
+            trust_remote_code=False,
+            load_format="safetensors",  # and no pickled weights, which it would look for too
             dtype=dtype,
             max_model_len=max_length,
             max_num_seqs=max_answers,

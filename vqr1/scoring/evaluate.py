@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ from vqr1.provenance import finite, versions
 from vqr1.rollout.engine import MAX_SEED
 from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.answerer import check_adapter, load_answerer
-from vqr1.scoring.model import Model, find_model
+from vqr1.scoring.model import Model, check_model, find_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 from vqr1.scoring.settings import EvaluateConfig, settle
@@ -65,6 +66,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     assert config.batch
     model = find_model(config)
     check_adapter(config, model)
+    if warning := check_model(model):
+        print(warning, file=sys.stderr)
     sets = read_sets(config.data, Path(config.root).expanduser(), model.trained_on or [], config.limit, model.seen)
     k = 1 if config.greedy else config.k
     batches = plan(sets, max(1, config.batch // k))

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 import yaml
 
+from vqr1.answer import prompt_warning
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import SplitRule
 from vqr1.errors import UserError
-from vqr1.policy.load import SHIPPED, TINY, find_weights, load_policy, load_processor
+from vqr1.policy.load import SHIPPED, TINY, add_adapter, find_weights, load_policy, load_processor
 from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.weight_files import check_adapter_files, check_folder
+from vqr1.rollout.prompt_checks import check_prompt
 from vqr1.scoring.sets import Seen
 from vqr1.scoring.settings import EvaluateConfig
 
@@ -56,6 +59,18 @@ def find_model(config: EvaluateConfig) -> Model:
     )
 
 
+def check_model(model: Model) -> str | None:
+    """Look at files, prompt and chat template before anything is loaded. Returns what to warn of.
+
+    Raises UserError for weights that do not fit, and for what vqr1 does not read or run.
+    """
+    check_folder(find_weights(model.policy.path))
+    if model.adapter:
+        check_adapter_files(model.adapter)
+    check_prompt(load_processor(model.policy), model.prompt)
+    return prompt_warning(model.prompt)
+
+
 def load_model(model: Model) -> tuple[Any, Any]:
     """Model and processor, ready to answer on the GPU where there is one."""
     loaded = load_weights(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -69,9 +84,7 @@ def load_weights(model: Model) -> Any:
     loaded: Any = load_policy(model.policy)
     if not model.adapter:
         return loaded
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(loaded, str(model.adapter)).merge_and_unload()
+    return add_adapter(loaded, model.adapter).merge_and_unload()
 
 
 def _plain(path: str) -> Model:

@@ -57,7 +57,7 @@ def check_engine(config: Config, choices: MachineChoices, processor: Any) -> int
         check_server(settings.server, weights, settings.server_timeout, find_weights)
     elif torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        model = AutoConfig.from_pretrained(str(weights))
+        model = AutoConfig.from_pretrained(str(weights), trust_remote_code=False)
         precision = torch.bfloat16 if trains_in_bfloat16(policy.dtype) else torch.float32
         size = weight_bytes(weights) * precision.itemsize // (model.dtype or precision).itemsize
         cache = cache_bytes(model, length, precision.itemsize)

@@ -38,8 +38,9 @@ from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from vqr1.policy.load import base_model
+from vqr1.policy.load import base_model, load_folder
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
+from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
 
@@ -154,11 +155,12 @@ class RankingTrainer(GRPOTrainer):
         ``self.model`` is the module to fill.
         """
         if is_peft_model(self.model) or self.is_fsdp_enabled:
+            if is_peft_model(self.model):
+                check_adapter(self.model, Path(resume_from_checkpoint))
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         own: Any = self.model
-        stored = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
-        own.load_state_dict(stored.state_dict())
+        own.load_state_dict(load_folder(Path(resume_from_checkpoint), own.dtype).state_dict())
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing where a resumed run has all its steps already: transformers would take one more before it looks.
