@@ -6,6 +6,7 @@ read and every picture is opened before the policy is loaded, and the policy's t
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -33,6 +34,7 @@ from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_fun
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
+from vqr1.training.policy_checks import check_policy
 from vqr1.training.run_data import check_pictures, read_data
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
@@ -83,6 +85,9 @@ def _train(
     check_precision(config.policy, choices.tuning, sharded=choices.launcher is Launcher.zero3)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
+    for warning in check_policy(config, choices, grpo, processor, load(data.train[0].image)):
+        if state.is_main_process:
+            print(warning, file=sys.stderr, flush=True)
     max_length = check_engine(config, choices, processor)
 
     settled = choices.written_into(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from vqr1.rollout_settings import (
     sequence_limit,
 )
 from vqr1.training.canary import Canary
+from vqr1.training.policy_checks import chat_template
 from vqr1.training.trainer import RankingTrainer
 
 MAX_VLLM_TEMPERATURE = 2.0  # temperature
@@ -45,9 +45,7 @@ def check_engine(config: Config, choices: MachineChoices, processor: Any) -> int
     if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
         raise UserError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
     policy = config.policy
-    template = config.trainer.get("chat_template_kwargs")
-    template = json.loads(template) if isinstance(template, str) else template  # as TRL reads it
-    text = text_tokens(processor, config.rollout.prompt, template)
+    text = text_tokens(processor, config.rollout.prompt, chat_template(config))
     needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
     length = sequence_limit(settings.max_length, needed)
     weights = choices.policy
