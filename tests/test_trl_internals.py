@@ -93,7 +93,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
     (
         GRPOTrainer._calculate_rewards,
         "self, inputs, prompts, completions, completion_ids_list",
-        "training.trainer.STEP_PARTS",
+        "RankingTrainer._calculate_rewards and training.trainer.STEP_PARTS",
     ),
     (GRPOTrainer.training_step, "self, model, inputs, num_items_in_batch", "training.trainer.STEP_PARTS"),
     (
@@ -240,6 +240,8 @@ TRAINER_ATTRIBUTES = {
     "vllm_generation": "use and answer",
     "generation_config": "answer",
     "num_iterations": "_prepare_inputs",
+    "reward_weights": "_generate_and_score_completions",
+    "multi_objective_aggregation": "_generate_and_score_completions",
     "model": "everywhere",
     "accelerator": "everywhere",
     "is_fsdp_enabled": "_load_from_checkpoint",

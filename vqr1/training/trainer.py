@@ -5,7 +5,8 @@ A step, as TRL's GRPOTrainer and this subclass of it run it; in brackets where e
     pictures   = the next cohorts                                      # CohortSampler, by way of _get_train_sampler
     answers    = K answers of the policy to each picture               # _generate_single_turn
     reward     = quality of the answer among its rivals + its format   # vqr1.reward, by way of reward_funcs
-    advantage  = (reward - mean of its K) / (std of its K + 1e-4)      # _generate_and_score_completions
+    advantage  = (reward - mean of its K) / (std of its K + 1e-4), or  # _generate_and_score_completions
+                 0 where all K rewards are equal
     for part in parts of the batch, whole pictures shuffled:           # _prepare_inputs
         logp, ref  = log-probabilities by policy and start policy      # _get_per_token_logps_and_entropies
         ratio      = exp(logp - logp when the answers were drawn)
@@ -83,6 +84,7 @@ class RankingTrainer(GRPOTrainer):
         self.packing = packing
         self._skip_zero_advantages = skip_zero_advantages
         self._asked: Sequence[dict[str, Any]] = []
+        self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
         self.generation_seconds = 0.0  # spent so far
         super().__init__(*args, **kwargs)
 
@@ -234,14 +236,31 @@ class RankingTrainer(GRPOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's, watched by the canary. Relies on: ``_metrics["train"]`` is a list per name, averaged for the log."""
+        """TRL's, watched by the canary, and without advantages where a picture's answers all earn the same.
+
+        Relies on: ``_metrics["train"]`` is a list per name, averaged for the log; ``advantages`` (R,) are this rank's.
+        """
         self._asked = inputs
         scored = super()._generate_and_score_completions(inputs)
+        assert self._rewards_RF is not None
+        equal_R = equal_rewards(
+            self._rewards_RF,
+            self.reward_weights.to(self._rewards_RF.device),
+            self.args.num_generations,
+            one_by_one=self.multi_objective_aggregation == "normalize_then_sum",
+        )
+        first = self.accelerator.process_index * len(inputs)
+        scored["advantages"] = scored["advantages"].masked_fill(equal_R[first : first + len(inputs)], 0.0)
         if self.canary is not None:
             difference = logp_difference(scored, self.accelerator.gather)
             self._metrics["train"][LOGP_DIFFERENCE].append(difference)
             self.canary(self.state.global_step, difference)
         return scored
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's, kept. Relies on: of the answers of all ranks in their order, NaN where a function gives None."""
+        self._rewards_RF = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards_RF
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, timed, or the script's answers. Relies on: returns token ids and their log-probabilities or None."""
@@ -264,6 +283,24 @@ class RankingTrainer(GRPOTrainer):
             texts.append(self._script(self.args.seed, name, k, self.state.global_step))
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
+
+
+def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one_by_one: bool) -> torch.Tensor:
+    """Which of R answers are to a picture whose ``k`` answers all earn the same, to float32's last digit: (R,) bool.
+
+    Their advantages are exactly 0. TRL's are what float32 rounds of the mean, divided by 1e-4: some +-0.001 for K of
+    3, 6 or 8, and alone in a batch that is a whole step for Adam. What is compared is the weighted sum; with
+    ``one_by_one``, as where each reward is standardised by itself, every function's reward. NaN counts nowhere.
+    """
+    if one_by_one:
+        compared = rewards_RF[:, weights_F != 0]
+    else:
+        compared = (rewards_RF * weights_F).nansum(1).masked_fill(rewards_RF.isnan().all(1), math.nan)[:, None]
+    groups = compared.view(-1, k, compared.shape[1])
+    low = torch.where(groups.isnan(), math.inf, groups).amin(1)
+    high = torch.where(groups.isnan(), -math.inf, groups).amax(1)
+    rounding = torch.finfo(groups.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return (high - low <= rounding).all(1).repeat_interleave(k)
 
 
 def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:
