@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.support.runs import train, training_rows
-from vqr1.training.run_log import CollapseWatch
+from vqr1.training.watches import CollapseWatch
 
 pytestmark = pytest.mark.slow
 

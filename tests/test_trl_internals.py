@@ -95,6 +95,8 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "self, inputs, prompts, completions, completion_ids_list",
         "RankingTrainer._calculate_rewards and training.trainer.STEP_PARTS",
     ),
+    (Trainer._get_grad_norm, "self, model, grad_norm=None", "RankingTrainer._get_grad_norm"),
+    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RankingTrainer.save_model"),
     (GRPOTrainer.training_step, "self, model, inputs, num_items_in_batch", "training.trainer.STEP_PARTS"),
     (
         Trainer._load_from_checkpoint,

@@ -1,8 +1,9 @@
-"""What stops or changes a run while it learns: equal rewards."""
+"""What stops or changes a run while it learns: equal rewards, numbers that are none, answers that cannot be read."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward
 from vqr1.training.build_trainer import share_work
 from vqr1.training.trainer import RankingTrainer, equal_rewards
+from vqr1.training.watches import NonFiniteError, UnreadableError, UnreadableWatch
 
 nan, inf = math.nan, math.inf
 PICTURES = 2
@@ -132,3 +134,96 @@ def test_a_reward_that_is_nan_counts_nowhere():
     assert equal_rewards(rewards, weights, 3, one_by_one=True).all()
     assert not equal_rewards(torch.tensor([[nan], [0.5], [0.6]]), torch.ones(1), 3, one_by_one=False).any()
     assert not equal_rewards(torch.tensor([[inf], [inf]]), torch.ones(1), 2, one_by_one=False).any()
+
+
+def spoil(trainer, name, change):
+    """Let the trainer's own method of that name give ``change`` of what it gives, from the second step on."""
+    plain = getattr(trainer, name)
+
+    def spoilt(*args, **kwargs):
+        found = plain(*args, **kwargs)
+        return change(found) if trainer.state.global_step == 1 else found
+
+    setattr(trainer, name, spoilt)
+
+
+def log_probabilities_of(value, found):
+    logps, entropies, rest = found
+    return logps * value, entropies, rest
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path, policy_folder, value):
+    trainer = trainer_of(tmp_path, policy_folder, 3, different, save_strategy="steps", save_steps=1)
+    spoil(trainer, "_get_per_token_logps_and_entropies", partial(log_probabilities_of, value))
+    with pytest.raises(NonFiniteError, match="step 2: the loss is nan.*pictures: p0, p1.*learning_rate") as error:
+        trainer.train()
+    assert error.value.exit_code == 2
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1"]
+    assert all(weight.isfinite().all() for weight in trainer.model.parameters())
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_update(tmp_path, policy_folder):
+    trainer = trainer_of(tmp_path, policy_folder, 3, different, save_strategy="steps", save_steps=1)
+    weight = next(trainer.model.parameters())
+    weight.register_hook(lambda gradient: gradient * (nan if trainer.state.global_step == 1 else 1.0))
+    kept = {}
+    spoil(trainer, "_compute_loss", lambda loss: (kept.update(weights_of(trainer)), loss)[1])
+    with pytest.raises(NonFiniteError, match="step 2: the gradient's norm is nan.*p0, p1.*max_grad_norm"):
+        trainer.train()
+    assert moved(trainer, kept) == 0
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1"]
+
+
+def test_lost_weights_are_neither_saved_nor_asked(tmp_path, policy_folder):
+    trainer = trainer_of(tmp_path, policy_folder, 3)
+    with torch.no_grad():
+        next(trainer.model.parameters()).view(-1)[0] = inf
+    for act in (lambda: trainer.save_model(str(tmp_path / "best")), trainer.train):
+        with pytest.raises(NonFiniteError, match="step 0: a weight is not finite"):
+            act()
+    assert not (tmp_path / "best").exists()
+
+
+def watched(limit, shares, clipped=0.0, masked=False):
+    """What a watch says of the shares of unreadable answers, a step each, and after how many steps it stops."""
+    said = []
+    watch = UnreadableWatch(limit, said.append)
+    for step, share in enumerate(shares):
+        try:
+            watch.before(step)
+        except UnreadableError as error:
+            return said, step, str(error)
+        watch.after(step, share, clipped, masked)
+    return said, None, ""
+
+
+def test_unreadable_answers_are_warned_of_at_once_and_stop_in_the_end():
+    said, step, message = watched(3, [0.5, 1.0, 1.0, 1.0, 1.0])
+    assert len(said) == 1 and said[0].startswith("warning: no answer of step 2 can be learnt from")
+    assert step == 4 and "3 steps in a row (rollout.stop_unreadable)" in message and "rollout.prompt" in message
+
+
+def test_one_readable_answer_begins_the_count_anew():
+    assert watched(3, [1.0, 1.0, 0.99, 1.0, 1.0, 1.0])[1] is None
+    for never in (None, 0):
+        said, step, _ = watched(never, [1.0] * 50)
+        assert len(said) == 1 and step is None
+
+
+def test_answers_that_are_cut_point_to_their_length():
+    said, _, message = watched(2, [1.0] * 3, clipped=1.0)
+    assert "100% of the answers were cut (rollout/clipped); raise rollout.max_tokens" in said[0]
+    assert "raise rollout.max_tokens" in message
+    assert watched(2, [0.0] * 3, clipped=1.0)[1] is None
+    assert watched(2, [0.0] * 3, clipped=1.0, masked=True)[1] == 2
+
+
+def test_a_run_without_a_readable_answer_stops_where_a_checkpoint_fits(tmp_path, policy_folder):
+    trainer = trainer_of(tmp_path, policy_folder, 2, lambda *_: "I cannot tell", max_steps=6, num_iterations=2)
+    said = []
+    trainer.unreadable = UnreadableWatch(3, said.append)
+    with pytest.raises(UnreadableError, match="4 steps in a row"):  # the first even number of them
+        trainer.train()
+    assert len(said) == 1
+    assert (trainer.save_checkpoint() / "model.safetensors").is_file()

@@ -103,6 +103,7 @@ class RolloutConfig:
     prompt: str = "paper"  # paper, published, no_thinking, or a text of your own
     temperature: float = 1.0
     max_tokens: int = 256
+    stop_unreadable: int | None = 20  # steps in a row without a readable answer that end a run; null or 0: never
     engine: TrainingEngine = TrainingEngine.auto
     vllm: VllmSettings = field(default_factory=VllmSettings)
 

@@ -121,6 +121,8 @@ def check(config: Config) -> None:
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
         raise UserError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
     build_prompt(config.rollout.prompt)
+    if config.rollout.stop_unreadable is not None and config.rollout.stop_unreadable < 0:
+        raise UserError(f"rollout.stop_unreadable={config.rollout.stop_unreadable}: set it to 0 or more, or null")
     if config.rollout.k < 2:
         raise UserError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
     if config.reward.cohort_size < 2:

@@ -40,6 +40,7 @@ from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
 from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.trainer import RankingTrainer, Script
+from vqr1.training.watches import UnreadableError, UnreadableWatch
 
 
 def train(config: Config, choices: MachineChoices, proof: Proof | None = None, script: Script | None = None) -> Path:
@@ -101,6 +102,7 @@ def _train(
         # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
         first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
         use_vllm(trainer, config, choices, processor, max_length, first, logger.say)
+    trainer.unreadable = UnreadableWatch(config.rollout.stop_unreadable, logger.say)
     evaluator = Evaluator(
         trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
     )
@@ -115,8 +117,8 @@ def _train(
     checkpoint = folder.last_checkpoint() if config.resume else None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except RolloutError as failure:
-        raise RolloutError(f"{failure}\n{saved(trainer)}") from failure
+    except (RolloutError, UnreadableError) as failure:
+        raise type(failure)(f"{failure}\n{saved(trainer)}") from failure
     trainer.save_model(f"{folder.path / 'final'}{NEW}")
     state.wait_for_everyone()
     folder.put_in_place("final")

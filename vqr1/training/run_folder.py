@@ -47,6 +47,7 @@ FREE = (
     "data.cache",
     "evaluation.every",
     "evaluation.probes",
+    "rollout.stop_unreadable",
     "trainer.answers_per_device",
     "trainer.shared_prefix",
     "trainer.shared_prefix_attention",

@@ -16,8 +16,9 @@ A step, as TRL's GRPOTrainer and this subclass of it run it; in brackets where e
     the optimiser steps down the gradient of loss                      # transformers' Trainer
 
 This subclass decides in which order pictures are visited, keeps the answers to a picture together and scores them
-behind one copy of their prompt (vqr1.policy.shared_prefix), replays answers from a script for tests, lets vLLM draw
-them (vqr1.rollout.synced), and answers questions outside training with the current weights.
+behind one copy of their prompt (vqr1.policy.shared_prefix), stops at a loss, gradient or weight that is no number
+(vqr1.training.watches), replays answers from a script for tests, lets vLLM draw them (vqr1.rollout.synced), and answers
+questions outside training with the current weights.
 
 Upstream's private side. Every private method and attribute of TRL's and transformers' trainers that this package uses
 is used here, and each use says what it relies on; other modules call the public methods of RankingTrainer. The only
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, set_seed
+from accelerate.utils import gather_object, is_peft_model, set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
@@ -44,6 +45,7 @@ from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
+from vqr1.training.watches import NonFiniteError, UnreadableWatch
 
 # What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
 STEP_PARTS = {
@@ -54,6 +56,9 @@ STEP_PARTS = {
     "rewards": "_calculate_rewards",
     "scoring": "_get_per_token_logps_and_entropies",
 }
+
+# What a generation reports: the shares of answers that cannot be read (vqr1.reward) and that were cut (TRL).
+UNREADABLE, CLIPPED = "rollout/unreadable", "completions/clipped_ratio"
 
 # Answers as a pure function of (seed, image_id, k, step): what the k-th answer to a picture is at a step.
 Script = Callable[[int, str, int, int], str]
@@ -68,6 +73,7 @@ class RankingTrainer(GRPOTrainer):
 
     args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
+    unreadable: UnreadableWatch | None = None
     _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
 
     def __init__(
@@ -84,6 +90,7 @@ class RankingTrainer(GRPOTrainer):
         self.packing = packing
         self._skip_zero_advantages = skip_zero_advantages
         self._asked: Sequence[dict[str, Any]] = []
+        self._pictures: list[str] = []  # whose answers the next update is of
         self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
         self.generation_seconds = 0.0  # spent so far
         super().__init__(*args, **kwargs)
@@ -147,7 +154,22 @@ class RankingTrainer(GRPOTrainer):
         self._save_checkpoint(self.model, trial=None)
         return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
 
+    def refuse_lost_weights(self) -> None:
+        """Raises NonFiniteError where a trained weight is infinite or NaN: an update was too large for its precision.
+
+        Under ZeRO-3 the weights lie elsewhere, and only the loss and the gradient are watched.
+        """
+        assert self.model is not None
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        if trained and not math.isfinite(torch.nn.utils.get_total_norm(trained)):
+            raise NonFiniteError(self.state.global_step, "a weight is not finite after its update")
+
     # From here on: methods of TRL's and transformers' trainers, changed.
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, of weights that are numbers. Relies on: ``_save_checkpoint`` writes weights by it, first."""
+        self.refuse_lost_weights()
+        super().save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
@@ -198,12 +220,35 @@ class RankingTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's, of the answers that teach something where ``skip_zero_advantages`` asks for it.
 
+        Raises NonFiniteError on every rank where one has a loss that is infinite or NaN.
         Relies on: a token outside ``completion_mask`` enters no sum, and ``advantages`` is (R,).
         """
+        pictures = inputs.get("image_id", [])
         if self._skip_zero_advantages:
             learnt_from = (inputs["advantages"] != 0)[:, None]
             inputs = {**inputs, "completion_mask": inputs["completion_mask"] * learnt_from}
-        return super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, inputs)
+        losses = self.accelerator.gather(loss.detach().reshape(1))
+        lost = losses[~losses.isfinite()]
+        if len(lost):
+            theirs = gather_object([] if loss.isfinite() else list(pictures))
+            raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}", theirs)
+        self._pictures += pictures
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's. Raises NonFiniteError where it is infinite or NaN: the optimiser would spread it to all weights.
+
+        Relies on: called once before each of the optimiser's steps, with the norm of the gradients of all ranks (under
+        DeepSpeed after the step); what is returned is that norm, or None.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        pictures, self._pictures = self._pictures, []
+        if norm is not None and not math.isfinite(norm):
+            raise NonFiniteError(
+                self.state.global_step + 1, f"the gradient's norm is {float(norm)}", gather_object(pictures)
+            )
+        return norm
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -236,11 +281,14 @@ class RankingTrainer(GRPOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's, watched by the canary, and without advantages where a picture's answers all earn the same.
+        """TRL's, watched, and without advantages where a picture's answers all earn the same.
 
-        Relies on: ``_metrics["train"]`` is a list per name, averaged for the log; ``advantages`` (R,) are this rank's.
+        Relies on: ``_metrics["train"]`` is a list per name, averaged for the log; ``advantages`` (R,) are this rank's;
+        lists beside the tensors are cut and shuffled with them.
         """
         self._asked = inputs
+        if self.unreadable is not None:
+            self.unreadable.before(self.state.global_step)
         scored = super()._generate_and_score_completions(inputs)
         assert self._rewards_RF is not None
         equal_R = equal_rewards(
@@ -251,6 +299,12 @@ class RankingTrainer(GRPOTrainer):
         )
         first = self.accelerator.process_index * len(inputs)
         scored["advantages"] = scored["advantages"].masked_fill(equal_R[first : first + len(inputs)], 0.0)
+        scored["image_id"] = [example["image_id"] for example in inputs]
+        if self.unreadable is not None:
+            latest = {name: self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED)}
+            self.unreadable.after(
+                self.state.global_step, latest[UNREADABLE], latest[CLIPPED], self.args.mask_truncated_completions
+            )
         if self.canary is not None:
             difference = logp_difference(scored, self.accelerator.gather)
             self._metrics["train"][LOGP_DIFFERENCE].append(difference)
@@ -264,6 +318,7 @@ class RankingTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, timed, or the script's answers. Relies on: returns token ids and their log-probabilities or None."""
+        self.refuse_lost_weights()
         began = time.perf_counter()
         generated = self._replay() if self._script else super()._generate_single_turn(*args, **kwargs)
         self.generation_seconds += time.perf_counter() - began

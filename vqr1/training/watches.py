@@ -1,0 +1,110 @@
+"""What can go wrong while a run learns: scores that collapse, answers that cannot be read, numbers that are none."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from vqr1.errors import UserError
+
+SHOWN = 8  # pictures in a message
+MOSTLY = 0.9  # of the answers
+
+
+class NonFiniteError(UserError):
+    """A loss, gradient or weight is infinite or no number. Raised on every rank, before it reaches a checkpoint."""
+
+    def __init__(self, step: int, what: str, pictures: Sequence[str] = ()):
+        names = list(dict.fromkeys(pictures))
+        more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
+        among = f" Its pictures: {', '.join(names[:SHOWN])}{more}." if names else ""
+        super().__init__(
+            f"step {step}: {what}.{among} No checkpoint was made of it; the last one "
+            "and best/ are as they were. Lower trainer.learning_rate, lower trainer.max_grad_norm, or set policy.dtype "
+            "to float32 (or bfloat16)"
+        )
+
+
+class UnreadableError(UserError):
+    """No answer could be read for as many steps as ``rollout.stop_unreadable`` allows."""
+
+
+class UnreadableWatch:
+    """Warns of the first step without an answer to learn from, and stops a run after ``limit`` of them in a row.
+
+    ``limit`` of None or 0 never stops. Both methods are called with the number of steps taken: :meth:`before` answers
+    are drawn, so that a checkpoint can be made where it raises, and :meth:`after`.
+    """
+
+    def __init__(self, limit: int | None, say: Callable[[str], None]):
+        self._limit = limit
+        self._say = say
+        self._since: int | None = None  # the steps taken before the first of those in a row
+        self._cause = ""
+        self._warned = False
+
+    def before(self, step: int) -> None:
+        """Raises UnreadableError where the steps in a row are as many as ``limit``."""
+        if self._limit and self._since is not None and step - self._since >= self._limit:
+            raise UnreadableError(
+                f"no answer could be learnt from in {step - self._since} steps in a row (rollout.stop_unreadable): "
+                f"{self._cause}"
+            )
+
+    def after(self, step: int, unreadable: float, clipped: float, cut_are_masked: bool) -> None:
+        """``unreadable`` and ``clipped``: shares of the answers just drawn, on all ranks.
+
+        ``cut_are_masked``: whether answers that were cut are not learnt from, readable or not.
+        """
+        if unreadable < 1 and not (cut_are_masked and clipped == 1):
+            self._since = None
+            return
+        if self._since is None:
+            self._since = step
+        if clipped >= MOSTLY:
+            self._cause = f"{clipped:.0%} of the answers were cut (rollout/clipped); raise rollout.max_tokens"
+        else:
+            self._cause = (
+                "the policy does not give the form that is asked for; look at what it says (answers.jsonl), then at "
+                "rollout.prompt, the policy's chat template and policy.path"
+            )
+        if not self._warned:
+            self._warned = True
+            self._say(f"warning: no answer of step {step + 1} can be learnt from: {self._cause}")
+
+
+class CollapseWatch:
+    """Warns, once, when all pictures begin to get the same score.
+
+    Where opinion scores say nothing about the answers (shuffled labels, a policy that sees nothing), the reward's best
+    is one score for every picture: every comparison is 1/2 then, and the fidelity sqrt(1/2). The spread between
+    pictures falls first: to half of its start some twenty to fifty steps before all answers are one (docs/log.md).
+    """
+
+    WINDOW = 10  # steps of the means that are compared
+    SHARE = 0.5
+
+    def __init__(self) -> None:
+        self._start: list[float] = []
+        self._latest: deque[float] = deque(maxlen=self.WINDOW)
+        self._warned = False
+
+    def __call__(self, values: dict[str, float]) -> str | None:
+        """The warning where the last steps' mean is under half of the first steps', else None."""
+        between = values.get("rollout/score_std_between")
+        if between is None or self._warned:
+            return None
+        if len(self._start) < self.WINDOW:
+            self._start.append(between)
+            return None
+        self._latest.append(between)
+        first, now = fmean(self._start), fmean(self._latest)
+        if len(self._latest) < self.WINDOW or now >= self.SHARE * first:
+            return None
+        self._warned = True
+        return (
+            f"warning: all pictures are coming to get the same score (rollout/score_std_between was {first:.3f}, is "
+            f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
+            "in answers.jsonl), then try a lower trainer.learning_rate"
+        )
