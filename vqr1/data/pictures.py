@@ -8,14 +8,16 @@ for both, so rollout and training see the same tokens.
 What happens to unusual pictures:
 
 ===================  ==================================================================
-16 bits a channel    scaled to 8 bits
-grey, palette, CMYK  converted to RGB
+16 bits a channel    the upper 8 bits (of 12 bits in a TIFF too)
+32 bits, floats      refused: the file does not say which values are black and white
+grey, palette, CMYK  converted to RGB (so are YCbCr, LAB, HSV, and black and white)
 alpha                laid over white
 EXIF orientation     turned upright
 animated, MPO        the first frame
+colour profile       not applied
 under 28 pixels      refused (one side is shorter than a single token)
 aspect over 200      refused (as the model's processor does)
-unreadable, empty    refused
+unreadable, empty    refused, as is what is not a regular file
 over 150 megapixels  refused, before it is decoded
 ===================  ==================================================================
 
@@ -26,9 +28,13 @@ sides that are needed remain, so a photograph of many megapixels takes little me
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
+import struct
 import threading
+import warnings
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,9 +43,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from vqr1.data.file_picture import FilePicture
+from vqr1.data.files import trouble
 from vqr1.errors import UserError
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
@@ -49,7 +56,14 @@ SPARE = 2  # a JPEG that is decoded reduced keeps so many times the sides that a
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 MEMORY = 512 * 2**20  # bytes of fitted pictures that a loader remembers
 DECODERS = 16  # pictures that are decoded at once, at most: each may take tens of megabytes while it is
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
 CACHE_VERSION = 1  # raise it when anything that changes a pixel changes
+
+# What decoders raise for a broken file. Pillow's own limit is ours, and an error: it would only warn up to twice that.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
+          NotImplementedError, struct.error, zlib.error)  # fmt: skip
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 Load = Callable[[str], Image.Image]
 
@@ -57,8 +71,8 @@ Load = Callable[[str], Image.Image]
 def open_picture(path: str | Path, needed: int | None = None) -> Image.Image:
     """The picture as upright 8-bit RGB, at its own size; where only ``needed`` pixels are, a large JPEG comes reduced.
 
-    Raises UserError, naming the file, for one that is missing, empty, truncated, no picture, shorter than 28 pixels
-    on a side, or over 150 megapixels.
+    Raises UserError, naming the file, for one that is missing, empty, truncated, no picture, of values without a known
+    range, shorter than 28 pixels on a side, or over 150 megapixels.
     """
     return _decode(path, needed)[0]
 
@@ -82,20 +96,65 @@ def _fitted(path: str | Path, min_pixels: int, max_pixels: int) -> tuple[Image.I
 
 def _decode(path: str | Path, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """Upright RGB and the width and height of the upright original. ``needed``: pixels that will be kept of it."""
+    why = trouble(Path(path))  # to open a pipe is to wait for it
+    if why is not None:
+        raise UserError(f"{path} {why}; give a picture file or drop its row")
     try:
-        with Image.open(path) as file:
-            _check_size(path, *file.size)
-            width, height = file.size
-            if needed is not None:
-                _reduce(file, needed)
-            file.load()
-            turned = file.getexif().get(0x0112) in TURNED
-            picture = ImageOps.exif_transpose(file)
-    except Image.DecompressionBombError as error:
+        try:
+            return _decode_file(path, path, needed)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):  # a PNG with more text or profile than Pillow reads: it has pixels too
+                raise
+        return _decode_file(path, io.BytesIO(_without_text(Path(path).read_bytes())), needed)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or drop its row") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except BROKEN as error:
         raise UserError(f"{path}: not a readable picture ({error}); replace the file or drop its row") from error
-    return _to_rgb(picture), (height, width) if turned else (width, height)
+
+
+def _decode_file(
+    path: str | Path, source: str | Path | io.BytesIO, needed: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    with Image.open(source) as file:
+        _check_size(path, *file.size)
+        depth, inverted = _grey(path, file)
+        width, height = file.size
+        if needed is not None:
+            _reduce(file, needed)
+        file.load()
+        turned = file.getexif().get(0x0112) in TURNED
+        picture = ImageOps.exif_transpose(file)
+    return _to_rgb(picture, depth, inverted), (height, width) if turned else (width, height)
+
+
+def _without_text(png: bytes) -> bytes:
+    """A PNG without its chunks of text and its colour profile, which change no pixel."""
+    kept, place = [png[:8]], 8
+    while place < len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4])  # length, name, content, checksum
+        if png[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _grey(path: str | Path, file: Image.Image) -> tuple[int, bool]:
+    """The bits of a value, and whether Pillow leaves it to us that 0 is white.
+
+    Raises UserError where the file does not say which values are black and white.
+    """
+    if file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PPM"):  # Pillow scales a PPM to 16 bits
+        tags = file.tag_v2 if file.format == "TIFF" else {}  # type: ignore[attr-defined]
+        return 12 if tags.get(BITS_PER_SAMPLE) == (12,) else 16, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    if file.mode in ("I", "F"):
+        kind = "floating-point" if file.mode == "F" else "32-bit or signed"
+        raise UserError(
+            f"{path}: {kind} values (mode {file.mode}), of which the file does not say what is black and what white; "
+            "save it with 8 or 16 bits, or drop its row"
+        )
+    return 8, False
 
 
 def _check_size(path: str | Path, width: int, height: int) -> None:
@@ -114,10 +173,15 @@ def _reduce(file: Image.Image, needed: int) -> None:
         file.draft(None, (math.ceil(file.width * share), math.ceil(file.height * share)))
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
+def _to_rgb(picture: Image.Image, depth: int, inverted: bool) -> Image.Image:
+    if depth > 8:
         # Pillow clips such values at 255 when it converts them, so scale first.
-        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.asarray(picture).astype(np.int64)
+        grey = (values >> depth - 8).clip(0, 255)
+        grey = 255 - grey if inverted else grey
+        clear = picture.info.get("transparency")  # one grey value of a PNG that is to be seen through
+        grey[values == clear] = 255
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
