@@ -92,6 +92,14 @@ def test_what_is_wrong_is_one_message_and_exit_code_2(monkeypatch, capsys, resul
     assert "the following arguments are required" in refused(monkeypatch, capsys, "compare", results[0])
 
 
+@pytest.mark.parametrize("option", ["--json", "--plots"])
+def test_what_cannot_be_written_is_named(monkeypatch, capsys, results, tmp_path, option):
+    (tmp_path / "file").touch()
+    said = refused(monkeypatch, capsys, "table", *results, "--rounds", "5", option, tmp_path / "file" / "out")
+    assert said.startswith(f"vqr1 table: {option} {tmp_path}/file/out: ")
+    assert "; give a place that can be written\n" in said
+
+
 def test_another_models_scores_go_through_the_same_table(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "data" / "kadid10k"
     (folder / "images").mkdir(parents=True)

@@ -1,8 +1,11 @@
 """Scores of other people's models, joined with a dataset's records by picture name."""
 
+import os
+
 import pytest
 
 from tests.support.results import rows_of, write_results
+from vqr1.errors import UserError
 from vqr1.evaluation.correlation import srcc
 from vqr1.evaluation.summary import summarise
 from vqr1.scoring.external_scores import load_result
@@ -74,7 +77,7 @@ def test_what_was_trained_on_enters_by_its_test_split(root):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["I01_01_01.png,good"], "musiq.csv, line 2: score 'good' is no number; correct it or leave it empty"),
+        (["I01_01_01.png,good"], "musiq.csv, line 2: score 'good' must be a number; correct or drop the row"),
         (["I01_01_01.png,nan"], "musiq.csv, line 2: score nan is not finite"),
         (["I01_01_01.png,1", "t1.bmp,2"], "musiq.csv, line 3: 't1.bmp' is no picture of kadid10k; drop the row"),
         (["I01_01_01.png,1", "images/I01_01_01.png,1"], "line 3: images/I01_01_01.png appears twice; keep one score"),
@@ -89,7 +92,7 @@ def test_a_bad_row_is_named(root, lines, message):
 def test_other_columns_are_named(root):
     file = scores(root, ["a,1"], header="name,prediction")
     with pytest.raises(
-        ValueError, match=r"columns \['name', 'prediction'\], expected picture, score in the first line"
+        ValueError, match=r"columns \['name', 'prediction'\], expected \['picture', 'score'\]; name the columns so"
     ):
         load_result(f"kadid10k={file}", root)
 
@@ -104,8 +107,71 @@ def test_a_name_that_two_pictures_share_is_refused(tmp_path):
     pictures = _Pictures(EvaluatedSet("s", SetFacts("S", 2, "all"), samples))
     assert pictures.find("b/1.png", "here") == samples[1]
     assert pictures.find("c/2.png", "here") is None
-    with pytest.raises(ValueError, match=r"here: 1.png may be s/a/1.png or s/b/1.png; give its folder too"):
+    with pytest.raises(ValueError, match=r"here: 1.png may be s/a/1.png or s/b/1.png; give its folder and ending too"):
         pictures.find("1.png", "here")
+
+
+def test_names_without_their_endings_are_enough_where_they_name_one_picture(root):
+    pictures = names(root)
+    file = scores(root, [f"{name[:-4]},{i}" for i, name in enumerate(pictures)])
+    rows = load_result(f"kadid10k={file}", root).rows["kadid10k"]
+    assert {row.image_id: row.score for row in rows} == {f"kadid10k/{n}": i for i, n in enumerate(pictures)}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "encoding"),
+    [
+        ("picture, score", "{}, {}", "utf-8"),
+        ("picture;score", "{};{},5", "utf-8-sig"),
+        ("picture\tscore", "{}\t{},5", "utf-16"),
+        ("sep=;\npicture;score", "{};{}.5", "utf-8"),
+    ],
+)
+def test_score_files_as_spreadsheets_save_them(root, header, row, encoding):
+    file = root.parent / "musiq.csv"
+    lines = [row.format(name, i) for i, name in enumerate(names(root))]
+    file.write_text("\n".join([header, *lines, ""]), encoding=encoding)
+    half = 0.5 if "5" in row else 0
+    assert [row.score for row in load_result(f"kadid10k={file}", root).rows["kadid10k"]] == [
+        i + half for i in range(15)
+    ]
+
+
+def declared(root, name):
+    folder = root / name
+    (folder / "pictures").mkdir(parents=True)
+    pictures = [f"{i}.png" for i in range(4)]
+    for each in pictures:
+        (folder / "pictures" / each).touch()
+    rows = "".join(f"{each},{i}\n" for i, each in enumerate(pictures))
+    (folder / "ratings.csv").write_text("picture,score\n" + rows)
+    (folder / "dataset.yaml").write_text(
+        "form: csv\nlabels: ratings.csv\nimages: pictures\nhigher_is_better: true\nrange: [0, 5]\nspread: none\n"
+        "group: image\ncolumns: {image: picture, mos: score}\n"
+    )
+    return folder / "ratings.csv"
+
+
+@pytest.mark.parametrize("name", ["my-set", "my set", "2024.03", "demo_x"])
+def test_a_set_of_ones_own_may_be_called_anything(root, name):
+    file = declared(root, name)
+    evaluation = load_result(f"MUSIQ:{name}={file}", root)
+    assert (len(evaluation.rows[name]), evaluation.sets[name].part) == (4, "all")
+    assert not evaluation.sets[name].pseudo_labels
+
+
+@pytest.mark.parametrize("name", ["sub/mine", "../mine", "/mine"])
+def test_a_name_that_is_no_folder_below_the_root_is_refused(root, name):
+    file = declared(root, "mine")
+    with pytest.raises(UserError, match=rf"data: '{name}' is no name of a dataset, which is one folder below the root"):
+        load_result(f"{name}={file}", root)
+
+
+def test_what_is_no_file_is_not_waited_for(root):
+    os.mkfifo(root / "pipe.csv")
+    for file, why in ((root / "pipe.csv", "is a named pipe"), (root, "is a folder")):
+        with pytest.raises(UserError, match=rf"{file.name} {why}, not a regular file; give the scores of kadid10k as"):
+            load_result(f"kadid10k={file}", root)
 
 
 def test_a_folder_is_read_as_it_is(tmp_path):

@@ -383,7 +383,7 @@ def test_a_download_that_is_no_label_file_is_named(name, file, content, tmp_path
 def test_a_label_file_in_another_encoding_is_named(tmp_path):
     labels = made("agiqa3k", tmp_path) / "agiqa3k" / "data.csv"
     labels.write_bytes(labels.read_bytes().replace(b"a cat", "né".encode("latin-1")))
-    with pytest.raises(ValueError, match=r"data.csv: not text in UTF-8 .*; save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"data.csv, line 2: 0xe9 is not text in UTF-8 .*; save the file as UTF-8"):
         read_dataset("agiqa3k", tmp_path)
 
 

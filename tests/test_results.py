@@ -60,6 +60,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"status": "unreadable"}, "line 2: bid/00001.png has status 'unreadable' and score .*; ok has a score"),
         ({"mos": None}, "line 2: bid/00001.png has MOS None; a MOS is a finite number"),
         ({"image_id": "bid/00000.png"}, "bid/00000.png appears more than once; keep one line per picture"),
+        ({"image_id": [1]}, "line 2: not a result .names are texts, scores a list."),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
     ],
 )

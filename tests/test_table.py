@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.results import rows_of, write_results
 from vqr1.data import DATASETS
+from vqr1.evaluation.compare import compare, comparison_text
 from vqr1.evaluation.correlation import plcc, srcc
 from vqr1.evaluation.paper import TABLE2, published
 from vqr1.evaluation.render import as_json, escape, latex, markdown
@@ -112,7 +113,11 @@ def test_what_was_trained_on_is_marked(tmp_path):
     assert rows["ours", "KADID-10k + SPAQ"][5].endswith("*")
     assert rows["VisualQuality-R1 (published)", "KADID-10k + SPAQ"][5] == "0.913 / 0.917*"
     assert rows["VisualQuality-R1 (published)", "KADID-10k"][5] == "0.875 / 0.878"
-    assert "* The set was trained on; the figure is of its test split only." in made.notes
+    ours = "* The set was trained on; the figure is of its test split only."
+    theirs = "* in a published row: the set was trained on, as the paper says; not on which pictures."
+    assert {ours, theirs} <= set(made.notes)
+    alone = benchmark_table(lines_of(write_results(tmp_path / "b", {"bid": rows_of("bid", 20)})), published("2"))
+    assert theirs in alone.notes and ours not in alone.notes
 
 
 def test_runs_of_one_model_are_put_together(tmp_path):
@@ -237,6 +242,24 @@ def test_markdown_and_latex_are_tables(eight):
 
 def test_latex_takes_any_name():
     assert escape(r"a_b & 50 % ~ \x {y} ± 1") == (r"a\_b \& 50 \% \textasciitilde{} \textbackslash{}x \{y\} $\pm$ 1")
+
+
+@pytest.mark.parametrize("name", ["[ours]", "*ours"])
+def test_a_name_is_no_argument_of_the_line_before_it_in_latex(tmp_path, name):
+    tex = latex(benchmark_table(lines_of(write_results(tmp_path / "a", {"bid": rows_of("bid", 20)}, name=name)), []))
+    assert f"\n{{}}{name} &" in tex
+
+
+def test_names_cannot_steer_the_terminal(tmp_path):
+    hostile = "\x1b]0;pwned\x07\x1b[31mred"
+    folder = write_results(
+        tmp_path / "a", {"bid": rows_of("bid", 20)}, name=hostile, facts={"bid": {"title": f"B {hostile}"}}
+    )
+    made = benchmark_table(lines_of(folder), published("2"))
+    compared = comparison_text(hostile, hostile, compare(*[read_evaluation(folder)] * 2, 5))
+    for text in (markdown(made), latex(made), compared):
+        assert not [character for character in text if not (character.isprintable() or character == "\n")]
+    assert r"\x1b[31mred" in markdown(made)
 
 
 def test_json_holds_everything_and_no_nan(eight, tmp_path):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -111,7 +112,9 @@ def table() -> None:
         if asked.plots:
             from vqr1.report.scatter import draw_scatters
 
-            print(f"{len(draw_scatters(lines, asked.plots))} plots in {asked.plots}", file=sys.stderr)
+            with _writing("--plots", asked.plots):
+                drawn = draw_scatters(lines, asked.plots)
+            print(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
 
     report_user_errors("table", run)
 
@@ -175,8 +178,20 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
     from vqr1.provenance import finite
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(finite(content), indent=2) + "\n")
+    with _writing("--json", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(finite(content), indent=2) + "\n")
+
+
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    """What is asked to be written where nothing can be is the user's error."""
+    from vqr1.errors import UserError
+
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror or error}; give a place that can be written") from error
 
 
 def data() -> None:

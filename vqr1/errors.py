@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 
+def printable(text: str, kept: str = "") -> str:
+    """``text`` with what is not printable as ``repr`` writes it, so that no name can steer a terminal.
+
+    ``kept`` stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
+
+
 class UserError(ValueError):
     """What the user can put right: the message names the value that is wrong and the remedy."""
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return printable(super().__str__(), kept="\n")
+
 
 class MissingFileError(FileNotFoundError, UserError):
     """A file or folder that the user has to provide."""
+
+    __str__ = UserError.__str__  # and not the error number's
 
 
 class LaunchError(UserError, RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from vqr1.data.kadid10k import KADID10K
 from vqr1.data.koniq10k import KONIQ10K
@@ -40,8 +40,9 @@ def register(spec: DatasetSpec) -> None:
 def find_spec(name: str, root: Path) -> DatasetSpec:
     """What is known of a dataset: one of DATASETS, or one that ``root/name/dataset.yaml`` declares.
 
-    Raises UserError for an unknown name or a wrong declaration.
+    Raises UserError for an unknown name, one that is no folder's, or a wrong declaration.
     """
+    check_name(name, root)
     if name in DATASETS:
         return DATASETS[name]
     from vqr1.data.declared import DECLARATION, declared_spec
@@ -53,6 +54,21 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
             f"{root / name / DECLARATION}"
         )
     return spec
+
+
+def check_name(name: str, root: Path) -> None:
+    """Raises UserError for what is no folder below ``root``: results are kept by these names, and printed."""
+    parts = PurePath(name.replace("\\", "/")).parts
+    if len(parts) != 1 or parts[0] != name or name == "..":
+        raise UserError(
+            f"data: {name!r} is no name of a dataset, which is one folder below the root {root}"
+            + (f"; write {parts[-1]}, with the folder that holds it as --root" if parts else "")
+        )
+    if not name.isprintable() or name != name.strip() or len(name.encode(errors="replace")) > 255:
+        raise UserError(
+            f"data: {name[:80]!r} is no name of a dataset: at most 255 bytes that can be printed, no blank at an end; "
+            "rename its folder"
+        )
 
 
 def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:

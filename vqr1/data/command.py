@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vqr1.data import DATASETS, find_spec, read_dataset
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule
-from vqr1.errors import UserError
+from vqr1.errors import UserError, printable
 from vqr1.packaged import data_root
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ DESCRIPTION = """\
 A dataset is read from ROOT/NAME; the root is --root, else the folder that VQR1_DATA names, else data.
 """
 EVERYTHING = "all"
+NEW_LINE = "\n"  # a message may have several lines
 
 
 def run(words: Sequence[str]) -> int:
@@ -100,15 +101,15 @@ def _check(asked: argparse.Namespace) -> int:
     reports = []
     for name in asked.names:
         report = _checked(name, root, rule)
-        print(f"{name} in {root / name}")
+        print(printable(f"{name} in {root / name}"))
         for what, text in report.lines:
-            print(f"  {what:<12} {text}")
+            print(f"  {what:<12} {printable(text)}")
         for problem in report.problems:
-            print(f"  PROBLEM      {problem}")
+            print(f"  PROBLEM      {printable(problem, kept=NEW_LINE)}")
         reports.append(report)
     shared = across(reports)
     for problem in shared:
-        print(f"PROBLEM {problem}")
+        print(f"PROBLEM {printable(problem)}")
     problems = sum(len(report.problems) for report in reports) + len(shared)
     print(f"{problems} problems" if problems else "all is well")
     return 1 if problems else 0

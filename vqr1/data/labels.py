@@ -6,15 +6,23 @@ Every complaint names file, row, value and remedy, as UserError.
 from __future__ import annotations
 
 import csv
-import io
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqr1.data.files import check_file, read_text
 from vqr1.errors import UserError
+
+# A number as people write one. float() also takes 1_000 and the digits of every script.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+AUTHORS = "use the authors' own label file, whose scores are not rescaled, or correct the row"
+PUBLISHED_FILE = "use the label file as it was published"
+
+csv.field_size_limit(sys.maxsize)  # a comment of any length is no reason to refuse a file
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class LabelRow:
 
     values: Mapping[str, Any]
     where: str  # "path, line 3"
+    decimal_comma: frozenset[str] = frozenset()  # columns whose numbers are written 3,5
 
     def text(self, column: str) -> str:
         """A value as text without blanks around it. A whole number of a spreadsheet has no decimals."""
@@ -37,66 +46,125 @@ class LabelRow:
     def numbers(self, *columns: str) -> list[float]:
         """The values of ``columns`` as numbers, NaN included: whoever knows the range refuses it."""
         try:
-            return [float(self.values[column]) for column in columns]
-        except (TypeError, ValueError) as error:
-            shown = " and ".join(f"{column} {self.values[column]!r}" for column in columns)
+            return [self._number(column) for column in columns]
+        except (TypeError, ValueError, OverflowError) as error:
+            values = [self.values[column] for column in columns]
+            shown = " and ".join(
+                f"{column} {shortened(repr(value))}" for column, value in zip(columns, values, strict=True)
+            )
             kind = "numbers" if len(columns) > 1 else "a number"
-            raise UserError(f"{self.where}: {shown} must be {kind}; correct or drop the row") from error
+            comma = any("," in str(value) for value in values)
+            advice = ", with a decimal point in the whole column" if comma else ""
+            raise UserError(f"{self.where}: {shown} must be {kind}{advice}; correct or drop the row") from error
 
     def number(self, column: str) -> float:
         return self.numbers(column)[0]
 
+    def _number(self, column: str) -> float:
+        value = self.values[column]
+        if isinstance(value, bool):  # float(True) is 1, and a truth is no score
+            raise TypeError
+        if isinstance(value, str):
+            value = value.strip().replace(",", ".") if column in self.decimal_comma else value.strip()
+            if not NUMBER.fullmatch(value):
+                raise ValueError
+        return float(value)
 
-def within(where: str, name: str, value: float, limits: tuple[float, float]) -> float:
+
+def shortened(text: str, longest: int = 80) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def within(where: str, name: str, value: float, limits: tuple[float, float], remedy: str = AUTHORS) -> float:
     """``value``, refused where it is not finite or outside ``limits``."""
     low, high = limits
     if not (low <= value <= high and math.isfinite(value)):
-        raise UserError(
-            f"{where}: {name} {value:g} is outside {low:g} to {high:g}; use the authors' own label file, whose scores "
-            "are not rescaled, or correct the row"
-        )
+        raise UserError(f"{where}: {name} {value:g} is outside {low:g} to {high:g}; {remedy}")
     return value
 
 
-def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False) -> list[LabelRow]:
-    """The rows of a csv file with a header that has the ``required`` columns, and with ``exact`` no others."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    found = [name.strip() for name in reader.fieldnames or []]
-    repeated = [name for name, count in Counter(found).items() if count > 1]
+def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False, remedy: str | None = None) -> list[LabelRow]:
+    """The rows of a csv file with a header that has the ``required`` columns, and with ``exact`` no others.
+
+    Values are separated by commas, or by semicolons or tabs where those give the required columns. Numbers may have a
+    decimal comma where a column has no point, and in a file with commas no number that may be thousands. ``remedy`` is
+    the advice for other columns.
+    """
+    lines = [f"{line}\n" for line in read_text(path).split("\n")]
+    declared = re.fullmatch(r'"?sep=([,;\t|])"?\n', lines[0])  # as Excel may begin a file
+    skipped = 1 if declared else 0
+    separator = declared[1] if declared else _separator(lines[0], required)
+    records = _records(path, lines[skipped:], separator, skipped)
+    _, header = next(records, (1, []))
+    found = [name.strip() for name in header]
+    repeated = [name for name in required if found.count(name) > 1]
     if not set(required) <= set(found) or (exact and found != list(required)) or repeated:
-        raise UserError(f"{path}: columns {found}, expected {list(required)}; use the authors' {path.name}")
-    reader.fieldnames = found
+        advice = remedy or f"use the authors' {path.name}"
+        raise UserError(f"{path}: columns {shortened(str(found), 300)}, expected {list(required)}; {advice}")
     rows = []
-    for values in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in values:
-            raise UserError(f"{where}: more values than columns; put quotes around a name that holds a comma")
-        rows.append(LabelRow(values, where))
-    return rows
+    for number, values in records:
+        where = f"{path}, line {number}"
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) > len(found):
+            raise UserError(
+                f"{where}: more values than columns; put quotes around a name that holds a comma, and write numbers "
+                "with a decimal point"
+            )
+        row: dict[str, str | None] = dict.fromkeys(found) | dict(zip(found, values, strict=False))
+        for name in required:
+            if "\n" in (row[name] or ""):
+                raise UserError(f"{where}: a quote that is opened here goes on over the end of the line; close it")
+        rows.append((row, where))
+    commas = frozenset(name for name in required if _has_decimal_comma([row[name] for row, _ in rows], separator))
+    return [LabelRow(row, where, commas) for row, where in rows]
 
 
-def text_rows(path: Path, columns: Sequence[str]) -> list[LabelRow]:
+def _separator(header: str, required: Sequence[str]) -> str:
+    for separator in ",;\t":
+        names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+        if set(required) <= {name.strip() for name in names}:
+            return separator
+    return ","
+
+
+def _records(path: Path, lines: Sequence[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line that it begins on. Raises UserError for quotes that do not close."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    number = 1 + skipped
+    try:
+        for values in reader:
+            yield number, values
+            number = reader.line_num + 1 + skipped
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {number}: a quote that is opened here is not closed before a separator ({error}); correct "
+            "the quotes of this line"
+        ) from error
+
+
+def _has_decimal_comma(values: Sequence[str | None], separator: str) -> bool:
+    """Whether a column's commas can only be decimal ones: it has no point, and nothing like the thousands of 1,234."""
+    texts = [value.strip() for value in values if value]
+    return (
+        any(re.fullmatch(r"[+-]?\d+,\d+", text) for text in texts)
+        and not any("." in text for text in texts)
+        and not (separator == "," and any(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text) for text in texts))
+    )
+
+
+def text_rows(path: Path, columns: Sequence[str], remedy: str = PUBLISHED_FILE) -> list[LabelRow]:
     """The rows of a file without a header whose values are separated by blanks or commas."""
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         values = line.replace(",", " ").split()
         if not values or values == list(columns):
             continue
         where = f"{path}, line {number}"
         if len(values) != len(columns):
-            raise UserError(
-                f"{where}: {len(values)} values, expected {len(columns)} ({' '.join(columns)}); use the label file as "
-                "it was published"
-            )
+            raise UserError(f"{where}: {len(values)} values, expected {len(columns)} ({' '.join(columns)}); {remedy}")
         rows.append(LabelRow(dict(zip(columns, values, strict=True)), where))
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def excel_rows(path: Path, required: Sequence[str]) -> list[LabelRow]:
@@ -128,6 +196,7 @@ def _plain(value: Any) -> str:
 
 def _sheets(path: Path) -> list[tuple[str, list[list[Any]]]]:
     """Every sheet's name and cells, by the library for the kind of file."""
+    check_file(path)
     if path.suffix.casefold() == ".xls":
         import xlrd
 
@@ -156,6 +225,7 @@ def mat_columns(path: Path, *names: str) -> list[list[Any]]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    check_file(path)
     try:
         variables = loadmat(path, squeeze_me=True)
     except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqr1.errors import UserError
+from vqr1.errors import UserError, printable
 from vqr1.evaluation.bootstrap import (
     ROUNDS,
     Difference,
@@ -136,4 +136,4 @@ def comparison_text(a: str, b: str, comparisons: list[Comparison]) -> str:
             else:
                 interval = f"[{d.low:+.3f}, {d.high:+.3f}]"
                 lines.append(f"  {name.upper()}  {first:.3f} - {second:.3f} = {d.value:+.3f} {interval}  p = {d.p:.3f}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from vqr1.errors import printable
 from vqr1.evaluation.paper import Published
 from vqr1.evaluation.summary import Line
 from vqr1.evaluation.table import BenchmarkTable, Grid, averaged, columns, label
@@ -13,7 +14,7 @@ from vqr1.evaluation.table import BenchmarkTable, Grid, averaged, columns, label
 
 def markdown(table: BenchmarkTable) -> str:
     """Both tables, padded so that they read well on a screen too, and the notes."""
-    notes = "\n".join(f"- {note}" for note in table.notes)
+    notes = "\n".join(f"- {printable(note)}" for note in table.notes)
     return f"{markdown_grid(table.main)}\n\n{markdown_grid(table.details)}\n\n{notes}\n"
 
 
@@ -38,7 +39,7 @@ def escape(text: str) -> str:
     """Text for LaTeX, every special character as itself."""
     special = {character: f"\\{character}" for character in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    return "".join(special.get(character, character) for character in text)
+    return "".join(special.get(character, character) for character in printable(text))
 
 
 def as_json(lines: Sequence[Line], published: Sequence[Published], table: BenchmarkTable) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _set(line: Line, name: str) -> dict[str, Any]:
 
 def markdown_grid(grid: Grid) -> str:
     """One table, its columns padded."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in (grid.header, *grid.rows)]
+    rows = [[printable(cell).replace("|", r"\|") for cell in row] for row in (grid.header, *grid.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(grid.header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -90,4 +91,5 @@ def markdown_grid(grid: Grid) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(escape(cell) for cell in cells) + r" \\"
+    row = " & ".join(escape(cell) for cell in cells) + r" \\"
+    return "{}" + row if row[0] in "[*" else row  # LaTeX would take them for an argument of the line before

@@ -101,7 +101,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         evaluation = Evaluation(
             str(folder), record["name"], record["settings"], record["trained_on"], sets, {name: [] for name in sets}
         )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not a record of vqr1 evaluate ({error!r}); evaluate again") from error
     for row in read_rows(folder / ROWS):
         if row.dataset not in sets:
@@ -122,8 +122,11 @@ def read_rows(path: Path) -> list[ResultRow]:
 def _row(line: bytes, where: str) -> ResultRow:
     try:
         row = ResultRow(**json.loads(line))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
+    texts = row.image_id, row.dataset, row.group
+    if not (all(isinstance(text, str) for text in texts) and isinstance(row.scores, list)):
+        raise UserError(f"{where}: not a result (names are texts, scores a list); restore the file or evaluate again")
     number = isinstance(row.score, (int, float)) and math.isfinite(row.score)
     if row.status not in STATUSES or number != (row.status == "ok"):
         raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")

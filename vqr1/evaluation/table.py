@@ -153,8 +153,10 @@ def _notes(lines: Sequence[Line], published: Sequence[Published]) -> list[str]:
         notes.append("Rows marked published are the VisualQuality-R1 paper's (arXiv 2505.14460), not measured here.")
         notes.extend(f"{REMARKS[name]}." for name in dict.fromkeys(name for name, _ in outcomes) if name in REMARKS)
         notes.append("Avg is over the paper's eight sets and is given where all eight were evaluated.")
-    if any(o.facts.trained_on for _, o in outcomes) or any(row.trained_sets for row in published):
+    if any(o.facts.trained_on for _, o in outcomes):
         notes.append(f"{TRAINED} The set was trained on; the figure is of its test split only.")
+    if any(set(row.trained_sets) & set(TABLE2) for row in published):
+        notes.append(f"{TRAINED} in a published row: the set was trained on, as the paper says; not on which pictures.")
     pseudo = list(dict.fromkeys(o.facts.title for _, o in outcomes if o.facts.pseudo_labels))
     if pseudo:
         notes.append(f"Labels of {', '.join(pseudo)} are pseudo-labels, which no person gave: no accuracy benchmark.")

@@ -6,7 +6,6 @@ the records of the dataset ``bid`` by picture name. Needs neither torch nor a mo
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
@@ -14,13 +13,15 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from vqr1.data.files import check_file
+from vqr1.data.labels import LabelRow, csv_rows
 from vqr1.data.sample import Sample
-from vqr1.errors import MissingFileError, UserError
+from vqr1.errors import UserError
 from vqr1.evaluation.results import Evaluation, ResultRow, make_row, read_evaluation
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 
 COLUMNS = ("picture", "score")
-_WORD = re.compile(r"(?:(?P<name>[^=:]+):)?(?P<dataset>\w+)=(?P<file>.+)")
+_WORD = re.compile(r"(?:(?P<name>[^=:]+):)?(?P<dataset>[^=:/]+|[^=:]+(?==.*\.csv$))=(?P<file>.+)", re.DOTALL)
 
 
 def load_result(word: str, root: Path, trained_on: Sequence[str] | None = None) -> Evaluation:
@@ -40,13 +41,9 @@ def read_scores(file: Path, dataset: str, root: Path, name: str, trained_on: Seq
     Raises UserError, with file and line, for other columns, a score that is no finite number, a picture that appears
     twice or that the set does not have; MissingFileError where file or dataset is missing.
     """
-    if not file.is_file():
-        raise MissingFileError(f"{file} is missing")
+    check_file(file, f"give the scores of {dataset} as [NAME:]{dataset}=FILE.csv")
     (rated,) = read_sets([dataset], root, trained_on or [])
-    try:
-        scores = _read(file, _Pictures(rated))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: not a csv file in UTF-8 ({error}); save it as one") from error
+    scores = _read(file, _Pictures(rated))
     rows: list[ResultRow] = []
     for s in rated.samples:
         score = scores.get(s.image_id)
@@ -60,24 +57,32 @@ def read_scores(file: Path, dataset: str, root: Path, name: str, trained_on: Seq
 class _Pictures:
     """A set's pictures by name: as the dataset names them, or the file's name alone where that is enough.
 
-    Upper and lower case and the form of composed letters make no difference unless two pictures differ in them only.
+    Upper and lower case and the form of composed letters make no difference unless two pictures differ in them only. A
+    name without its ending (.png) is enough where no other picture has it.
     """
 
     def __init__(self, rated: EvaluatedSet):
         self.of = rated
         self._by_name: dict[str, list[Sample]] = {}
+        self._by_stem: dict[str, list[Sample]] = {}
         for sample in rated.samples:
             name = sample.image_id.removeprefix(f"{rated.name}/")
             for key in {_key(name), _key(PurePosixPath(name).name)}:
                 self._by_name.setdefault(key, []).append(sample)
+            for stem in {_key(str(PurePosixPath(name).with_suffix(""))), _key(PurePosixPath(name).stem)}:
+                self._by_stem.setdefault(stem, []).append(sample)
 
     def find(self, name: str, where: str) -> Sample | None:
         """None where the set has no such picture. Raises UserError where it has several."""
         name = name.replace("\\", "/").removeprefix(f"{self.of.name}/")
-        found = self._by_name.get(_key(name)) or self._by_name.get(_key(PurePosixPath(name).name), [])
+        keys = _key(name), _key(PurePosixPath(name).name)
+        tables = self._by_name, self._by_stem
+        found = next((table[key] for table in tables for key in keys if key in table), [])
         exact = [sample for sample in found if sample.image_id == f"{self.of.name}/{name}"]
         if len(exact or found) > 1:
-            raise UserError(f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder too")
+            raise UserError(
+                f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder and ending too"
+            )
         return next(iter(exact or found), None)
 
 
@@ -85,33 +90,26 @@ def _read(file: Path, pictures: _Pictures) -> dict[str, float]:
     """Scores by image_id. A row of a picture in another split of the set is passed over; an empty score is none."""
     part_only = pictures.of.facts.part != "all"
     scores: dict[str, float] = {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if not set(COLUMNS) <= set(reader.fieldnames or []):
-            raise UserError(f"{file}: columns {reader.fieldnames}, expected {', '.join(COLUMNS)} in the first line")
-        for row in reader:
-            where = f"{file}, line {reader.line_num}"
-            sample = pictures.find((row["picture"] or "").strip(), where)
-            if sample is None:
-                if part_only:
-                    continue
-                raise UserError(f"{where}: {row['picture']!r} is no picture of {pictures.of.name}; drop the row")
-            if sample.image_id in scores:
-                raise UserError(f"{where}: {row['picture']} appears twice; keep one score per picture")
-            if (row["score"] or "").strip():
-                scores[sample.image_id] = _number(row["score"], where)
+    for row in csv_rows(file, COLUMNS, remedy="name the columns so in the first line"):
+        name = row.text("picture")
+        sample = pictures.find(name, row.where)
+        if sample is None:
+            if part_only:
+                continue
+            raise UserError(f"{row.where}: {name!r} is no picture of {pictures.of.name}; drop the row")
+        if sample.image_id in scores:
+            raise UserError(f"{row.where}: {name} appears twice; keep one score per picture")
+        if (row.values["score"] or "").strip():
+            scores[sample.image_id] = _score(row)
     if not scores:
         raise UserError(f"{file}: no score of any picture of {pictures.of.name} ({pictures.of.facts.part})")
     return scores
 
 
-def _number(text: str, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise UserError(f"{where}: score {text!r} is no number; correct it or leave it empty") from error
+def _score(row: LabelRow) -> float:
+    number = row.number("score")
     if not math.isfinite(number):
-        raise UserError(f"{where}: score {text} is not finite; correct it or leave it empty")
+        raise UserError(f"{row.where}: score {row.values['score']} is not finite; correct it or leave it empty")
     return number
 
 

@@ -31,18 +31,22 @@ class ResultFolder:
         """Make the folder and hold it, or go on with what it holds. Returns how many batches are there already.
 
         ``record`` is what evaluation.json holds, ``batches`` the image_ids of each batch in order. Raises UserError
-        where the folder holds something else, or another process holds it.
+        where the folder holds something else or cannot be written, or another process holds it.
         """
-        self._writer.refuse_held()
-        self._check_same(record)
-        self._writer.acquire()
         try:
+            self._writer.refuse_held()
+            self._check_same(record)
+            self._writer.acquire()
             self._check_same(record)  # another evaluation may have been here in between
             done, whole = self._done(batches)
             self._writer.write_text(ROWS, whole)
             self.write_text(SETTINGS, json.dumps(record, indent=2) + "\n")
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, UserError):
+                raise UserError(
+                    f"{self.path} cannot be written ({error.strerror or error}); give another folder="
+                ) from error
             raise
         return done
 
