@@ -122,7 +122,7 @@ def test_visualqualitys_spread_is_on_another_scale_and_refused(tmp_path):
 
 def test_another_number_of_values_is_named(tmp_path):
     settings = {"form": "visualquality", "fields": ["dist", "mos"], "spread": "none", "columns": None, "group": "image"}
-    with pytest.raises(ValueError, match=r"ratings.csv, line 2: 3 values, expected 2 \(dist mos\); use the label file"):
+    with pytest.raises(ValueError, match=r"ratings.csv, line 2: 3 values, expected 2 \(dist mos\); correct fields: in"):
         mine(declare(tmp_path, "a.png 4.1", "b.png 3 0.5", **settings))
 
 

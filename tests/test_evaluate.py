@@ -373,6 +373,19 @@ def begun(folder, batches):
     return done
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b"\xe9"])
+def test_a_folder_with_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "evaluation.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"evaluation.json: not a record of vqr1 evaluate .*; give another folder="):
+        ResultFolder(tmp_path).open(record(), BATCHES)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/e cannot be written .(Not a directory|File exists).; give another fold"):
+        ResultFolder(tmp_path / "file" / "e").open(record(), BATCHES)
+
+
 def test_a_folder_goes_on_after_its_last_whole_batch(tmp_path):
     folder = tmp_path / "e"
     assert begun(folder, [0, 1]) == 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -112,8 +111,7 @@ def table() -> None:
         if asked.plots:
             from vqr1.report.scatter import draw_scatters
 
-            with _writing("--plots", asked.plots):
-                drawn = draw_scatters(lines, asked.plots)
+            drawn = _written("--plots", asked.plots, lambda: draw_scatters(lines, asked.plots))
             print(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
 
     report_user_errors("table", run)
@@ -178,18 +176,19 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
     from vqr1.provenance import finite
 
-    with _writing("--json", path):
+    def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(finite(content), indent=2) + "\n")
 
+    _written("--json", path, write)
 
-@contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
-    """What is asked to be written where nothing can be is the user's error."""
+
+def _written(option: str, path: Path, write: Callable[[], Any]) -> Any:
+    """What ``write`` returns. What is asked to be written where nothing can be is the user's error."""
     from vqr1.errors import UserError
 
     try:
-        yield
+        return write()
     except OSError as error:
         raise UserError(f"{option} {path}: {error.strerror or error}; give a place that can be written") from error
 

@@ -64,7 +64,8 @@ def check(name: str, root: Path, rule: SplitRule) -> DatasetReport:
 def _check_labels(report: DatasetReport, spec: DatasetSpec, splits: Splits) -> None:
     samples = splits.all()
     if not samples:
-        report.problems.append("there are no rows; use the authors' label file")
+        advice = "rate pictures in the label file" if spec.own else "use the authors' label file"
+        report.problems.append(f"there are no rows; {advice}")
         return
     report.say("rows", f"{len(samples)}" + (f" of {spec.size} published" if spec.size else ""))
     if spec.size and len(samples) != spec.size:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vqr1.data.labels import within
+from vqr1.data.files import MISSING, trouble
+from vqr1.data.labels import AUTHORS, shortened, within
 from vqr1.data.sample import Sample, Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import split_by_group
@@ -76,16 +77,26 @@ class PictureFiles:
     def find(self, name: str, where: str) -> Path | None:
         """The file of ``name``, or None. Raises UserError for a name that leaves the folder or fits several files."""
         path = PurePosixPath(name.replace("\\", "/"))
+        if not path.parts:
+            raise UserError(f"{where}: {name!r} is no name of a picture; give a path below {self.folder}")
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise UserError(f"{where}: {name} leaves {self.folder}; give a path below it")
-        if (self.folder / path).is_file():
+        if self._is_file(str(path), where):
             return self.folder / path
         found = self._index().get(_fold(str(path)), [])
         if len(found) > 1:
             raise UserError(f"{where}: {name} fits several files ({', '.join(found)}); write its name as the file's")
         if found and (PurePosixPath(found[0]).name != path.name):
             self.renamed.append(f"{where}: {name} is {found[0]} on disk")
-        return self.folder / found[0] if found else None
+        return self.folder / found[0] if found and self._is_file(found[0], where) else None
+
+    def _is_file(self, name: str, where: str) -> bool:
+        """False where there is nothing. Raises UserError for what is there and cannot be opened as a file."""
+        why = trouble(self.folder / name)
+        if why not in (None, MISSING):
+            shown = self.folder / shortened(name)
+            raise UserError(f"{where}: {shown} {why}; give a picture file that can be read, or drop the row")
+        return why is None
 
     def _index(self) -> dict[str, list[str]]:
         if self._folded is None:
@@ -133,7 +144,8 @@ class Reading:
         column: str = "mos",
     ) -> None:
         """One row. ``score`` and ``spread`` as the file has them; ``group`` is the picture itself where it is None."""
-        within(where, column, score, self._spec.range)
+        remedy = f"correct the row, or range: in {self._spec.name}/dataset.yaml" if self._spec.own else AUTHORS
+        within(where, column, score, self._spec.range, remedy)
         image_id = f"{self._spec.name}/{name}"
         image = self._pictures.find(name, where)
         self._check_new(where, image_id, image)
@@ -163,8 +175,18 @@ class Reading:
         if spread is None or self._spec.spread == "none":
             return None
         if not (spread >= 0 and math.isfinite(spread)):
-            raise UserError(f"{where}: the ratings' {self._spec.spread} {spread:g} is negative or not finite")
-        return math.sqrt(spread) if self._spec.spread == "variance" else spread
+            raise UserError(
+                f"{where}: the ratings' {self._spec.spread} {spread:g} is negative or not finite; correct the row"
+            )
+        std = math.sqrt(spread) if self._spec.spread == "variance" else spread
+        low, high = self._spec.range
+        most = (high - low) / math.sqrt(2)  # of two ratings at the ends, divided by n - 1; of n, half the range
+        if std > most * (1 + 1e-6):
+            raise UserError(
+                f"{where}: no ratings within {low:g} to {high:g} have a std of {std:g}, at most {most:.3g}; is the "
+                f"spread (read as {self._spec.spread}) a variance, or on another scale?"
+            )
+        return std
 
     def splits(self, *, official: bool | None = None) -> Splits:
         """All rows, divided as the spec says; ``official=False`` where the files hold no official split after all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from vqr1.data.files import read_text
 from vqr1.data.labels import LabelRow, excel_rows, mat_columns, same_length, text_rows
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
@@ -49,7 +50,7 @@ def read_csiq(folder: Path) -> Splits:
 def _csiq_text(labels: Path) -> list[LabelRow]:
     """Rows of ``image type level dmos_std dmos``, with or without a header, a running number or ``jpeg 2000`` apart."""
     rows = []
-    for number, line in enumerate(labels.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(labels).split("\n"), start=1):
         values = re.sub(r"(?i)\bjpeg 2000\b", "jpeg2000", line).split()
         if not values or values[-1].casefold() == "dmos":
             continue

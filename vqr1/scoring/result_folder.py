@@ -70,7 +70,10 @@ class ResultFolder:
             if found - ours or (rows.is_file() and rows.stat().st_size):
                 raise UserError(f"{self.path} holds other files and no evaluation; give another folder=")
             return
-        before, now = _flat(json.loads(where.read_text())), _flat(record)
+        try:
+            before, now = _flat(json.loads(where.read_text())), _flat(record)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{where}: not a record of vqr1 evaluate ({error!r}); give another folder=") from error
         for key in dict.fromkeys([*now, *before]):
             if key not in FREE and before.get(key) != now.get(key):
                 raise UserError(
