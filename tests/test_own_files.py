@@ -10,6 +10,7 @@ import pytest
 from tests.support.miniatures import json_rows, picture
 from vqr1.data import find_spec, read_dataset
 from vqr1.data.command import run
+from vqr1.data.labels import LabelRow
 from vqr1.data.sample import Sample
 from vqr1.errors import UserError
 
@@ -171,6 +172,12 @@ def test_a_group_that_stands_for_nothing_joins_no_pictures(tmp_path, word):
     columns = "{image: file, mos: score, group: scene}"
     made(tmp_path, text.replace("2.5,park", f"2.5,{word}").replace("\n,park", ""), group="reference", columns=columns)
     refused(tmp_path, r"ratings.csv, line 4: (group .* stands for a value that is missing|scene is empty)")
+
+
+@pytest.mark.parametrize("value", [True, False, None, "", 10**400, [3]])
+def test_a_truth_of_a_spreadsheet_is_no_score(value):
+    with pytest.raises(UserError, match="line 3: mos .* must be a number; correct or drop the row"):
+        LabelRow({"mos": value}, "line 3").number("mos")
 
 
 def test_a_pattern_whose_bracket_finds_nothing_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from vqr1.config import Config, DataConfig, Preference, RewardKind
 from vqr1.data import Sample, SplitRule, Splits
 from vqr1.data.splits import described
+from vqr1.errors import UserError
 from vqr1.training import run_data
 from vqr1.training.build_trainer import reward_functions
 from vqr1.training.run_data import as_dataset, read_data, shuffled_mos
@@ -52,6 +53,19 @@ def test_soft_preferences_need_the_spread_of_the_ratings(given):
     config = settings()
     config.reward.preference = Preference.thurstone
     with pytest.raises(ValueError, match="other/0 has none; use hard"):
+        read_data(config)
+
+
+def test_regression_needs_both_ends_of_the_range(given, tmp_path):
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "dataset.yaml").write_text(
+        "form: visualquality\nlabels: l\nimages: i\nhigher_is_better: true\nrange: [0, null]\nspread: none\n"
+        "group: image\nfields: [dist, mos]\n"
+    )
+    given["five"] = Splits(train=samples(9))
+    config = settings(root=str(tmp_path))
+    config.reward.kind = RewardKind.regression
+    with pytest.raises(UserError, match="reward.kind=regression rescales scores from their range, and that of five is"):
         read_data(config)
 
 

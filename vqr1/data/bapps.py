@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vqr1.data.files import check_file
 from vqr1.data.labels import within
 from vqr1.data.sample import Pair
 from vqr1.errors import MissingFileError, UserError
@@ -51,6 +52,7 @@ def _pairs(judgements: list[Path], top: Path) -> Iterator[Pair]:
 
 
 def _preference(judge: Path) -> float:
+    check_file(judge)
     try:
         value = float(np.load(judge, allow_pickle=False).ravel()[0])
     except (OSError, ValueError, IndexError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from accelerate import PartialState
 from datasets import Dataset
 from tqdm import tqdm
 
-from vqr1.config import Config, Preference
-from vqr1.data import Sample, SplitRule, read_dataset
+from vqr1.config import Config, Preference, RewardKind
+from vqr1.data import Sample, SplitRule, find_spec, read_dataset
 from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
@@ -55,6 +56,13 @@ def read_data(config: Config) -> RunData:
                 raise UserError(
                     f"data.{part}: {name} has {len(samples)} {part} pictures, and a correlation needs three; "
                     f"take it out of data.{part}"
+                )
+    if config.reward.kind is RewardKind.regression:
+        for name in config.data.train:
+            if not all(map(math.isfinite, find_spec(name, root).range)):
+                raise UserError(
+                    f"reward.kind=regression rescales scores from their range, and that of {name} is open: give both "
+                    "ends in its dataset.yaml, or use reward.kind=ranking"
                 )
     if config.reward.preference is Preference.thurstone:
         without = next((s for s in data.train if s.mos_std is None), None)
