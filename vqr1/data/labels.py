@@ -1,4 +1,4 @@
-"""Label files as rows that record their file and line: csv, whitespace text, Excel and MATLAB files.
+"""Label files as rows that record their file and line: csv and whitespace text; others: :mod:`vqr1.data.workbooks`.
 
 Every complaint names file, row, value and remedy, as UserError.
 """
@@ -9,12 +9,12 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqr1.data.files import check_file, read_text
+from vqr1.data.files import read_text
 from vqr1.errors import UserError
 
 # A number as people write one. float() also takes 1_000 and the digits of every script.
@@ -167,78 +167,6 @@ def text_rows(path: Path, columns: Sequence[str], remedy: str = PUBLISHED_FILE) 
     return rows
 
 
-def excel_rows(path: Path, required: Sequence[str]) -> list[LabelRow]:
-    """The rows below the first row, of any sheet, that holds the names of all ``required`` columns.
-
-    The case of a column's name and blanks around it do not matter; rows that are empty are left out.
-    """
-    wanted = {_plain(name): name for name in required}
-    seen: list[list[str]] = []
-    for sheet, cells in _sheets(path):
-        for number, header in enumerate(cells):
-            names = [_plain(value) for value in header]
-            if set(wanted) <= set(names):
-                columns = [wanted.get(name, str(header[i]).strip()) for i, name in enumerate(names)]
-                return list(_excel_rows(columns, cells[number + 1 :], f"{path}, sheet {sheet}, row", number + 2))
-        seen += [[str(value) for value in row if value not in (None, "")] for row in cells[:1]]
-    raise UserError(f"{path}: columns {seen}, expected {list(required)}; use the authors' {path.name}")
-
-
-def _excel_rows(columns: Sequence[str], cells: Sequence[Sequence[Any]], where: str, first: int) -> Iterable[LabelRow]:
-    for number, values in enumerate(cells, start=first):
-        if any(value not in (None, "") for value in values):
-            yield LabelRow(dict(zip(columns, values, strict=False)), f"{where} {number}")
-
-
-def _plain(value: Any) -> str:
-    return " ".join(str(value).split()).casefold()
-
-
-def _sheets(path: Path) -> list[tuple[str, list[list[Any]]]]:
-    """Every sheet's name and cells, by the library for the kind of file."""
-    check_file(path)
-    if path.suffix.casefold() == ".xls":
-        import xlrd
-
-        try:
-            with xlrd.open_workbook(path) as book:
-                return [(sheet.name, [sheet.row_values(i) for i in range(sheet.nrows)]) for sheet in book.sheets()]
-        except (xlrd.XLRDError, ValueError) as error:
-            raise UserError(f"{path}: not a readable xls file ({error}); fetch it again") from error
-    from zipfile import BadZipFile
-
-    import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    try:
-        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (BadZipFile, InvalidFileException, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a readable xlsx file ({error}); fetch it again") from error
-    sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in workbook.worksheets]
-    workbook.close()
-    return sheets
-
-
-def mat_columns(path: Path, *names: str) -> list[list[Any]]:
-    """Variables of a MATLAB file as lists of texts or numbers."""
-    import numpy as np
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    check_file(path)
-    try:
-        variables = loadmat(path, squeeze_me=True)
-    except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:
-        raise UserError(f"{path}: not a readable MATLAB file ({error}); fetch it again") from error
-    found = sorted(name for name in variables if not name.startswith("__"))
-    if not set(names) <= set(found):
-        raise UserError(f"{path}: variables {found}, expected {list(names)}; use the authors' {path.name}")
-    return [[_item(value) for value in np.atleast_1d(variables[name]).ravel()] for name in names]
-
-
-def _item(value: Any) -> Any:
-    """A cell of one value, however deep, as a plain text or number."""
-    return value.item() if hasattr(value, "item") else value
 
 
 def same_length(where: str, **columns: Sequence[Any]) -> None:

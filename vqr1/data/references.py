@@ -6,10 +6,11 @@ import re
 from pathlib import Path, PurePosixPath
 
 from vqr1.data.files import read_text
-from vqr1.data.labels import LabelRow, excel_rows, mat_columns, same_length, text_rows
+from vqr1.data.labels import LabelRow, same_length, text_rows
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.data.workbooks import excel_rows, mat_columns
 from vqr1.errors import UserError
 
 # What CSIQ's label file calls a type: the folder and the word in its file names.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from statistics import stdev
 
-from vqr1.data.labels import LabelRow, csv_rows, excel_rows, mat_columns, same_length
+from vqr1.data.labels import LabelRow, csv_rows, same_length
 from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
+from vqr1.data.workbooks import excel_rows, mat_columns
 from vqr1.errors import MissingFileError
 
 SPAQ_LABELS = "MOS and Image attribute scores.xlsx"

@@ -1,0 +1,121 @@
+"""Spreadsheets and MATLAB files as other programs write them, and files under the name of another kind."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pytest
+from scipy.io import savemat
+
+from tests.support.miniatures import bid, clive, csiq, spaq, xls, xlsx
+from vqr1.data import read_dataset
+from vqr1.data.workbooks import excel_rows, mat_columns
+
+SPAQ_LABELS = "Annotations/MOS and Image attribute scores.xlsx"
+
+
+def declares(path: Path, dimension: str) -> None:
+    """Make the first sheet of a workbook say that it is of another size than it is."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("sheet1.xml"):
+                data = re.sub(rb'<dimension ref="[^"]*"', f'<dimension ref="{dimension}"'.encode(), data)
+            new.writestr(name, data)
+    path.write_bytes(out.getvalue())
+
+
+@pytest.mark.parametrize("dimension", ["A1:C7", "A1", "A1:XFD1048576", "B2:B3"])
+def test_what_a_sheet_says_of_its_own_size_is_worth_nothing(dimension, tmp_path):
+    labels = spaq(tmp_path / "spaq", count=12) / SPAQ_LABELS
+    declares(labels, dimension)
+    assert len(read_dataset("spaq", tmp_path).all()) == 12
+
+
+def test_one_stray_cell_in_the_last_column_and_row_costs_nothing(tmp_path):
+    path = tmp_path / "labels.xlsx"
+    book = openpyxl.Workbook(write_only=False)
+    for row in [["name", "MOS"], *([f"{i}.jpg", i] for i in range(2000))]:
+        book.active.append(row)
+    book.active["XFD7"] = "stray"
+    book.active["XFD1048576"] = "stray"
+    book.save(path)
+    rows = excel_rows(path, ["name"])
+    assert [row.text("name") for row in rows] == [f"{i}.jpg" for i in range(2000)]
+    assert all(len(row.values) == 2 for row in rows)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    path = xlsx(tmp_path / "labels.xlsx", ["name", "MOS", "mos "], ["a", 1, 2])
+    with pytest.raises(ValueError, match=r"labels.xlsx, sheet Sheet1, row 1: 2 columns are called MOS"):
+        excel_rows(path, ["name", "MOS"])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_workbook_that_was_cut_short_is_named(share, tmp_path):
+    path = xlsx(tmp_path / "labels.xlsx", ["name", "MOS"], *([f"{i}", i] for i in range(500)))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"labels.xlsx: not a readable xlsx file.*; fetch it again"):
+        excel_rows(path, ["name"])
+
+
+def test_a_sheet_that_was_cut_short_within_a_sound_archive_is_named(tmp_path):
+    path = xlsx(tmp_path / "labels.xlsx", ["name", "MOS"], *([f"{i}", i] for i in range(500)))
+    out = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data[: len(data) // 2] if name.endswith("sheet1.xml") else data)
+    path.write_bytes(out.getvalue())
+    with pytest.raises(ValueError, match=r"labels.xlsx: not a readable xlsx file, after row \d+"):
+        excel_rows(path, ["name"])
+
+
+# A file of one kind under the name of another
+
+
+def test_an_xlsx_called_xls_is_named_with_the_name_it_needs(tmp_path):
+    folder = bid(tmp_path / "bid")
+    xlsx(tmp_path / "x.xlsx", ["Image Number"]).replace(folder / "DatabaseGrades.xls")
+    with pytest.raises(ValueError, match=r"DatabaseGrades.xls: .*newer kind, xlsx.*give it the name .*Grades.xlsx$"):
+        read_dataset("bid", tmp_path)
+
+
+def test_an_xls_called_xlsx_is_named_with_what_converts_it(tmp_path):
+    folder = csiq(tmp_path / "csiq", excel=True)
+    xls(tmp_path / "x.xls", ["image"]).replace(folder / "csiq.DMOS.xlsx")
+    with pytest.raises(ValueError, match=r"DMOS.xlsx: .*older kind, xls.*; open it in a spreadsheet .* as xlsx$"):
+        read_dataset("csiq", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.xls"])
+def test_a_csv_file_under_the_name_of_a_workbook_is_named(name, tmp_path):
+    (tmp_path / name).write_text("name,MOS\na,1\n")
+    with pytest.raises(ValueError, match=rf"{name}: .*it is a text file.; open it in a spreadsheet program and save"):
+        excel_rows(tmp_path / name, ["name"])
+
+
+def test_a_matlab_file_of_version_7_3_is_named_with_what_converts_it(tmp_path):
+    labels = clive(tmp_path / "clive") / "Data" / "AllMOS_release.mat"
+    text = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Jan 1 00:00:00 2024 HDF5 schema 1.00 ."
+    labels.write_bytes(text.ljust(512) + b"\x89HDF\r\n\x1a\n" + bytes(512))
+    with pytest.raises(ValueError, match=r"AllMOS_release.mat: .*MATLAB 7.3.*HDF5.*save\('AllMOS.*'-v7'\)$"):
+        read_dataset("clive", tmp_path)
+    labels.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(512))
+    with pytest.raises(ValueError, match=r"AllMOS_release.mat: .*HDF5.*'-v7'\)$"):
+        read_dataset("clive", tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_a_matlab_file_that_was_cut_short_is_named(share, tmp_path):
+    path = tmp_path / "labels.mat"
+    savemat(path, {"scores": np.arange(500.0)})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"labels.mat: not a readable MATLAB file.*; fetch it again"):
+        mat_columns(path, "scores")
