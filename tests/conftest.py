@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vqr1.data import DATASETS
 from vqr1.demo.specs import register_demonstration
 
 register_demonstration()  # as the command line does
@@ -37,6 +39,16 @@ def no_device_and_precision_are_left_behind() -> Iterator[None]:
     precision = state.AcceleratorState._shared_state.get("_mixed_precision", "no")
     if not on_cpu or precision != "no":
         state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def sized(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Lets a miniature be the published dataset."""
+
+    def size(name: str, count: int) -> None:
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=count))
+
+    return size
 
 
 @pytest.fixture(scope="session")

@@ -288,7 +288,8 @@ def test_vllms_batch_holds_few_enough_pictures(with_vllm):
 
 
 @pytest.fixture
-def kadid(tmp_path):
+def kadid(tmp_path, sized):
+    sized("kadid10k", 4)
     folder = tmp_path / "data" / "kadid10k"
     (folder / "images").mkdir(parents=True)
     names = [f"I01_01_{level:02}.png" for level in range(1, 5)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -18,16 +17,6 @@ from vqr1.data.contact_sheet import contact_sheet, spread_over
 from vqr1.data.sample import Sample
 from vqr1.data.splits import split_hash
 from vqr1.errors import UserError
-
-
-@pytest.fixture
-def sized(monkeypatch):
-    """Lets the miniature be the published dataset."""
-
-    def size(name, count):
-        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], size=count))
-
-    return size
 
 
 def checked(capsys, *words) -> tuple[int, str]:

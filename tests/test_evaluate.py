@@ -91,7 +91,8 @@ def test_a_setting_of_the_wrong_type_is_refused_by_hydra():
 
 
 @pytest.fixture
-def kadid(tmp_path):
+def kadid(tmp_path, sized):
+    sized("kadid10k", 20)
     folder = tmp_path / "data" / "kadid10k"
     (folder / "images").mkdir(parents=True)
     names = [f"{ref}_01_{level:02}.png" for ref in ("I01", "I07", "I19", "I81") for level in range(1, 6)]
@@ -158,6 +159,16 @@ def test_a_limit_keeps_scenes_whole():
     kept = _limited(samples, 30, DATASETS["sriqa"])
     assert len(kept) == 33
     assert all([s.group for s in kept].count(group) == 11 for group in {s.group for s in kept})
+
+
+def test_a_published_set_must_be_whole_unless_a_part_is_allowed(kadid, sized):
+    sized("kadid10k", 10125)
+    with pytest.raises(ValueError, match=r"has 20 rated pictures where 10125 .*check kadid10k .* with partial=true$"):
+        read_sets(["kadid10k"], kadid, [], whole_unless="partial")
+    (rated,) = read_sets(["kadid10k"], kadid, [])
+    assert rated.facts.part == "20 of 10125 published pictures"
+    (seen,) = read_sets(["kadid10k"], kadid, ["kadid10k"], limit=6)
+    assert seen.facts.part == "6 of 10 pictures (test split of 20 of 10125 published pictures)"
 
 
 def test_too_few_pictures_are_refused(kadid):

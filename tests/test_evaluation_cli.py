@@ -100,7 +100,8 @@ def test_what_cannot_be_written_is_named(monkeypatch, capsys, results, tmp_path,
     assert "; give a place that can be written\n" in said
 
 
-def test_another_models_scores_go_through_the_same_table(monkeypatch, capsys, tmp_path):
+def test_another_models_scores_go_through_the_same_table(monkeypatch, capsys, tmp_path, sized):
+    sized("kadid10k", 10)
     folder = tmp_path / "data" / "kadid10k"
     (folder / "images").mkdir(parents=True)
     names = [f"I19_01_{level:02}.png" for level in range(1, 6)] + [f"I81_02_{level:02}.png" for level in range(1, 6)]

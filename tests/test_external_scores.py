@@ -12,8 +12,9 @@ from vqr1.scoring.external_scores import load_result
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, sized):
     """KADID-10k in miniature: two references of the test split and one of the training split."""
+    sized("kadid10k", 15)
     folder = tmp_path / "data" / "kadid10k"
     (folder / "images").mkdir(parents=True)
     names = [f"{ref}_01_{level:02}.png" for ref in ("I01", "I19", "I81") for level in range(1, 6)]

@@ -176,7 +176,7 @@ def test_a_missing_set_of_ones_own_stops_at_once_whatever_its_name(tmp_path):
 
 def test_missing_weights_stop_at_once_and_say_what_to_fetch(tmp_path):
     fake_kadid(tmp_path / "data")
-    done = run(tmp_path, "train", "experiment=kadid10k", VQR1_DATA=str(tmp_path / "data"))
+    done = run(tmp_path, "train", "experiment=kadid10k", "data.partial=true", VQR1_DATA=str(tmp_path / "data"))
     assert done.returncode == 2
     assert "fetch it with: hf download Qwen/Qwen2.5-VL-7B-Instruct" in done.stderr
     assert "Traceback" not in done.stderr
@@ -220,7 +220,7 @@ def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
         "from functools import partial; from vqr1 import cli; from vqr1.launching import Hooks, start; "
         "cli.main(partial(start, hooks=Hooks(program=('-c', 'raise SystemExit(3)'))))"
     )
-    words = ("train", "-m", "data=kadid10k", "policy=tiny", "seed=0,1", "--root", str(tmp_path / "data"))
+    words = ("train", "-m", "data=kadid10k", "data.partial=true", "policy=tiny", "seed=0,1", "--root", f"{tmp_path}/data")
     done = run(tmp_path, *words, command=("-c", code))
     assert done.returncode == 3
     assert "seed=0 ended with exit code 3" in done.stderr

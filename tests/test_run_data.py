@@ -39,6 +39,15 @@ def test_a_dataset_with_one_picture_is_refused(given):
         read_data(settings())
 
 
+def test_a_published_set_must_be_whole_unless_a_part_is_allowed(given):
+    given["five"] = Splits(train=samples(9), published=10)
+    with pytest.raises(
+        ValueError, match=r"five in .* has 9 rated .* where 10 were published; .* as it is with data.partial=t"
+    ):
+        read_data(settings())
+    assert len(read_data(settings(partial=True)).train) == 9
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_an_empty_evaluation_set_is_refused(given, part):
     given["five"] = Splits(train=samples(9))

@@ -123,7 +123,7 @@ def test_a_picture_outside_the_pixel_limits_is_refused(vllm):
 
 def test_an_evaluation_by_vllm_ends_in_the_table_and_goes_on_where_it_stopped(root, tmp_path, capfd):
     config = EvaluateConfig(
-        model="tiny", data=["kadid10k"], root=str(root), limit=12, k=2, batch=8, max_tokens=48, threads=1,
+        model="tiny", data=["kadid10k"], root=str(root), partial=True, limit=12, k=2, batch=8, max_tokens=48, threads=1,
         engine=ScoringEngine.vllm, folder=str(tmp_path / "e"),
     )  # fmt: skip
     folder = evaluate(config)

@@ -68,6 +68,7 @@ class DataConfig:
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
     split_ratio: list[float] = field(default_factory=lambda: [6.0, 2.0, 2.0])  # of sets without an official split
     split_seed: int = 0
+    partial: bool = False  # true: a published set may have other than its published number of pictures
     cache: str | None = None  # a folder that keeps resized pictures for the next run; None = in memory only
 
 

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning
-from vqr1.data import read_dataset
+from vqr1.data import check_size, read_dataset
 from vqr1.errors import LaunchError
 from vqr1.machine_choices import MachineChoices, choose, launched
 from vqr1.packaged import packaged
@@ -50,8 +50,11 @@ def start(config: Config, hooks: Hooks = Hooks()) -> None:
         _train(config, choices, hooks)
         return
     # Before anything that takes long: a set that is missing stops the run at once, and says so before all else.
+    root = Path(config.data.root).expanduser()
     for name in config.data.train:
-        read_dataset(name, Path(config.data.root).expanduser())
+        splits = read_dataset(name, root)
+        if not config.data.partial:
+            check_size(name, root, splits, "data.partial")
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     sweep = os.environ["VQR1_SWEEP"] if hydra.mode is RunMode.MULTIRUN else None

@@ -17,7 +17,18 @@ from vqr1.data.splits import PAPER, SplitRule, check_split, split_by_group
 from vqr1.data.wild import BID, CLIVE, FLIVE, SPAQ
 from vqr1.errors import MissingFileError, UserError
 
-__all__ = ["DATASETS", "DatasetSpec", "Pair", "Sample", "SplitRule", "Splits", "find_spec", "read_dataset", "register"]
+__all__ = [
+    "DATASETS",
+    "DatasetSpec",
+    "Pair",
+    "Sample",
+    "SplitRule",
+    "Splits",
+    "check_size",
+    "find_spec",
+    "read_dataset",
+    "register",
+]
 
 
 DATASETS = {
@@ -86,8 +97,19 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
         raise MissingFileError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
     check_dataset(spec, splits, f"{name} in {folder}")
     if splits.division == "content" and rule != PAPER:
-        return replace(split_by_group(splits.all(), rule), notes=splits.notes)
-    return splits
+        splits = replace(split_by_group(splits.all(), rule), notes=splits.notes)
+    return replace(splits, published=spec.size)
+
+
+def check_size(name: str, root: Path, splits: Splits, setting: str) -> None:
+    """Raises UserError for more or fewer rated pictures than were published, unless ``setting`` is to allow it."""
+    found = len(splits.all())
+    if splits.published and found != splits.published:
+        raise UserError(
+            f"{name} in {root / name} has {found} rated pictures where {splits.published} were published; it is another "
+            f"version, or a part is missing: get the whole set (vqr1 data check {name} says more), or use it as it is "
+            f"with {setting}=true"
+        )
 
 
 def check_dataset(spec: DatasetSpec, splits: Splits, where: str) -> None:

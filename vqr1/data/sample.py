@@ -34,6 +34,7 @@ class Splits:
     validation: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
     division: str = "official"  # by the authors, by "content" (ours), or all for "test"
+    published: int = 0  # rated pictures of the whole set; 0 where its users declare it
     notes: tuple[str, ...] = ()  # what the reader found: label file, folder of pictures, what it left out and why
 
     def parts(self) -> dict[str, list[Sample]]:

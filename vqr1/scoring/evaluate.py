@@ -68,7 +68,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     check_adapter(config, model)
     if warning := check_model(model):
         print(warning, file=sys.stderr)
-    sets = read_sets(config.data, Path(config.root).expanduser(), model.trained_on or [], config.limit, model.seen)
+    root = Path(config.root).expanduser()
+    sets = read_sets(
+        config.data, root, model.trained_on or [], config.limit, model.seen, "" if config.partial else "partial"
+    )
     k = 1 if config.greedy else config.k
     batches = plan(sets, max(1, config.batch // k))
     record = make_record(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqr1.data import Sample, find_spec, read_dataset
+from vqr1.data import Sample, check_size, find_spec, read_dataset
 from vqr1.data.sample import some_of
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule, split_hash
@@ -37,18 +37,21 @@ def read_sets(
     trained_on: Sequence[str],
     limit: int | None = None,
     training: Seen | None = None,
+    whole_unless: str = "",
 ) -> list[EvaluatedSet]:
-    """The sets to evaluate.
+    """The sets to evaluate. A published set must be whole where ``whole_unless`` names the setting that allows a part.
 
     Raises what :func:`vqr1.data.read_dataset` raises, and UserError for an empty split or one that is not the split
     the model was trained by.
     """
-    return [_read(name, root, name in trained_on, limit, training or Seen()) for name in names]
+    return [_read(name, root, name in trained_on, limit, training or Seen(), whole_unless) for name in names]
 
 
-def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) -> EvaluatedSet:
+def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen, whole_unless: str) -> EvaluatedSet:
     spec = find_spec(name, root)
     splits = read_dataset(name, root, training.rule if seen else PAPER)
+    if whole_unless:
+        check_size(name, root, splits, whole_unless)
     if seen and training.hashes.get(name, split_hash(splits)) != split_hash(splits):
         raise UserError(
             f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its test split "
@@ -63,6 +66,8 @@ def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen) 
         )
     kept = _limited(samples, limit, spec)
     part = "test" if test_only else "all"
+    if splits.published not in (0, len(splits.all())):
+        part = f"{'test split of ' if test_only else ''}{len(splits.all())} of {splits.published} published pictures"
     facts = SetFacts(
         title=spec.title,
         pictures=len(kept),

@@ -27,6 +27,7 @@ class EvaluateConfig:
     model: str = MISSING  # tiny, a hub id, a folder of weights, or a run folder: its best/, else its final/
     data: list[str] = field(default_factory=list)  # names of vqr1.data.DATASETS, each looked for in root/<name>
     root: str = field(default_factory=data_root)  # VQR1_DATA, else data
+    partial: bool = False  # true: a published set may have other than its published number of pictures
     k: int = 6  # answers to each picture; the score is the mean of the readable ones
     temperature: float = 1.0
     greedy: bool = False  # one answer, the likeliest token at every place; then k and temperature do not count

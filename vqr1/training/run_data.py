@@ -14,7 +14,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from vqr1.config import Config, Preference, RewardKind
-from vqr1.data import Sample, SplitRule, find_spec, read_dataset
+from vqr1.data import Sample, SplitRule, check_size, find_spec, read_dataset
 from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
@@ -34,11 +34,14 @@ class RunData:
 
 
 def read_data(config: Config) -> RunData:
-    """The records of every set that is named. Raises UserError for a set too small to be ranked or correlated."""
+    """The records of every set that is named. Raises UserError for a set in part only, or too small to be ranked or correlated."""
     root = Path(config.data.root).expanduser()
     names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
     rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
     splits = {name: read_dataset(name, root, rule) for name in names}
+    for name, split in splits.items():
+        if not config.data.partial:
+            check_size(name, root, split, "data.partial")
     limit = config.evaluation.max_pictures
     train = [sample for name in config.data.train for sample in splits[name].train]
     data = RunData(

@@ -45,6 +45,7 @@ FORMAT = 2
 FIXED = ("seed", "data", "policy", "rollout", "reward", "evaluation", "trainer")
 FREE = (
     "data.cache",
+    "data.partial",  # the hash of the split says whether the pictures are the same
     "evaluation.every",
     "evaluation.probes",
     "rollout.stop_unreadable",
