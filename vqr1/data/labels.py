@@ -23,6 +23,7 @@ AUTHORS = "use the authors' own label file, whose scores are not rescaled, or co
 PUBLISHED_FILE = "use the label file as it was published"
 
 csv.field_size_limit(sys.maxsize)  # a comment of any length is no reason to refuse a file
+ROUNDING = 1e-9  # of a range, that a value may be beyond it
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ def shortened(text: str, longest: int = 80) -> str:
 
 
 def within(where: str, name: str, value: float, limits: tuple[float, float], remedy: str = AUTHORS) -> float:
-    """``value``, refused where it is not finite or outside ``limits``."""
+    """``value``, refused where it is not finite or outside ``limits``.
+
+    What float arithmetic leaves beyond an end (SRIQA-Bench has 100.00000000000001) is that end.
+    """
     low, high = limits
-    if not (low <= value <= high and math.isfinite(value)):
+    slack = ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
+    if not (low - slack <= value <= high + slack and math.isfinite(value)):
         raise UserError(f"{where}: {name} {value:g} is outside {low:g} to {high:g}; {remedy}")
-    return value
+    return min(max(value, low), high)
 
 
 def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False, remedy: str | None = None) -> list[LabelRow]:
