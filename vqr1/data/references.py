@@ -113,7 +113,8 @@ LIVE = DatasetSpec(
     range=(-15.0, 115.0),  # realigning leaves 0 to 100 at both ends
     read=read_live,
     fetch="ask the LIVE laboratory (live.ece.utexas.edu/research/quality) for release 2 and unpack it, so that "
-    "dmos_realigned.mat, refnames_all.mat and the folders jp2k, jpeg, wn, gblur, fastfading are in {folder}",
+    "refnames_all.mat and the folders jp2k, jpeg, wn, gblur, fastfading are in {folder}; dmos_realigned.mat is a "
+    "separate download, which the archive does not hold (its dmos.mat is not realigned): put it there too",
     size=779,
     group="reference",
     licence="copyright of the University of Texas at Austin; use with its notice and citations",

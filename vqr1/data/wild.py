@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from statistics import stdev
 
@@ -10,19 +13,46 @@ from vqr1.data.reading import PictureFiles, Reading, find_file
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.workbooks import excel_rows, mat_columns
-from vqr1.errors import MissingFileError
+from vqr1.errors import MissingFileError, UserError
 
 SPAQ_LABELS = "MOS and Image attribute scores.xlsx"
+SPAQ_STD_LABELS = "MOS Std and Image attribute scores.xlsx"  # given out later
+SPAQ_STD = ("mosstd", "stdmos", "stdofmos", "std", "sd", "mossd", "standarddeviation", "mosstandarddeviation")
 
 
 def read_spaq(folder: Path) -> Splits:
-    """SPAQ (Fang et al., CVPR 2020): 11,125 smartphone photographs at full resolution, MOS 2 to 96, no spread."""
-    labels = find_file(folder, f"Annotations/{SPAQ_LABELS}", SPAQ_LABELS)
+    """SPAQ (Fang et al., CVPR 2020): 11,125 smartphone photographs at full resolution, MOS 2 to 96.
+
+    Without spread, unless the file with the standard deviations is there, which we have not seen: its column may have
+    any of a few names.
+    """
+    places = [f"Annotations/{SPAQ_STD_LABELS}", SPAQ_STD_LABELS]
+    try:
+        labels, has_std = find_file(folder, *places), True
+    except MissingFileError:
+        labels, has_std = find_file(folder, f"Annotations/{SPAQ_LABELS}", SPAQ_LABELS), False
     pictures = find_file(folder, "TestImage")
-    reading = Reading(SPAQ, PictureFiles(pictures), f"labels {labels.name}, column MOS, pictures {pictures.name}/")
-    for row in excel_rows(labels, ["Image name", "MOS"]):
-        reading.add(row.where, row.text("Image name"), row.number("MOS"), column="MOS")
+    rows = excel_rows(labels, ["Image name", "MOS"])
+    std = _spaq_std(labels, rows) if has_std else None
+    columns = f"columns MOS and {std}, a std" if std else "column MOS"
+    spec = replace(SPAQ, spread="std") if std else SPAQ
+    reading = Reading(spec, PictureFiles(pictures), f"labels {labels.name}, {columns}, pictures {pictures.name}/")
+    for row in rows:
+        spread = row.number(std) if std else None
+        reading.add(row.where, row.text("Image name"), row.number("MOS"), spread=spread, column="MOS")
     return reading.splits()
+
+
+def _spaq_std(labels: Path, rows: Sequence[LabelRow]) -> str | None:
+    """The name of the column of standard deviations; None without rows."""
+    columns = list(rows[0].values) if rows else []
+    found = [name for name in columns if re.sub(r"[^a-z]", "", name.casefold()) in SPAQ_STD]
+    if columns and len(found) != 1:
+        raise UserError(
+            f"{labels}: columns {columns}, expected one of standard deviations, called MOS Std; give it this name, or "
+            f"take {SPAQ_LABELS}, which has none"
+        )
+    return found[0] if found else None
 
 
 SPAQ = DatasetSpec(
@@ -87,10 +117,12 @@ def read_bid(folder: Path) -> Splits:
     """BID (Ciancio et al., TIP 2011): 586 photographs with natural blur, mean grade 0.16 to 4.92.
 
     The spread is the sample standard deviation (n - 1) of the single grades ``Grade #1`` and so on, an empty cell
-    being a rater who did not see the picture. Picture numbers have gaps.
+    being a rater who did not see the picture. Picture numbers have gaps. Labels and pictures are in one folder, or the
+    pictures in ``ImageDatabase`` beside the labels; others hand on the labels as an xlsx file.
     """
-    labels = find_file(folder, "DatabaseGrades.xls", "ImageDatabase/DatabaseGrades.xls")
-    pictures = PictureFiles(labels.parent)
+    names = ("DatabaseGrades.xls", "DatabaseGrades.xlsx")
+    labels = find_file(folder, *names, *(f"ImageDatabase/{name}" for name in names))
+    pictures = PictureFiles(folder, anywhere=True)
     reading = Reading(BID, pictures, f"labels {labels.name}, spread from the single grades")
     for row in excel_rows(labels, ["Image Number", "Average Subjective Grade"]):
         number, grade = row.numbers("Image Number", "Average Subjective Grade")
@@ -110,7 +142,7 @@ BID = DatasetSpec(
     range=(0.0, 5.0),
     read=read_bid,
     fetch="download the Blurred Image Database of the Federal University of Rio de Janeiro and unpack it, so that "
-    "DatabaseGrades.xls and DatabaseImage0001.JPG and so on are in {folder}",
+    "DatabaseGrades.xls is in {folder}, and DatabaseImage0001.JPG and so on there or in {folder}/ImageDatabase",
     size=586,
     group="image",
     licence="terms with the authors",
@@ -153,8 +185,9 @@ FLIVE = DatasetSpec(
     title="FLIVE",
     range=(0.0, 100.0),
     read=read_flive,
-    fetch="get the pictures and label files as the repository github.com/niu-haoran/FLIVE_Database says, so that "
-    "labels_image.csv, labels640.csv, labels=640_padded.csv and the folder database are in {folder}",
+    fetch="get the pictures as the notebook of the repository github.com/niu-haoran/FLIVE_Database does, and "
+    "labels_image.csv, labels640.csv and labels=640_padded.csv from the folder database of the repository "
+    "github.com/baidut/PaQ-2-PiQ, so that the label files and the folder database are in {folder}",
     size=39810,
     group="image",
     licence="terms with the authors; the pictures keep those of their sources",
