@@ -54,12 +54,20 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
     Raises UserError for an unknown name, one that is no folder's, or a wrong declaration.
     """
     check_name(name, root)
-    if name in DATASETS:
-        return DATASETS[name]
     from vqr1.data.declared import DECLARATION, declared_spec
 
+    if name in DATASETS:
+        declaration = root / name / DECLARATION
+        if declaration.is_file():
+            raise UserError(
+                f"{declaration} would not be read: {name} is a published set with a reader of its own; move it, with "
+                f"its label file, to a folder of another name such as {root / f'my_{name}'}, write its images: as a "
+                f"path from there (../{name}/...), and name that folder"
+            )
+        return DATASETS[name]
     spec = declared_spec(name, root / name)
     if spec is None:
+        _check_root(root)
         raise UserError(
             f"data: no dataset is called {name}; choose from {', '.join(DATASETS)}, or declare your own in "
             f"{root / name / DECLARATION}"
@@ -89,16 +97,26 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
     where to put it, where the dataset is missing.
     """
     spec = find_spec(name, root)
+    _check_root(root)
     folder = root / name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{name}: {folder} is a file; {name} is read from a folder of this name")
     try:
         splits = spec.read(folder)
     except MissingFileError as error:
         roots = "" if root.is_dir() else f"\n  The root {root} is missing: set VQR1_DATA, or give --root FOLDER"
         raise MissingFileError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
+    if not splits.all():
+        raise UserError(f"{name} in {folder}: no rows ({'; '.join(splits.notes)}); use the authors' label file")
     check_dataset(spec, splits, f"{name} in {folder}")
     if splits.division == "content" and rule != PAPER:
         splits = replace(split_by_group(splits.all(), rule), notes=splits.notes)
     return replace(splits, published=spec.size)
+
+
+def _check_root(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise UserError(f"the root of the datasets, {root}, is a file; set VQR1_DATA, or give --root FOLDER")
 
 
 def check_size(name: str, root: Path, splits: Splits, setting: str) -> None:
@@ -106,9 +124,9 @@ def check_size(name: str, root: Path, splits: Splits, setting: str) -> None:
     found = len(splits.all())
     if splits.published and found != splits.published:
         raise UserError(
-            f"{name} in {root / name} has {found} rated pictures where {splits.published} were published; it is another "
-            f"version, or a part is missing: get the whole set (vqr1 data check {name} says more), or use it as it is "
-            f"with {setting}=true"
+            f"{name} in {root / name} has {found} rated pictures where {splits.published} were published; it is "
+            f"another version, or a part is missing: get the whole set (vqr1 data check {name} says more), or use it "
+            f"as it is with {setting}=true"
         )
 
 
