@@ -14,7 +14,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from vqr1.config import Config, Preference, RewardKind
-from vqr1.data import Sample, SplitRule, check_size, find_spec, read_dataset
+from vqr1.data import Sample, SplitRule, Splits, check_size, find_spec, read_dataset
 from vqr1.data.pictures import Load, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
@@ -34,7 +34,7 @@ class RunData:
 
 
 def read_data(config: Config) -> RunData:
-    """The records of every set that is named. Raises UserError for a set in part only, or too small to be ranked or correlated."""
+    """The records of every set that is named. Raises UserError for a set in part, or too small to be ranked."""
     root = Path(config.data.root).expanduser()
     names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
     rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
@@ -42,6 +42,7 @@ def read_data(config: Config) -> RunData:
     for name, split in splits.items():
         if not config.data.partial:
             check_size(name, root, split, "data.partial")
+    _check_shared(config, splits)
     limit = config.evaluation.max_pictures
     train = [sample for name in config.data.train for sample in splits[name].train]
     data = RunData(
@@ -75,6 +76,36 @@ def read_data(config: Config) -> RunData:
                 f"{without.image_id} has none; use hard"
             )
     return data
+
+
+def _check_shared(config: Config, splits: dict[str, Splits]) -> None:
+    """Raises UserError where one file is in a part of one set and in another part of another set of the run.
+
+    Links of either kind are followed; copies are found by ``vqr1 data check``, which compares pixels.
+    """
+    if len(splits) < 2:
+        return
+    first: dict[tuple[int, int, int], tuple[str, Sample]] = {}
+    shared = []
+    for part, names in (
+        ("train", config.data.train),
+        ("validation", config.data.validation),
+        ("test", config.data.test),
+    ):
+        for sample in (sample for name in names for sample in splits[name].parts()[part]):
+            try:
+                file = Path(sample.image).stat()
+            except OSError:
+                continue  # opening it will say so
+            key = (file.st_dev, file.st_ino, file.st_size)
+            other_part, other = first.setdefault(key, (part, sample))
+            if other_part != part and other.dataset != sample.dataset:
+                shared.append(f"{other.image_id} ({other_part}) and {sample.image_id} ({part})")
+    if shared:
+        raise UserError(
+            f"{shared[0]} are one picture file, so what is learnt from would be judged by, {len(shared)} such in all; "
+            "leave one of the sets out of the run, or give both the same parts with columns.part in their dataset.yaml"
+        )
 
 
 def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
