@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from vqr1.data.files import check_file
 from vqr1.data.labels import within
+from vqr1.data.reading import is_nobodys
 from vqr1.data.sample import Pair
 from vqr1.errors import MissingFileError, UserError
 
@@ -32,10 +33,15 @@ def read_bapps(folder: Path) -> dict[str, list[Pair]]:
     top = folder / "2afc"
     if not top.is_dir():
         raise MissingFileError(f"bapps: {top} is missing\n  To get it: {FETCH.format(folder=folder)}")
-    judgements = {part: sorted((top / name).glob("*/**/judge/*.npy")) for name, part in PARTS.items()}
+    judgements = {part: _judgements(top / name) for name, part in PARTS.items()}
     if not any(judgements.values()):
         raise MissingFileError(f"bapps: {top}/*/judge/*.npy is missing\n  To get it: {FETCH.format(folder=folder)}")
     return {part: list(_pairs(files, top)) for part, files in judgements.items()}
+
+
+def _judgements(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*/**/judge/*.npy"))
+    return [file for file in found if not any(map(is_nobodys, file.relative_to(folder).parts))]
 
 
 def _pairs(judgements: list[Path], top: Path) -> Iterator[Pair]:

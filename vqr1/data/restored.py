@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from vqr1.data.labels import csv_rows, text_rows
-from vqr1.data.reading import PictureFiles, Reading, find_file
+from vqr1.data.reading import PictureFiles, Reading, find_file, is_nobodys
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.errors import MissingFileError, UserError
@@ -25,10 +25,18 @@ def read_pipal(folder: Path) -> Splits:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.txt"))
+    files = _texts(folder)
     if not files:
-        raise MissingFileError(f"{folder}/*.txt is missing")
+        deeper = next(
+            (file.parent for file in sorted(folder.glob("*/*.txt")) if not is_nobodys(file.parent.name)), None
+        )
+        there = f", but {deeper} has some: move the contents of {deeper} to {folder}" if deeper else ""
+        raise MissingFileError(f"{folder}/*.txt is missing{there}")
     return files
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.txt") if not is_nobodys(file.name))
 
 
 PIPAL = DatasetSpec(
@@ -80,16 +88,24 @@ SRIQA = DatasetSpec(
 def _read_scenes(spec: DatasetSpec, folder: Path) -> Splits:
     """Rows of ``ref dist mos``: we have not seen the original packaging, so the file may have any of a few names.
 
-    Pictures may be anywhere below the folder.
+    Or any name, where it is the only text that begins with such a row. Pictures may be anywhere below the folder.
     """
     names = (f"{spec.name}.txt", "labels.txt", "label.txt", "mos.txt")
-    only = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    labels = only[0] if len(only) == 1 else find_file(folder, *names)
+    similar = [file for file in _texts(folder) if _begins_with_a_row(file)]
+    named = [file for file in similar if file.name.casefold() in names]
+    labels = similar[0] if len(similar) == 1 and not named else find_file(folder, *names)
     reading = Reading(spec, PictureFiles(folder, anywhere=True), f"labels {labels.name}, expected as `ref dist mos`")
     for row in text_rows(labels, ["ref", "dist", "mos"]):
         scene = PurePosixPath(row.text("ref")).stem
         reading.add(row.where, row.text("dist"), row.number("mos"), group=scene)
     return reading.splits()
+
+
+def _begins_with_a_row(file: Path) -> bool:
+    """Whether the first line is ``ref dist mos``: a readme's is not."""
+    with file.open(encoding="utf-8-sig", errors="replace") as text:
+        values = next((line.split() for line in text if line.strip()), [])
+    return len(values) == 3 and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", values[2], re.IGNORECASE) is not None
 
 
 def read_liu13(folder: Path) -> Splits:

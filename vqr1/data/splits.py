@@ -38,7 +38,7 @@ def split_by_group(samples: Sequence[Sample], rule: SplitRule = PAPER) -> Splits
     Groups are ordered by SHA-256 of seed, dataset and name: adding a group moves few others, and neither the order of
     the label file nor a random generator enters. Parts take their share of the groups, rounded by largest remainder.
     """
-    groups = sorted({sample.group for sample in samples})
+    groups = {sample.group for sample in samples}
     dataset = samples[0].dataset if samples else ""
     order = sorted(groups, key=lambda group: (_digest(f"{rule.seed}:{dataset}:{group}"), group))
     train, validation, _ = shares(len(order), rule.ratio)
