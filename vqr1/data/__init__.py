@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -102,7 +105,8 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{name}: {folder} is a file; {name} is read from a folder of this name")
     try:
-        splits = spec.read(folder)
+        with _no_collection():
+            splits = spec.read(folder)
     except MissingFileError as error:
         roots = "" if root.is_dir() else f"\n  The root {root} is missing: set VQR1_DATA, or give --root FOLDER"
         raise MissingFileError(f"{name}: {error}\n  To get it: {spec.fetch.format(folder=folder)}{roots}") from error
@@ -112,6 +116,18 @@ def read_dataset(name: str, root: Path, rule: SplitRule = PAPER) -> Splits:
     if splits.division == "content" and rule != PAPER:
         splits = replace(split_by_group(splits.all(), rule), notes=splits.notes)
     return replace(splits, published=spec.size)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the search for circles of objects: records form none, and it looks at a million of them ever again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_root(root: Path) -> None:

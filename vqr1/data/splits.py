@@ -40,7 +40,7 @@ def split_by_group(samples: Sequence[Sample], rule: SplitRule = PAPER) -> Splits
     """
     groups = {sample.group for sample in samples}
     dataset = samples[0].dataset if samples else ""
-    order = sorted(groups, key=lambda group: (_digest(f"{rule.seed}:{dataset}:{group}"), group))
+    order = sorted(groups, key=lambda group: _digest(f"{rule.seed}:{dataset}:{group}") + group)
     train, validation, _ = shares(len(order), rule.ratio)
     part_of = {group: 0 if i < train else 1 if i < train + validation else 2 for i, group in enumerate(order)}
     splits = Splits(division="content")
