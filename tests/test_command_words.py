@@ -109,3 +109,9 @@ def test_an_unknown_command_is_refused_with_the_nearest(tmp_path):
 def test_the_version_is_said(tmp_path):
     done = vqr1(tmp_path, "--version")
     assert (done.returncode, done.stdout) == (0, f"vqr1 {__version__}\n")
+
+
+@pytest.mark.parametrize("word", ["data=sub/mine", "data=[bid,../mine]", "data=mine/"])
+def test_a_name_that_is_no_folder_below_the_root_is_refused(word):
+    with pytest.raises(UserError, match="is no name of a dataset, which is one folder below the root; write mine"):
+        train_words([word])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from vqr1.data import DATASETS
+from vqr1.data import DATASETS, check_name
 from vqr1.errors import UserError
 from vqr1.packaged import packaged
 
@@ -40,6 +40,8 @@ def register_sets(names: Iterable[str]) -> None:
         if name in files:
             continue
         sets = name.split(TOGETHER)
+        for each in sets:
+            check_name(each)
         ConfigStore.instance().store(group="data", name=name, node={part: list(sets) for part in PARTS})
 
 

@@ -19,7 +19,7 @@ class UserError(ValueError):
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(super().__str__(), kept="\n")
+        return printable(super().__str__(), kept="\n\t")
 
 
 class MissingFileError(FileNotFoundError, UserError):

@@ -27,6 +27,7 @@ __all__ = [
     "Sample",
     "SplitRule",
     "Splits",
+    "check_name",
     "check_size",
     "find_spec",
     "read_dataset",
@@ -78,12 +79,12 @@ def find_spec(name: str, root: Path) -> DatasetSpec:
     return spec
 
 
-def check_name(name: str, root: Path) -> None:
-    """Raises UserError for what is no folder below ``root``: results are kept by these names, and printed."""
+def check_name(name: str, root: Path | None = None) -> None:
+    """Raises UserError for what is no folder below the root: results are kept by these names, and printed."""
     parts = PurePath(name.replace("\\", "/")).parts
     if len(parts) != 1 or parts[0] != name or name == "..":
         raise UserError(
-            f"data: {name!r} is no name of a dataset, which is one folder below the root {root}"
+            f"data: {name!r} is no name of a dataset, which is one folder below the root{f' {root}' if root else ''}"
             + (f"; write {parts[-1]}, with the folder that holds it as --root" if parts else "")
         )
     if not name.isprintable() or name != name.strip() or len(name.encode(errors="replace")) > 255:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.data.files import read_text
-from vqr1.errors import UserError
+from vqr1.errors import UserError, printable
 
 # A number as people write one. float() also takes 1_000 and the digits of every script.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
@@ -143,8 +143,8 @@ def _records(path: Path, lines: Sequence[str], separator: str, skipped: int) -> 
             number = reader.line_num + 1 + skipped
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {number}: a quote that is opened here is not closed before a separator ({error}); correct "
-            "the quotes of this line"
+            f"{path}, line {number}: a quote that is opened here is not closed before a separator "
+            f"({printable(str(error))}); correct the quotes of this line"
         ) from error
 
 

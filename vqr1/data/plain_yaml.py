@@ -1,6 +1,6 @@
 """YAML whose values are the texts that are written.
 
-YAML would read the names ``12e4567``, ``0123``, ``no`` and ``1:30`` as infinity, 83, false and 90. Whoever uses a
+YAML would read the names ``1.e+5``, ``0123``, ``no`` and ``1:30`` as 100000, 83, false and 90. Whoever uses a
 value knows what it must be. Not read: aliases (a few lines of them make up gigabytes) and keys that are there twice.
 """
 
