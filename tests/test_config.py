@@ -64,6 +64,18 @@ def grpo_defaults() -> dict[str, typing.Any]:
     }
 
 
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), ("auto", "auto")])
+def test_resume_is_true_false_or_auto(word, value):
+    assert composed(f"resume={word}").resume == value
+    assert composed("resume=auto", "name=a", "resume=false").resume is False
+
+
+@pytest.mark.parametrize("word", ["always", "1", "null", "''"])
+def test_resume_is_nothing_else(word):
+    with pytest.raises((UserError, HydraException), match="resume"):
+        composed(f"resume={word}")
+
+
 @pytest.mark.parametrize("option", [None, *SHIPPED])
 def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, tmp_path):
     config = composed(*([option] if option else []))

@@ -40,7 +40,7 @@ class FakeTrainer:
     """Its weights are the step."""
 
     def __init__(self):
-        self.state = SimpleNamespace(global_step=0)
+        self.state = SimpleNamespace(global_step=0, epoch=0.0)
 
     def save_model(self, folder: str) -> None:
         Path(folder).mkdir()

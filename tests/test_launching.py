@@ -81,6 +81,13 @@ def test_the_run_folder_keeps_what_was_chosen_and_the_configuration_stays_as_it_
     assert (asked.policy.tuning, asked.rollout.engine, asked.name) == (Tuning.auto, TrainingEngine.auto, None)
 
 
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_a_run_without_a_name_cannot_be_gone_on_with(resume):
+    with pytest.raises(UserError, match=f"resume={str(resume).lower()} needs name="):
+        choose(config(resume=resume), 0, environment={})
+    assert choose(config(resume=resume, name="mine"), 0, environment={}).name == "mine"
+
+
 @pytest.mark.parametrize("launcher", ["ddp", "zero3"])
 def test_a_launcher_for_gpus_is_refused_where_there_are_none(launcher):
     with pytest.raises(UserError, match=f"launcher={launcher} needs a GPU"):

@@ -164,6 +164,22 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one(tmp_path, finished, ki
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("resume", ["true", "auto"])
+def test_a_finished_run_is_left_as_it_is(tmp_path, finished, resume):
+    """But for a figure that it lacks."""
+    whole, settings = finished
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    (again / "curves.png").unlink()
+    before = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
+    done = start(runs=tmp_path, name="again", **{**settings, "scripted": True, "resume": resume})
+    assert done.returncode == 0, done.stderr
+    assert "again holds a run that has all its steps; nothing is trained" in done.stderr
+    found = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
+    assert found.pop(again / "curves.png")
+    assert found == before
+
+
 def test_a_folder_that_another_run_writes_into_is_refused_with_its_holder(plain, where):
     before = (plain / "metrics.jsonl").read_bytes()
     holder = FolderWriter(plain, "name")

@@ -91,6 +91,52 @@ def test_where_no_run_is_there_is_nothing_to_resume(tmp_path, prepare):
         opened(tmp_path / "a", config(resume=True))
 
 
+@pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir])
+def test_auto_starts_what_is_new_and_goes_on_with_what_was_begun(tmp_path, prepare):
+    prepare(tmp_path / "a")
+    folder = opened(tmp_path / "a", config(resume="auto"))
+    assert (folder.path / "config.yaml").is_file()
+    folder.append("metrics.jsonl", {"step": 1})
+    opened(folder.path, config(resume="auto"))  # before its first checkpoint
+    assert folder.rows("metrics.jsonl") == []
+    checkpoint(folder.path, 2)
+    folder.append("metrics.jsonl", {"step": 1})
+    opened(folder.path, config(resume="auto"))
+    assert folder.rows("metrics.jsonl") == [{"step": 1}]
+    with pytest.raises(ValueError, match="resume=auto, but seed was 0 in .* and is 1"):
+        opened(folder.path, config(resume="auto", seed=1))
+
+
+def test_auto_takes_nothing_that_is_no_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        opened(tmp_path, config(resume="auto"))
+
+
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_a_run_is_finished_once_it_has_its_summary_and_all_the_steps_that_are_asked_for(started, resume):
+    def finished(**length):
+        asked = config(resume=resume)
+        asked.trainer.update(length)
+        return started.finished(asked)
+
+    assert not finished(max_steps=10)  # there is no summary yet
+    (started.path / "summary.json").write_text(json.dumps({"steps": 10, "epochs": 1.9999999999}))
+    assert finished(max_steps=10) and finished(max_steps=8) and not finished(max_steps=11)
+    assert finished(max_steps=-1, num_train_epochs=2) and not finished(max_steps=-1, num_train_epochs=3)
+    assert not started.finished(config())  # which is then refused
+    with pytest.raises(ValueError, match="seed was 0 in .* and is 1"):
+        started.finished(config(resume=resume, seed=1))
+    assert not RunFolder(started.path.with_name("new"), writes=True).finished(config(resume=resume))
+
+
+def test_a_finished_run_without_checkpoints_does_not_start_again(started):
+    (started.path / "checkpoint-10" / "trainer_state.json").unlink()
+    (started.path / "summary.json").write_text(json.dumps({"steps": 10}))
+    with pytest.raises(ValueError, match="is finished and has no checkpoint to take more steps from"):
+        opened(started.path, config(resume=True))
+
+
 def test_a_run_without_a_whole_checkpoint_is_resumed_from_the_beginning(tmp_path):
     folder = opened(tmp_path / "a", config())
     folder.append("metrics.jsonl", {"step": 0, "eval/five/srcc": 0.1}, {"step": 1, "train/loss": 0.1})

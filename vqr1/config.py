@@ -177,7 +177,9 @@ class Config:
     seed: int = 0
     name: str | None = None  # the run's folder below runs; None = experiment, date and time
     runs: str = "runs"
-    resume: bool = False
+    resume: bool | str = (
+        False  # true: go on with the run called name; auto: begin it, go on with it or leave it finished
+    )
     launcher: Launcher = Launcher.auto
     threads: int | None = None  # torch threads; 1 is fastest for the tiny policy
 

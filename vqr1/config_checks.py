@@ -118,6 +118,8 @@ def check(config: Config) -> None:
             raise UserError(f"{name}={value}: set it to 0 or more")
     if config.threads is not None and config.threads < 1:
         raise UserError(f"threads={config.threads}: set it to 1 or more, or null")
+    if config.resume not in (True, False, "auto"):
+        raise UserError(f"resume={config.resume}: choose from true, false, auto")
     if config.reward.fidelity_weight == 0 and config.reward.format_weight == 0:
         raise UserError("reward.fidelity_weight and reward.format_weight are both 0: nothing would be learnt")
     build_prompt(config.rollout.prompt)

@@ -58,11 +58,13 @@ def choose(
     small and everything is trained. vLLM answers where there is a GPU and it is installed, unless a script does.
     ``environment`` shows whether a launcher has started this process already; then its number of processes counts.
 
-    Raises UserError for an engine or launcher that cannot be here, or a step that does not divide over the devices,
-    MissingFileError, saying what to fetch, where the policy is missing.
+    Raises UserError for an engine or launcher that cannot be here, a step that does not divide over the devices, or
+    resume without a name; MissingFileError, saying what to fetch, where the policy is missing.
     """
     from vqr1.policy.load import find_weights
 
+    if config.resume and not config.name:
+        raise UserError(f"resume={str(config.resume).lower()} needs name=, the run's folder below {config.runs}")
     started = launched(environment)
     processes = int(environment.get("WORLD_SIZE", "1")) if started else gpus
     devices = processes if gpus else 0

@@ -199,6 +199,7 @@ class EvaluationCallback(TrainerCallback):
         summary: dict[str, Any] = {
             "seed": self._config.seed,
             "steps": self._trainer.state.global_step,
+            "epochs": self._trainer.state.epoch,
             "seconds": seconds,
             "start": start,
             "final": final,

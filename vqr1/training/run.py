@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -37,10 +37,12 @@ from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.run_data import check_pictures, read_data
 from vqr1.training.run_folder import RunFolder
-from vqr1.training.run_log import Logger, StepCallback
+from vqr1.training.run_log import Logger, StepCallback, say
 from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.trainer import RankingTrainer, Script
 from vqr1.training.watches import UnreadableError, UnreadableWatch
+
+T = TypeVar("T")
 
 
 def train(config: Config, choices: MachineChoices, proof: Proof | None = None, script: Script | None = None) -> Path:
@@ -73,11 +75,17 @@ def _train(
     proof: Proof | None,
     script: Script | None,
 ) -> Path:
+    settled = choices.written_into(config)
     grpo = grpo_config(config, choices, folder.path)
     rewards = reward_functions(config)  # its settings are checked before anything is read
     if config.evaluation.proof and proof is None:
         raise UserError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
+    if on_first_rank(lambda: folder.finished(settled)):
+        if state.is_main_process:
+            say(f"{folder.path} holds a run that has all its steps; nothing is trained")
+            draw_figures(folder.path, say, missing_only=True)
+        return folder.path
     with state.main_process_first():
         data = read_data(config)
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
@@ -91,8 +99,7 @@ def _train(
             print(warning, file=sys.stderr, flush=True)
     max_length = check_engine(config, choices, processor)
 
-    settled = choices.written_into(config)
-    open_folder(folder, settled, data.splits)
+    on_first_rank(lambda: folder.open(settled, data.splits))
 
     set_seed(config.seed)
     trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
@@ -139,23 +146,28 @@ def _train(
     return folder.path
 
 
-def open_folder(folder: RunFolder, config: Config, splits: dict[str, Any]) -> None:
-    """Open the run folder on the first rank, and let the others come to the same verdict. Collective."""
+def on_first_rank(ask: Callable[[], T]) -> T:
+    """What ``ask`` answers on the first rank, on every rank; what it raises there is raised on all. Collective."""
+    answer: T | None = None
     failure: Exception | None = None
-    try:
-        folder.open(config, splits)
-    except (ValueError, OSError) as error:
-        failure = error
-    (message,) = broadcast_object_list([None if failure is None else str(failure)])
+    if PartialState().is_main_process:
+        try:
+            answer = ask()
+        except (ValueError, OSError) as error:
+            failure = error
+    answer, message = broadcast_object_list([answer, None if failure is None else str(failure)])
     if failure is not None:
         raise failure
     if message is not None:
         raise UserError(message)
+    return cast("T", answer)
 
 
-def draw_figures(folder: Path, say: Callable[[str], None]) -> None:
+def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = False) -> None:
     """Draw what can be drawn: a figure is no reason for a run to fail at its end."""
-    for draw in (draw_curves, draw_reasoning):
+    for draw, name in ((draw_curves, "curves.png"), (draw_reasoning, "reasoning.png")):
+        if missing_only and (folder / name).is_file():
+            continue
         try:
             draw(folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run's results are there without the figure

@@ -82,6 +82,8 @@ class RunFolder:
     def open(self, config: Config, splits: dict[str, Any] | None = None) -> None:
         """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
 
+        ``auto`` does whichever there is to do.
+
         What is resumed loses the lines that it will write again. Raises UserError, and changes nothing, where another
         process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
         cannot be read.
@@ -105,6 +107,23 @@ class RunFolder:
             self.close()
             raise
 
+    def finished(self, config: Config) -> bool:
+        """Whether ``config.resume`` finds a run that has reached its end, with all the steps of ``config``.
+
+        Raises UserError where another process holds the folder, and for other settings, as :meth:`open` does.
+        """
+        summary = self.path / "summary.json"
+        if not (config.resume and self._begun() and summary.is_file()):
+            return False
+        self._writer.refuse_held()
+        self._check_format(config)
+        self._check_same(config)
+        done, steps = json.loads(summary.read_text()), config.trainer.get("max_steps", -1)
+        if steps > 0:
+            return bool(done["steps"] >= steps)
+        epochs = config.trainer.get("num_train_epochs")
+        return epochs is not None and bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
+
     def close(self) -> None:
         self._writer.close()
 
@@ -118,25 +137,30 @@ class RunFolder:
             if others:
                 raise UserError(f"{self.path} holds another run; give resume=true to go on with it, or another name=")
         elif self._begun():
-            self._check_format()
+            self._check_format(config)
             self._check_same(config)
-            self._check_splits(splits)
-        elif others or not found:
+            self._check_splits(config, splits)
+            if "summary.json" in found and not self.checkpoints():
+                raise UserError(
+                    f"{_words(config)}, but the run in {self.path} is finished and has no checkpoint to take more "
+                    "steps from; start another run with policy.path=" + str(self.path / "final")
+                )
+        elif others or (not found and config.resume != "auto"):
             raise UserError(f"{self.path} holds no run to resume; check name= and runs=, or leave resume out")
 
-    def _check_format(self) -> None:
+    def _check_format(self, config: Config) -> None:
         path = self.path / "versions.json"
         stored = json.loads(path.read_text()) if path.is_file() else {}
         found = stored.get("format", 1)
         remedy = f"resume with the version that began it ({stored.get('vqr1', 'unknown')}), or start another run"
         if found < FORMAT:
             raise UserError(
-                f"resume=true, but {self.path} is of format {found}, and this version resumes format {FORMAT} only: "
-                "the order of lines differs, and best/ does not say which step it is of. vqr1 evaluate takes it as it "
-                f"is; to go on, {remedy}"
+                f"{_words(config)}, but {self.path} is of format {found}, and this version resumes format {FORMAT} "
+                "only: the order of lines differs, and best/ does not say which step it is of. vqr1 evaluate takes it "
+                f"as it is; to go on, {remedy}"
             )
         if found > FORMAT:
-            raise UserError(f"resume=true, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
+            raise UserError(f"{_words(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
         before = _flat(yaml.safe_load((self.path / BEGUN).read_text()))
@@ -145,11 +169,11 @@ class RunFolder:
             fixed = name.split(".")[0] in FIXED and name not in FREE
             if fixed and before.get(name) != now.get(name):
                 raise UserError(
-                    f"resume=true, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
+                    f"{_words(config)}, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
                     "resume with the same settings or start another run"
                 )
 
-    def _check_splits(self, splits: dict[str, Any]) -> None:
+    def _check_splits(self, config: Config, splits: dict[str, Any]) -> None:
         """Raises UserError where a resumed run finds other data than it began with."""
         path = self.path / "splits.json"
         before = json.loads(path.read_text()) if path.is_file() else {}
@@ -157,7 +181,7 @@ class RunFolder:
             known = before.get(name, split)["hash"]
             if known != split["hash"]:
                 raise UserError(
-                    f"resume=true, but the split of {name} was {known} and is {split['hash']}: its label file or "
+                    f"{_words(config)}, but the split of {name} was {known} and is {split['hash']}: its label file or "
                     "pictures have changed; put them back or start another run"
                 )
 
@@ -212,6 +236,11 @@ class RunFolder:
 def is_evaluation(row: dict[str, Any]) -> bool:
     """Whether a line of metrics.jsonl is an evaluation's."""
     return any(key.startswith("eval/") for key in row)
+
+
+def _words(config: Config) -> str:
+    """What was asked, as on the command line."""
+    return f"resume={str(config.resume).lower()}"
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -97,7 +97,12 @@ class Logger:
 
     def say(self, line: str) -> None:
         if self._main:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
+
+
+def say(line: str) -> None:
+    """A line on the screen."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class StepCallback(TrainerCallback):
