@@ -11,9 +11,10 @@ import pytest
 from vqr1 import provenance
 
 
-def commit_in(folder: Path) -> None:
+def commit_in(folder: Path, *files: str) -> None:
     (folder / "file").write_text("x")
-    for words in (["init", "-q"], ["add", "file"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]
+    for words in (["init", "-q"], ["add", "file", *files], commit):
         subprocess.run(["git", "-C", str(folder), *words], check=True)
 
 
@@ -31,14 +32,20 @@ def package(tmp_path, monkeypatch):
     return place
 
 
-def test_a_package_in_its_own_checkout_has_a_commit(package):
-    commit_in(package("."))
+def test_a_package_in_its_own_checkout_has_a_commit(package, monkeypatch):
+    root = package(".")
+    commit_in(root, "vqr1")
     found = provenance.git_commit()
-    assert found and found.endswith("+changes") and len(found) == 48  # the copied file is not committed
+    assert found and len(found) == 40
+    (root / "file").write_text("y")
+    assert provenance.git_commit() == f"{found}+changes"
+    monkeypatch.setenv("GIT_DIR", str(root / "elsewhere"))  # as in a hook of another repository
+    assert provenance.git_commit() == f"{found}+changes"
 
 
-def test_a_package_installed_below_another_repository_has_none(package):
-    commit_in(package("venv/lib/site-packages"))
+@pytest.mark.parametrize("where", ["venv/lib/site-packages", "."])  # pip install --target . puts it into the root
+def test_a_package_that_the_repository_around_it_does_not_have_has_none(package, where):
+    commit_in(package(where))
     assert provenance.git_commit() is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ PACKAGES = (
     "numpy",
     "scipy",
 )
+GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")  # set in git's hooks, for the repository they are of
 
 
 def finite(value: Any) -> Any:
@@ -50,22 +52,23 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit this package is run from, with ``+changes`` where the tree differs; None outside its own checkout.
+    """The commit this package is run from, with ``+changes`` where the tree differs; None where git does not have it.
 
-    A package installed inside another project's tree (in its virtual environment, say) has no commit.
+    Installed inside the tree of another project (in its virtual environment, or a folder of it that git ignores) the
+    package has no commit, for that repository does not say which code it is.
     """
-    root = Path(__file__).resolve().parent.parent
+    file = Path(__file__).resolve()
+    environment = {key: value for key, value in os.environ.items() if key not in GIT}
 
     def git(*args: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *args]
+        command = ["git", "-C", str(file.parent), *args]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         except FileNotFoundError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    top = git("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root:
+    if git("ls-files", "--error-unmatch", file.name) is None:
         return None
     commit = git("rev-parse", "HEAD")
     return commit and commit + ("+changes" if git("status", "--porcelain") else "")
