@@ -25,6 +25,8 @@ from vqr1.rollout_settings import (
     check_read,
     check_untruncated,
     check_vllm,
+    check_vllm_is_asked,
+    idle_vllm,
     longest_sequence,
     sequence_limit,
     settle_engine,
@@ -78,6 +80,16 @@ def test_a_canary_that_sees_nothing_must_be_wanted():
     with pytest.raises(ValueError, match="the canary is blind"):
         check_vllm(VllmSettings(correction=Correction.none))
     check_vllm(VllmSettings(correction=Correction.none, canary_stop=False))
+
+
+def test_a_setting_of_vllms_beside_transformers_is_refused():
+    asked = VllmSettings(memory_share=0.5)
+    with pytest.raises(ValueError, match="rollout.vllm.memory_share=0.5 has no effect with rollout=transformers"):
+        check_vllm_is_asked(TrainingEngine.transformers, asked)
+    for engine in set(TrainingEngine) - {TrainingEngine.transformers}:
+        check_vllm_is_asked(engine, asked)
+    check_vllm_is_asked(TrainingEngine.transformers, VllmSettings())
+    assert idle_vllm(VllmSettings(lora=LoraSync.adapter)) == "rollout.vllm.lora=adapter"
 
 
 def test_a_sleeping_engine_must_be_sent_weights():

@@ -7,7 +7,7 @@ transformers' ``generate`` runs everywhere. vLLM draws the K answers to a prompt
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from importlib.util import find_spec
 from typing import Any
@@ -122,6 +122,24 @@ def check_vllm(settings: VllmSettings) -> None:
             f"{where}.correction=none leaves nothing to compare vLLM's probabilities with: the canary is blind. Keep a "
             f"correction, or say {where}.canary_stop=false"
         )
+
+
+def idle_vllm(settings: VllmSettings) -> str | None:
+    """The first of vLLM's settings that is not left as it is, where vLLM is not asked: it has no effect."""
+    usual = VllmSettings()
+    for field in fields(VllmSettings):
+        value = getattr(settings, field.name)
+        if value != getattr(usual, field.name):
+            shown = value.value if isinstance(value, Enum) else str(value).lower()
+            return f"rollout.vllm.{field.name}={shown}"
+    return None
+
+
+def check_vllm_is_asked(engine: TrainingEngine, settings: VllmSettings) -> None:
+    """Raises UserError for a setting of vLLM's beside rollout=transformers."""
+    idle = idle_vllm(settings)
+    if engine is TrainingEngine.transformers and idle:
+        raise UserError(f"{idle} has no effect with rollout=transformers: vLLM is not asked. Leave it out")
 
 
 UNTRUNCATED: dict[str, tuple[Any, ...]] = {
