@@ -21,7 +21,7 @@ from tests.support.choices import choices_for
 from vqr1.batches import plan_batches
 from vqr1.command_words import train_words
 from vqr1.config import Config, RewardKind, Rivals, StepSettings, Tuning, as_dict, register
-from vqr1.config_checks import OURS, OWNED, check, from_hydra, step_settings, trainer_settings
+from vqr1.config_checks import OURS, OWNED, check, check_name, from_hydra, step_settings, trainer_settings
 from vqr1.data import DATASETS
 from vqr1.data.sample import some_of
 from vqr1.errors import UserError
@@ -74,6 +74,41 @@ def test_resume_is_true_false_or_auto(word, value):
 def test_resume_is_nothing_else(word):
     with pytest.raises((UserError, HydraException), match="resume"):
         composed(f"resume={word}")
+
+
+HOME = "/home/somebody"
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", HOME)
+    words = ["runs=~/runs", "data.root=~/data", "data.cache=~/cache", "policy.path=~/policy"]
+    config = composed(*train_words(words))
+    found = (config.runs, config.data.root, config.data.cache, config.policy.path)
+    assert found == tuple(f"{HOME}/{name}" for name in ("runs", "data", "cache", "policy"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("train", train_words(["runs=~/runs"]), return_hydra_config=True).hydra
+        assert hydra.sweep.dir.startswith(f"{HOME}/runs/")  # Hydra's own file of a sweep
+    with pytest.raises(UserError, match="runs=~nobody_here/x: there is no home folder ~nobody_here"):
+        composed(*train_words(["runs=~nobody_here/x"]))
+
+
+@pytest.mark.parametrize("name", ["a", "sweep/a-1", "1e3", "a b", ".hidden", "ä" * 127])
+def test_a_name_is_a_path_below_runs(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        *(("../a", "lead out"), ("a/../../b", "lead out"), (".", "lead out"), ("/abs", "absolute"), ("a//b", "empty")),
+        *(("a/", "empty"), ("", "empty"), ("a\nb", "not seen"), ("\x1b]0;x", "not seen"), ("a ", "not seen")),
+        *(("ä" * 128, "longer than the 255 bytes"), ("~/a", "runs=~/FOLDER")),
+    ],
+)
+def test_a_name_that_leads_elsewhere_or_cannot_be_seen_is_refused(name, why):
+    with pytest.raises(UserError, match=why) as refused:
+        check_name(name)
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("option", [None, *SHIPPED])

@@ -1,9 +1,9 @@
-"""What the command line has that Hydra does not: ``--root FOLDER``, and ``data=`` with names of datasets."""
+"""What the command line has that Hydra does not: ``--root FOLDER``, ``data=`` with names of datasets, names as text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from vqr1.data import DATASETS, check_name
 from vqr1.errors import UserError
@@ -11,6 +11,12 @@ from vqr1.packaged import packaged
 
 PARTS = ("train", "validation", "test")
 TOGETHER = "+"  # data=bid+spaq: both sets in one run
+# Settings that are text, whatever number their letters could be to Hydra: 1e3, true, 1_000.
+TRAIN_TEXTS = {
+    *("name", "runs", "experiment_name", "policy.path", "rollout.prompt", "logger.project", "logger.group"),
+    *("data.root", "data.cache", *(f"data.{part}" for part in PARTS)),
+}
+EVALUATE_TEXTS = {"model", "name", "folder", "root", "prompt", "trained_on"}
 
 
 def train_words(words: Sequence[str]) -> list[str]:
@@ -26,7 +32,7 @@ def train_words(words: Sequence[str]) -> list[str]:
             names = [TOGETHER.join(value) for value in values]
             register_sets(names)
             word = "data=" + ",".join(map(quoted, names))
-        made.append(word)
+        made.append(as_text(word, TRAIN_TEXTS))
     register_sets(DATASETS)
     return made
 
@@ -56,7 +62,7 @@ def evaluate_words(words: Sequence[str]) -> list[str]:
         if values:
             sets = [name for value in values for name in value]
             word = f"data=[{','.join(map(quoted, sets))}]"
-        made.append(word)
+        made.append(as_text(word, EVALUATE_TEXTS))
     return made
 
 
@@ -72,6 +78,31 @@ def root_words(words: Sequence[str], key: str) -> list[str]:
             word = f"{key}={quoted(folder)}"
         made.append(word)
     return made
+
+
+def as_text(word: str, texts: Container[str]) -> str:
+    """A word whose setting is among ``texts``, with quotes around what Hydra would read as a number or truth.
+
+    Hydra would make 1000.0 of 1e3, and give that as the text. Words with quotes or functions stay as they are.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, text = word.partition("=")
+    if not equals or key.lstrip("+") not in texts or re.search(r"[\"'(){}$\\]", text):
+        return word
+
+    def kept(part: str) -> str:
+        if not part.strip() or part in "[],":
+            return part
+        try:
+            value = OverridesParser.create().parse_override(f"x={part}").value()
+        except HydraException:  # a tilde, say
+            value = 0
+        return part if value is None or isinstance(value, str) else quoted(part.strip())
+
+    parts = re.split(r"([\[\],])", text)
+    return f"{key}={''.join(map(kept, parts))}"
 
 
 def _values(word: str) -> list[list[str]]:

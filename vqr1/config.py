@@ -7,6 +7,7 @@ run as the command line is read. What only several settings together can get wro
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, TypeVar
@@ -212,8 +213,9 @@ def register() -> None:
     """Make :class:`Config` the schema that conf/train.yaml builds on."""
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=Config)
+    # ${home:PATH} in conf: with the home folder in place of ~.
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
 
 
 def as_dict(value: Any) -> Any:

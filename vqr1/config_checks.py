@@ -7,6 +7,8 @@ GPU library.
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import replace
 from enum import Enum
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -85,6 +87,8 @@ CHOICES = {
 # Settings of ours that live beside GRPOConfig's under trainer. They are not handed on, so their values stay as given.
 OURS: dict[str, Any] = get_type_hints(StepSettings)
 
+LONGEST_PART = 255  # bytes of a folder's name, on Linux's file systems
+
 ABOVE_ZERO = (
     "rollout.temperature",
     "rollout.max_tokens",
@@ -116,6 +120,8 @@ def check(config: Config) -> None:
             raise UserError(f"{name}={value}: set it above 0")
         if not 0 <= value < math.inf:
             raise UserError(f"{name}={value}: set it to 0 or more")
+    if config.name is not None:
+        check_name(config.name)
     if config.threads is not None and config.threads < 1:
         raise UserError(f"threads={config.threads}: set it to 1 or more, or null")
     if config.resume not in (True, False, "auto"):
@@ -220,8 +226,47 @@ def _typed(key: str, value: Any, expected: Any) -> Any:
         raise UserError(f"trainer.{key}={value!r}: {error.errors()[0]['msg']}") from error
 
 
+def check_name(name: str, setting: str = "name") -> None:
+    """A run's name is a path of folders below runs. Raises UserError where it is none, or cannot be seen whole."""
+    parts = name.split("/")
+    wrong = None
+    if name.startswith("/"):
+        wrong = "it is absolute; runs= sets the folder that runs are in"
+    elif not all(parts):
+        wrong = "a part of it is empty"
+    elif any(part in (".", "..") for part in parts):
+        wrong = "it must not lead out of the folder that runs= sets"
+    elif not name.isprintable() or name != name.strip():
+        wrong = "it has letters that are not seen"
+    elif name.startswith("~"):
+        wrong = "~ is no folder below runs; runs=~/FOLDER sets that"
+    elif any(len(part.encode()) > LONGEST_PART for part in parts):
+        wrong = f"a part of it is longer than the {LONGEST_PART} bytes that a folder's name can have"
+    if wrong:
+        raise UserError(f"{setting}={name!r}: {wrong}")
+
+
+def expanded(path: str, setting: str) -> str:
+    """``path`` with the home folder in place of ``~``. Raises UserError where there is no such home."""
+    full = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises where there is none
+    if full.startswith("~"):
+        raise UserError(f"{setting}={path}: there is no home folder {path.split('/')[0]}; give the whole path")
+    return full
+
+
 def from_hydra(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses, checked."""
+    """The composed configuration as dataclasses, checked, with home folders in place of ``~``."""
     config = as_object(composed, Config)
+    cache = config.data.cache
+    config = replace(
+        config,
+        runs=expanded(config.runs, "runs"),
+        data=replace(
+            config.data,
+            root=expanded(config.data.root, "data.root"),
+            cache=cache and expanded(cache, "data.cache"),
+        ),
+        policy=replace(config.policy, path=expanded(config.policy.path, "policy.path")),
+    )
     check(config)
     return config

@@ -139,7 +139,7 @@ def _show(asked: argparse.Namespace) -> int:
     samples = parts[asked.part]
     chosen = spread_over(samples, asked.count)
     title = f"{spec.title}, {asked.part}: {len(chosen)} of {len(samples)} pictures, worst first; higher is better"
-    out = asked.out or Path(f"{name}.png")
+    out = asked.out.expanduser() if asked.out else Path(f"{name}.png")
     sheet = contact_sheet(chosen, title)
     try:
         sheet.save(out)

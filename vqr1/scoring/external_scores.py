@@ -31,7 +31,7 @@ def load_result(word: str, root: Path, trained_on: Sequence[str] | None = None) 
         if Path(word).suffix == ".csv":
             raise UserError(f"{word}: which dataset is it of? write [NAME:]DATASET={word}")
         return read_evaluation(Path(word))
-    file = Path(found["file"])
+    file = Path(found["file"]).expanduser()
     return read_scores(file, found["dataset"], root, found["name"] or file.stem, trained_on)
 
 

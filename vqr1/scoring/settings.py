@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vqr1.answer import build_prompt
 from vqr1.config import as_object
+from vqr1.config_checks import check_name, expanded
 from vqr1.errors import UserError
 from vqr1.packaged import data_root
 from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
@@ -61,6 +62,13 @@ def from_hydra(composed: DictConfig) -> EvaluateConfig:
     if OmegaConf.is_missing(composed, "model"):
         raise UserError("model= is missing; give tiny, a hub id, a folder of weights, or a run folder")
     config = as_object(composed, EvaluateConfig)
+    folder = config.folder
+    config = replace(
+        config,
+        model=expanded(config.model, "model"),
+        root=expanded(config.root, "root"),
+        folder=folder and expanded(folder, "folder"),
+    )
     check(config)
     return config
 
@@ -81,6 +89,8 @@ def settle(config: EvaluateConfig, gpus: int) -> EvaluateConfig:
 
 def check(config: EvaluateConfig) -> None:
     """Raises UserError naming the setting and the remedy."""
+    if config.name is not None:
+        check_name(config.name)
     if not config.data:
         raise UserError("data= names no dataset; give data=[bid,clive,...], see vqr1 data list")
     if len(set(config.data)) < len(config.data):
@@ -95,6 +105,10 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"temperature={config.temperature}: set it above 0; greedy=true takes the likeliest token")
     if not 0 < config.memory_share < 1:
         raise UserError(f"memory_share={config.memory_share}: it is a share, above 0 and under 1")
+    for name, usual in (("memory_share", 0.9), ("tensor_parallel", 1)):
+        value = getattr(config, name)
+        if config.engine is ScoringEngine.transformers and value != usual:
+            raise UserError(f"{name}={value} has no effect with engine=transformers: vLLM is not asked. Leave it out")
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: set it to 0 or more")
     if config.prompt is not None:
