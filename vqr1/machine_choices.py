@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vqr1.batches import BatchPlan, plan_batches
 from vqr1.config import Config, Launcher, Tuning
-from vqr1.config_checks import step_settings
+from vqr1.config_checks import check_name, step_settings
 from vqr1.errors import UserError
 from vqr1.rollout_settings import TrainingEngine, settle_engine
 
@@ -82,8 +82,10 @@ def choose(
     if not started and launcher is Launcher.none:
         processes = 1
     ours = step_settings(config.trainer)
+    name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    check_name(name, "name" if config.name else "experiment_name")
     return MachineChoices(
-        name=config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}",
+        name=name,
         tuning=tuning,
         engine=settle_engine(config.rollout.engine, devices, scripted),
         launcher=launcher,
@@ -96,5 +98,16 @@ def choose(
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher started this process: ours, or the user's own."""
-    return "LOCAL_RANK" in environment or "RANK" in environment
+    """Whether a launcher started this process as one of its ranks: ours, or the user's own.
+
+    Launchers say which device of the machine is this process's (LOCAL_RANK). Pods of a cluster have RANK=0 and
+    WORLD_SIZE=1 without it, on any number of GPUs. Raises UserError for several ranks of which none has a device.
+    """
+    if "LOCAL_RANK" in environment or "TORCHELASTIC_RUN_ID" in environment:
+        return True
+    if environment.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise UserError(
+            f"WORLD_SIZE={environment['WORLD_SIZE']} without LOCAL_RANK: start the ranks with torchrun or accelerate "
+            "launch, which set both, or unset WORLD_SIZE (and RANK) to use this machine alone"
+        )
+    return False

@@ -16,6 +16,6 @@ def choices_for(config: Config, processes: int = 1, gpus: int = 0) -> MachineCho
         policy=replace(config.policy, path="tiny"),
         rollout=replace(config.rollout, engine=TrainingEngine.transformers),
     )
-    choices = choose(here, gpus, environment={"RANK": "0", "WORLD_SIZE": str(processes)})
+    choices = choose(here, gpus, environment={"LOCAL_RANK": "0", "WORLD_SIZE": str(processes)})
     asked = config.rollout.engine
     return choices if asked is TrainingEngine.auto else replace(choices, engine=asked)

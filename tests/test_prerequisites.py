@@ -1,0 +1,132 @@
+"""What a run needs from outside is looked at before its folder is made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+
+import pytest
+from transformers.training_args import OptimizerNames
+from transformers.utils import import_utils
+
+from tests.support.choices import choices_for
+from vqr1 import prerequisites
+from vqr1.config import Config, Launcher, LoggerConfig, Tuning, Wandb
+from vqr1.errors import UserError
+from vqr1.prerequisites import CACHES, OPTIMISERS, ask_directly, check_chosen, check_settings, place_caches
+
+ONLINE = Config(logger=LoggerConfig(wandb=Wandb.online))
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_figures_are_sent_to_wandb_only_with_a_key(no_key, monkeypatch):
+    with pytest.raises(UserError, match="logger=online needs a key: run wandb login, or set WANDB_API_KEY"):
+        check_settings(ONLINE)
+    check_settings(Config())
+    (no_key / ".netrc").write_text("machine other\n  login user\n  password x\n")
+    with pytest.raises(UserError, match="needs a key"):
+        check_settings(ONLINE)
+    (no_key / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password x\n")
+    check_settings(ONLINE)
+    (no_key / ".netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    check_settings(ONLINE)
+
+
+def test_wandb_itself_is_needed_unless_it_is_disabled(monkeypatch):
+    monkeypatch.setattr(prerequisites, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=offline needs wandb"):
+        check_settings(Config())
+    check_settings(Config(logger=LoggerConfig(wandb=Wandb.disabled)))
+
+
+def asked(gpus=0, **trainer):
+    config = Config(trainer=trainer)
+    check_chosen(config, choices_for(config), gpus)
+
+
+PLAIN = {"adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "sgd", "adagrad"}
+
+
+@pytest.mark.parametrize("optimiser", [name.value for name in OptimizerNames])
+def test_an_optimiser_needs_its_package(optimiser, monkeypatch):
+    for question, _ in OPTIMISERS.values():
+        assert callable(getattr(import_utils, question))
+        monkeypatch.setattr(import_utils, question, lambda *_: False)
+    if optimiser in PLAIN | {"rmsprop"}:
+        asked(optim=optimiser)
+        return
+    with pytest.raises(UserError, match=f"trainer.optim={optimiser} needs .*: pip install"):
+        asked(optim=optimiser)
+    for question, _ in OPTIMISERS.values():
+        monkeypatch.setattr(import_utils, question, lambda *_: True)
+    asked(optim=optimiser)
+
+
+def test_what_the_choices_need_is_named(monkeypatch):
+    config = Config()
+    choices = choices_for(config)
+    monkeypatch.setattr(import_utils, "is_peft_available", lambda: False)
+    with pytest.raises(UserError, match="policy.tuning=lora needs peft"):
+        check_chosen(config, replace(choices, tuning=Tuning.lora), 1)
+    monkeypatch.setattr(prerequisites, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="launcher=zero3 needs deepspeed"):
+        check_chosen(config, replace(choices, launcher=Launcher.zero3), 1)
+    monkeypatch.setattr(import_utils, "is_liger_kernel_available", lambda: False)
+    with pytest.raises(UserError, match="use_liger_kernel=true needs liger-kernel"):
+        asked(use_liger_kernel=True)
+
+
+@pytest.mark.parametrize(("gpus", "variable", "compiler"), [(0, "CXX", "g++"), (1, "CC", "gcc")])
+def test_compiling_needs_a_compiler_and_pythons_headers(gpus, variable, compiler, monkeypatch, tmp_path):
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(prerequisites.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="trainer.torch_compile=true needs a compiler") as refused:
+        asked(gpus, torch_compile=True)
+    assert compiler in str(refused.value)
+    asked(gpus, torch_compile_backend="eager")
+    (tmp_path / compiler).touch(mode=0o755)
+    with pytest.raises(UserError, match="torch_compile_mode=max-autotune needs Python's headers"):
+        asked(gpus, torch_compile_mode="max-autotune")
+    (tmp_path / "Python.h").touch()
+    asked(gpus, torch_compile=True)
+    monkeypatch.setenv(variable, "nosuch -O2")
+    with pytest.raises(UserError, match="needs a compiler"):
+        asked(gpus, torch_compile=True)
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy():
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        for server, host in (("http://localhost:8000", "localhost"), ("http://127.0.0.1:1", "127.0.0.1")):
+            environment = {name: "http://proxy:3128", "NO_PROXY": "intern"}
+            ask_directly(server, environment)
+            assert environment["no_proxy"] == environment["NO_PROXY"] == f"intern,{host}"
+        elsewhere = {name: "http://proxy:3128"}
+        ask_directly("http://node7:8000", elsewhere)
+        assert elsewhere == {name: "http://proxy:3128"}
+    nothing: dict[str, str] = {}
+    ask_directly("http://localhost:8000", nothing)
+    assert nothing == {}
+
+
+def test_without_a_home_that_can_be_written_caches_go_to_a_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(prerequisites.tempfile, "tempdir", str(tmp_path))
+    environment = {"HOME": str(tmp_path)}
+    assert place_caches(environment) is None and environment == {"HOME": str(tmp_path)}
+    environment = {"HOME": str(tmp_path / "missing"), "MPLCONFIGDIR": "/mine"}
+    told = place_caches(environment)
+    folder = tmp_path / f"vqr1-caches-{os.getuid()}"
+    assert told and str(folder) in told and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert environment["MPLCONFIGDIR"] == "/mine"
+    assert all(environment[name].startswith(str(folder)) for name in set(CACHES) - {"MPLCONFIGDIR"})
+    assert place_caches(environment) is None  # a process that it starts says nothing more
