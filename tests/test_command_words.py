@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from tests.support.runs import environment
-from vqr1 import __version__
+from vqr1 import __version__, cli
 from vqr1.command_words import evaluate_words, root_words, train_words
 from vqr1.config import register
 from vqr1.config_checks import from_hydra
 from vqr1.errors import UserError
+from vqr1.help_text import train_help
 from vqr1.packaged import packaged
 from vqr1.scoring import settings as evaluate_schema
 
@@ -48,6 +50,31 @@ def data_of(*words):
 )
 def test_data_is_a_dataset_some_datasets_or_a_file_of_conf(words, sets):
     assert data_of(*words) == sets
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "12e4567", "true", "007", "1_000", "nan", "-5", "1.", "~/x", "a b", "2026-01-01"]
+)
+def test_a_name_that_could_be_a_number_stays_as_it_is_written(text):
+    register()
+    words = [f"{key}={text}" for key in ("name", "experiment_name", "logger.project", "data.root")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", train_words([*words, f"data.train=[{text},bid]", f"policy.path={text}"]))
+    assert composed.name == composed.experiment_name == composed.logger.project == composed.data.root == text
+    assert (composed.data.train, composed.policy.path) == ([text, "bid"], text)
+    if "/" not in text:
+        assert data_of(f"data={text}") == [text]
+
+
+def test_only_text_is_put_into_quotes():
+    for word in ("name=null", "seed=1e3", "name='1e3'", "name=demo", "name=", "name", "data.train=[bid,spaq]"):
+        assert train_words([word]) == [word]
+    assert train_words(["name=1e3,demo,2"]) == ["name='1e3',demo,'2'"]
+    assert evaluate_words(["model=1e3", "k=4", "trained_on=[007,1e3]"]) == [
+        "model='1e3'",
+        "k=4",
+        "trained_on=[007,'1e3']",
+    ]
 
 
 def test_the_words_of_a_sweep_stay_a_sweep():
@@ -96,6 +123,33 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path):
     assert done.returncode == 2
     assert "no dataset is called kadit10k; choose from kadid10k, spaq" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_mistakes_are_said_without_torch(tmp_path):
+    """Importing torch takes seconds."""
+    code = (
+        "import sys; from vqr1 import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    for words in (["data=kadit10k"], ["name=../x"]):
+        command = [sys.executable, "-c", code, "train", "policy=tiny", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=120, check=False
+        )
+        assert done.stdout == "2 False False\n", done.stderr
+
+
+def test_the_help_of_train_is_ours_and_names_what_may_be_chosen(tmp_path, capsys, monkeypatch):
+    for command, first in (("train", "usage: vqr1 train SETTING=VALUE"), ("evaluate", "usage: vqr1 evaluate model=")):
+        for words in (["--help"], ["seed=1", "-h"]):
+            monkeypatch.setattr(sys, "argv", ["vqr1", command, *words])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert (end.value.code, capsys.readouterr().out.startswith(first)) == (0, True)
+    shown = dict(line.split("=", 1) for line in train_help().splitlines() if re.fullmatch(r"  [a-z]+=[\w|]+", line))
+    for group in ("data", "policy", "rollout", "reward", "trainer", "logger", "experiment"):
+        assert shown[f"  {group}"].split("|") == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(tmp_path):

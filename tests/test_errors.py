@@ -40,6 +40,27 @@ def test_the_users_error_is_one_message(error, capsys, monkeypatch):
         report_user_errors("table", raising(error))
 
 
+@pytest.mark.parametrize(
+    ("command", "stop", "told"),
+    [
+        ("train", KeyboardInterrupt("the same command goes on"), "interrupted; the same command goes on"),
+        ("evaluate", KeyboardInterrupt(), "interrupted; the same command goes on"),
+        ("table", KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_ctrl_c_is_one_line(command, stop, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report_user_errors(command, raising(stop))
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"\nvqr1 {command}: {told}\n"
+
+
+def test_what_was_stopped_is_no_error(capsys):
+    with pytest.raises(SystemExit) as ended:
+        report_user_errors("train", raising(LaunchError("stopped; the same command goes on", 75)))
+    assert (ended.value.code, capsys.readouterr().err) == (75, "vqr1 train: stopped; the same command goes on\n")
+
+
 @pytest.mark.parametrize("error", [ValueError("deep"), KeyError("k"), RuntimeError("deep"), FileNotFoundError("deep")])
 def test_a_defect_is_not_swallowed(error):
     with pytest.raises(type(error)) as raised:

@@ -4,21 +4,24 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqr1 import launching
 from vqr1.cli import USAGE
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
 from vqr1.errors import UserError
-from vqr1.launching import launch_command, memory_estimate
-from vqr1.machine_choices import choose
+from vqr1.launching import going_on, is_finished, launch_command, memory_estimate
+from vqr1.machine_choices import choose, launched
 from vqr1.packaged import packaged
 from vqr1.policy.load import SHIPPED, find_weights
 from vqr1.rollout_settings import TrainingEngine
+from vqr1.sweep import Sweep
 
 
 def config(tuning=Tuning.auto, launcher=Launcher.auto, **settings):
@@ -58,6 +61,60 @@ def test_a_process_that_was_started_by_a_launcher_is_one_of_many(environment, gp
     environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
     choices = choose(config(), gpus, environment=environment)
     assert (choices.launcher.value, choices.processes) == expected
+
+
+POD = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "pod", "MASTER_PORT": "29500"}
+
+
+def test_a_pods_one_rank_is_no_launchers():
+    assert not launched(POD)
+    choices = choose(config(), 8, environment=POD)
+    assert (choices.tuning.value, choices.launcher.value, choices.processes) == ("full", "zero3", 8)
+    # What a launcher sets besides says that it is one.
+    for more in ({"LOCAL_RANK": "0"}, {"TORCHELASTIC_RUN_ID": "none"}):
+        assert launched(POD | more)
+        assert choose(config(), 8, environment=POD | more).launcher is Launcher.none
+
+
+def test_ranks_without_a_device_are_refused():
+    with pytest.raises(UserError, match="WORLD_SIZE=2 without LOCAL_RANK: start the ranks with torchrun"):
+        launched(POD | {"WORLD_SIZE": "2"})
+
+
+def test_what_the_environment_says_of_ranks_is_said(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert launching._why(8, 8) is None
+    for name, value in POD.items():
+        monkeypatch.setenv(name, value)
+    expected = "processes: 8 for 8 GPUs (RANK=0 WORLD_SIZE=1: no LOCAL_RANK, so no launcher started this process)"
+    assert launching._why(8, 8) == expected
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "processes: 1 for 8 GPUs (RANK=0 LOCAL_RANK=0 WORLD_SIZE=1: a launcher started" in launching._why(1, 8)
+
+
+def test_a_sweep_under_a_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UserError, match="start it without a launcher"):
+        launching.start(config(), sweep=Sweep())
+
+
+def test_a_run_has_ended_when_it_has_all_its_steps(tmp_path):
+    def ended(**trainer):
+        return is_finished(tmp_path, Config(trainer=trainer))
+
+    assert not ended(max_steps=3)
+    (tmp_path / "summary.json").write_text('{"steps": 3, "epochs": 0.9999999}')
+    assert ended(max_steps=3) and not ended(max_steps=4)
+    assert ended(num_train_epochs=1, max_steps=-1) and not ended(num_train_epochs=2)
+
+
+def test_how_to_go_on_is_told(tmp_path):
+    (tmp_path / "mine").mkdir()
+    asked = config(runs=str(tmp_path))
+    assert going_on(asked, "other") == "nothing was begun"
+    assert going_on(asked, "mine") == "the same command with name=mine resume=auto goes on"
+    assert going_on(replace(asked, name="mine", resume="auto"), "mine") == "the same command goes on"
 
 
 def test_another_process_chooses_what_it_is_told():
@@ -230,7 +287,7 @@ def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
     words = ("train", "-m", "data=kadid10k", "data.partial=true", "policy=tiny", "seed=0,1", "--root", f"{tmp_path}/data")
     done = run(tmp_path, *words, command=("-c", code))
     assert done.returncode == 3
-    assert "seed=0 ended with exit code 3" in done.stderr
+    assert "/seed-0: exit code 3\n" in done.stdout and "/seed-1: exit code 3\n" in done.stdout
     assert "Traceback" not in done.stderr
 
 

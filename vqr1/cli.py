@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from vqr1.config import Config
-
-    Start = Callable[[Config], None]  # begins a run
+    Start = Callable[..., None]  # begins a run, as vqr1.launching.start does
 
 USAGE = """usage: vqr1 COMMAND ...
 
@@ -32,6 +30,9 @@ vqr1 COMMAND --help says more of a command, vqr1 --version which release this is
 """
 
 
+GOES_ON = {"evaluate": "the same command goes on"}  # what is told after Ctrl-C where nothing nearer is known
+
+
 def quiet_environment() -> None:
     """Nothing leaves the machine unasked, and the tokenizers do not fork threads."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -42,23 +43,36 @@ def quiet_environment() -> None:
 
 
 def train(start: Start | None = None) -> None:
-    from datetime import datetime
-
     from vqr1.command_words import train_words
     from vqr1.config import register
     from vqr1.config_checks import from_hydra
     from vqr1.demo.specs import register_demonstration
     from vqr1.launching import start as plain_start
     from vqr1.packaged import packaged
+    from vqr1.prerequisites import say_where_caches_are
+    from vqr1.sweep import Sweep, set_name
 
+    say_where_caches_are()
     register()
     register_demonstration()
-    os.environ.setdefault("VQR1_SWEEP", f"sweep-{datetime.now():%Y-%m-%d-%H%M%S}")
+    begin = start or plain_start
+    sweep = Sweep()
+
+    def words(given: Sequence[str]) -> list[str]:
+        # Argparse, which Hydra uses, takes no option between settings.
+        made = sorted(train_words(given), key=lambda word: word not in ("-m", "--multirun"))
+        set_name(made)
+        return made
 
     def run(composed: DictConfig) -> None:
-        (start or plain_start)(from_hydra(composed))
+        begin(from_hydra(composed))
 
-    run_hydra("train", packaged("conf"), train_words, run)
+    def run_job(composed: DictConfig) -> None:
+        with sweep.job(str(composed.runs)):
+            begin(from_hydra(composed), sweep=sweep)
+
+    with sweep:
+        run_hydra("train", packaged("conf"), words, run, run_job)
 
 
 def evaluate() -> None:
@@ -84,13 +98,12 @@ RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the c
 
 def table() -> None:
     import argparse
-    from pathlib import Path
 
     parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
     parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, with intervals and counts")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="scatter plots with the fitted curve")
+    parser.add_argument("--json", type=_path, metavar="FILE", help="everything, with intervals and counts")
+    parser.add_argument("--plots", type=_path, metavar="FOLDER", help="scatter plots with the fitted curve")
     parser.add_argument("--published", default="2", choices=["2", "3", "4", "none"], help="the paper's table to show")
     parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
     _add_joining(parser)
@@ -119,11 +132,10 @@ def table() -> None:
 
 def compare() -> None:
     import argparse
-    from pathlib import Path
 
     parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
     parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the same as plain values")
+    parser.add_argument("--json", type=_path, metavar="FILE", help="the same as plain values")
     parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
     _add_joining(parser)
     asked = parser.parse_args()
@@ -150,13 +162,18 @@ def _count(text: str) -> int:
     return number
 
 
-def _add_joining(parser: argparse.ArgumentParser) -> None:
-    """What only csv files of other models need."""
+def _path(text: str) -> Path:
+    """A path for argparse, with the home folder in place of ``~``."""
     from pathlib import Path
 
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises where there is no home
+
+
+def _add_joining(parser: argparse.ArgumentParser) -> None:
+    """What only csv files of other models need."""
     from vqr1.packaged import data_root
 
-    parser.add_argument("--root", type=Path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
+    parser.add_argument("--root", type=_path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
     parser.add_argument("--trained-on", metavar="SETS", help="of csv files' models: kadid10k,spaq; none = nothing")
 
 
@@ -168,7 +185,10 @@ def _results(asked: argparse.Namespace) -> list[Any]:
     seen = None
     if asked.trained_on is not None:
         seen = [name for name in asked.trained_on.split(",") if name not in ("", "none")]
-    return [load_result(word, asked.root.expanduser(), seen) for word in asked.results]
+    return [
+        load_result(os.path.expanduser(word), asked.root, seen)  # noqa: PTH111 - not only paths
+        for word in asked.results
+    ]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -207,18 +227,28 @@ def data() -> None:
 def report_user_errors(command: str, run: Callable[[], None]) -> None:
     """What the user can put right is one message and exit code 2. A defect keeps its stack, with Python's exit code 1.
 
-    Where memory ran out, the settings that lower the need stand below the stack.
+    Where memory ran out, the settings that lower the need stand below the stack. Ctrl-C is one line and exit code 130.
     """
+    from vqr1.child_process import INTERRUPTED, STOPPED, report_failure
     from vqr1.errors import UserError, memory_advice
 
     try:
         run()
     except UserError as error:
+        report_failure(error.exit_code, str(error))
         if os.environ.get("VQR1_TRACEBACK"):
             raise
-        print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
+        where = "" if error.exit_code == STOPPED else "\n(VQR1_TRACEBACK=1 shows where)"
+        print(f"vqr1 {command}: {error}{where}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt as stop:
+        how = str(stop) or GOES_ON.get(command, "")
+        report_failure(INTERRUPTED, f"interrupted{how and '; ' + how}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nvqr1 {command}: interrupted{how and '; ' + how}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
+        report_failure(1, f"{type(error).__name__}: {error}")
         advice = memory_advice(command, error)
         if advice and advice not in getattr(error, "__notes__", ()):
             error.add_note(advice)
@@ -226,9 +256,13 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
 
 
 def run_hydra(
-    command: str, conf: Path, words: Callable[[Sequence[str]], list[str]], job: Callable[[DictConfig], None]
+    command: str,
+    conf: Path,
+    words: Callable[[Sequence[str]], list[str]],
+    run: Callable[[DictConfig], None],
+    run_job: Callable[[DictConfig], None] | None = None,
 ) -> None:
-    """Compose what the words of the command line say and run it, or each job of a sweep.
+    """Compose what the words of the command line say and ``run`` it, or ``run_job`` each job of a sweep.
 
     What Hydra refuses is the user's error too. ``words`` turns the command line into words that Hydra knows.
     """
@@ -247,24 +281,23 @@ def run_hydra(
     def main(composed: DictConfig) -> None:
         nonlocal composing
         composing = False
-        # In a sweep the other jobs go on, and Hydra raises this one's error at the end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            job(composed)
+            (run_job or run)(composed)
         else:
-            report_user_errors(command, lambda: job(composed))
+            report_user_errors(command, lambda: run(composed))
 
-    def run() -> None:
-        sys.argv[1:] = words(sys.argv[1:])
+    def compose_and_run() -> None:
         try:
+            sys.argv[1:] = words(sys.argv[1:])
             main()
-        except (HydraException, ValueError) as error:
+        except (HydraException, ValueError, OSError) as error:
             if not isinstance(error, HydraException) and not composing:
                 raise
             why = f"\n{error.__cause__}" if error.__cause__ and str(error.__cause__) not in str(error) else ""
             word = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
             raise UserError(missing_choice(str(error)) or f"{word}{error}{why}") from error
 
-    report_user_errors(command, run)
+    report_user_errors(command, compose_and_run)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
@@ -294,9 +327,21 @@ def main(start: Start | None = None) -> None:
         print(f"vqr1: no command is called {words[0]}{f'; did you mean {near[0]}?' if near else ''}\n", file=sys.stderr)
         print(USAGE, end="", file=sys.stderr)
         sys.exit(2)
+    from vqr1.child_process import INTERRUPTED, end_with_parent
+
+    end_with_parent()
     quiet_environment()
     command = sys.argv.pop(1)
-    if command == "train":
-        train(start)
-    else:
-        COMMANDS[command]()
+    if command in ("train", "evaluate") and {"-h", "--help"} & set(sys.argv[1:]):
+        from vqr1.help_text import EVALUATE, train_help
+
+        print(train_help() if command == "train" else EVALUATE, end="")
+        sys.exit(0)
+    try:
+        if command == "train":
+            train(start)
+        else:
+            COMMANDS[command]()
+    except KeyboardInterrupt:  # before anything was begun
+        print(f"\nvqr1 {command}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,16 +1,16 @@
 """How a run is started: here, under accelerate, or as the jobs of a sweep.
 
-The process that reads the command line looks whether the data are there and chooses what depends on the machine
-(:mod:`vqr1.machine_choices`). With one device it trains itself; with
-several it starts accelerate, which starts this command again on every device; in a sweep each job is a process of its
-own, so no job inherits another's memory or random state.
+The process that reads the command line looks whether the data and what else a run needs are there, and chooses what
+depends on the machine (:mod:`vqr1.machine_choices`). With one device it trains itself; with several it starts
+accelerate, which starts this command again on every device. In a sweep it only starts each job, this command again, in
+a process of its own, so no job inherits another's memory or random state.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
+from vqr1.child_process import INTERRUPTED, PLACE, STOPPED, Starter, started_by_us
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning
 from vqr1.data import check_size, read_dataset
-from vqr1.errors import LaunchError
+from vqr1.errors import LaunchError, UserError
 from vqr1.machine_choices import MachineChoices, choose, launched
 from vqr1.packaged import packaged
+from vqr1.prerequisites import check_chosen, check_settings
+from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
+from vqr1.sweep import NAME, Sweep, parsed
 
 if TYPE_CHECKING:
     from vqr1.training.trainer import Script
@@ -39,47 +42,108 @@ class Hooks:
     script: Script | None = None  # gives the answers, in place of the policy
 
 
-def start(config: Config, hooks: Hooks = Hooks()) -> None:
-    """Train, in this process or in others. Raises what :func:`vqr1.training.run.train` raises."""
+def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) -> None:
+    """Train, in this process or in others; in a ``sweep`` start the job. Raises what vqr1.training.run.train raises."""
+    under_launcher = launched()
+    if sweep is not None:
+        if under_launcher:
+            raise UserError("a sweep starts a process for every job itself; start it without a launcher (torchrun)")
+        _start_job(config, hooks, sweep)
+        return
     scripted = hooks.script is not None
+    check_settings(config)
+    if not (under_launcher and started_by_us()):  # ranks are told the engine that was chosen
+        check_vllm_is_asked(config.rollout.engine, config.rollout.vllm)
+    # Before anything that takes long, torch too: a set that is missing stops the run at once.
+    if not under_launcher:
+        root = Path(config.data.root).expanduser()
+        for name in config.data.train:
+            splits = read_dataset(name, root)
+            if not config.data.partial:
+                check_size(name, root, splits, "data.partial")
     gpus = visible_gpus()
-    if launched():
-        choices = choose(config, gpus, scripted)
+    choices = choose(config, gpus, scripted)
+    check_chosen(config, choices, gpus)
+    if under_launcher:
         if not config.name:
             choices = replace(choices, name=of_first_rank(choices.name))
+        if not started_by_us() and os.environ.get("RANK", "0") == "0":
+            _announce(config, choices, gpus, None, _why(choices.processes, gpus))
         _train(config, choices, hooks)
         return
-    # Before anything that takes long: a set that is missing stops the run at once, and says so before all else.
-    root = Path(config.data.root).expanduser()
-    for name in config.data.train:
-        splits = read_dataset(name, root)
-        if not config.data.partial:
-            check_size(name, root, splits, "data.partial")
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    sweep = os.environ["VQR1_SWEEP"] if hydra.mode is RunMode.MULTIRUN else None
-    if sweep:
-        config = replace(config, name=f"{sweep}/{job_name(overrides, sys.argv)}")
-    choices = choose(config, gpus, scripted)
-    if not sweep and choices.launcher is Launcher.none:
-        _announce(config, choices, gpus, None)
+    why = _why(choices.processes, gpus)
+    for name in PLACE:  # a pod's, of no meaning here, that libraries would read
+        os.environ.pop(name, None)
+    if choices.launcher is Launcher.none:
+        _announce(config, choices, gpus, None, why)
         _train(config, choices, hooks)
         return
-    passed_on = choices.words() | ({"logger.group": sweep} if sweep else {})
+    passed_on = choices.words()
     # The command line's own words first, then what was chosen: Hydra takes the last word of a key.
-    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in passed_on]
+    words = _without(HydraConfig.get().overrides.task, passed_on)
     words += [f"{key}={quoted(value)}" for key, value in passed_on.items()]
     command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
-    _announce(config, choices, gpus, command)
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise LaunchError(f"{choices.name} ended with exit code {done.returncode}", done.returncode)
+    _announce(config, choices, gpus, command, why)
+    with Starter() as starter:
+        ended = starter.run(command, ranks=True)
+    if ended.code == INTERRUPTED:
+        raise KeyboardInterrupt(going_on(config, choices.name))
+    if ended.code == STOPPED:
+        raise LaunchError(f"stopped; {going_on(config, choices.name)}", STOPPED)
+    if ended.code:
+        raise LaunchError(f"{choices.name} failed: {ended.line}", ended.code)
 
 
-def job_name(overrides: list[str], command_line: list[str]) -> str:
-    """What sets a job of a sweep apart: the overrides that the command line does not give word for word."""
-    swept = [word for word in overrides if word not in command_line]
-    return ",".join(swept).replace("/", "_") or "job"
+def _start_job(config: Config, hooks: Hooks, sweep: Sweep) -> None:
+    """One job of a sweep, from start to end, unless its run has ended or a signal has come."""
+    overrides = list(HydraConfig.get().overrides.task)
+    resume: bool | str = config.resume
+    if not any(override.key_or_group == "resume" for override in parsed(overrides)):
+        resume = "auto"
+    if resume and is_finished(sweep.folder, config):
+        sweep.note(0)
+        return
+    if sweep.starter.received is not None:
+        return
+    group = os.environ[NAME]
+    told = {"name": quoted(f"{group}/{sweep.folder.name}"), "logger.group": quoted(group)}
+    words = [*_without(overrides, told), *(f"{key}={value}" for key, value in told.items())]
+    words = [*_without(words, {"resume": ""}), f"resume={str(resume).lower()}"]
+    ended = sweep.starter.run([*launch_command(Launcher.none, 0, hooks.program), "train", *words])
+    sweep.note(ended.code, ended.line)
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Whether the run in ``folder`` has ended with all the steps that ``config`` asks for."""
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        return False
+    done = json.loads(summary.read_text())
+    steps = config.trainer.get("max_steps", -1)
+    if steps > 0:
+        return bool(done["steps"] >= steps)
+    return bool(done.get("epochs", 0) >= config.trainer.get("num_train_epochs", 3) - 1e-6)  # a sum of shares
+
+
+def _without(words: Sequence[str], keys: dict[str, str]) -> list[str]:
+    return [word for word in words if word.split("=")[0].lstrip("+") not in keys]
+
+
+def going_on(config: Config, name: str) -> str:
+    """How an interrupted run is gone on with."""
+    if not (Path(config.runs) / name).is_dir():
+        return "nothing was begun"
+    given = config.name == name and config.resume
+    return "the same command goes on" if given else f"the same command with name={quoted(name)} resume=auto goes on"
+
+
+def _why(processes: int, gpus: int) -> str | None:
+    """What the environment says of other processes, and what was made of it."""
+    found = [f"{key}={os.environ[key]}" for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if key in os.environ]
+    if not found:
+        return None
+    started = "a launcher started this process" if launched() else "no LOCAL_RANK, so no launcher started this process"
+    return f"processes: {processes} for {gpus} GPUs ({' '.join(found)}: {started})"
 
 
 def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
@@ -90,7 +154,10 @@ def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
         from vqr1.demo.proof import DemonstrationProof
 
         proof = DemonstrationProof()
-    train(config, choices, proof=proof, script=hooks.script)
+    try:
+        train(config, choices, proof=proof, script=hooks.script)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(going_on(config, choices.name)) from stop
 
 
 def of_first_rank(name: str) -> str:
@@ -118,17 +185,22 @@ def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks
     return [*accelerate, "--num_processes", str(max(gpus, 1)), *program]
 
 
-def _announce(config: Config, choices: MachineChoices, gpus: int, command: list[str] | None) -> None:
+def _announce(
+    config: Config, choices: MachineChoices, gpus: int, command: list[str] | None, why: str | None = None
+) -> None:
     """On a GPU: what was chosen, and whether it will fit."""
     if not gpus:
         return
+    if why:
+        print(why)
     from vqr1.policy.load import weight_bytes
 
     sharing = choices.processes if choices.launcher is Launcher.zero3 else 1
     size = weight_bytes(choices.policy)
     tuning = choices.tuning.value
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
-    print(f"rollouts: {choices.engine.value}")
+    idle = choices.engine is TrainingEngine.transformers and idle_vllm(config.rollout.vllm)
+    print(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
     print(f"memory: about {memory_estimate(size, tuning, sharing):.0f} GB per GPU, plus activations and the cache")
     if command:
         print("command: " + shlex.join(command), flush=True)

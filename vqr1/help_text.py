@@ -1,0 +1,61 @@
+"""What ``vqr1 train --help`` and ``vqr1 evaluate --help`` say. Imports neither Hydra nor torch."""
+
+from __future__ import annotations
+
+from vqr1.packaged import packaged
+
+TRAIN = """usage: vqr1 train SETTING=VALUE ...           one run, in runs/NAME
+       vqr1 train -m SETTING=A,B ...          a sweep: a run for every combination, one after the other
+       vqr1 train --cfg job SETTING=VALUE ... prints every setting and starts nothing
+
+Trains a policy by reinforcement learning to rank (GRPO).
+
+The usual settings:
+  data=NAME, data=[A,B]         datasets to train, validate and test on (vqr1 data list); --root FOLDER holds them
+  policy.path=FOLDER            the weights, where policy= names none below; nothing is downloaded
+  policy.tuning=full|lora|auto  all weights, or LoRA
+  name=NAME, runs=FOLDER        the run's folder is FOLDER/NAME; without a name: experiment, date and time
+  resume=true|auto              go on with the run called NAME; auto begins it where there is none
+  rollout.k=6                   answers to each picture
+  trainer.learning_rate=1e-6    and trainer.beta, trainer.max_steps, trainer.images_per_step, ...
+  trainer.answers_per_device=8  answers in one pass: lower it where memory runs out
+  evaluation.every=50           steps between evaluations
+  launcher=none|ddp|zero3|auto  processes on several GPUs
+  seed=0
+
+Groups, and what may be chosen from each:
+{groups}
+
+Every setting with type, default and a comment: vqr1/config.py; docs/configuration.md says more.
+Exit codes: 0 done, 1 a defect, 2 to be put right by you, 75 stopped by a signal, 130 by Ctrl-C.
+Hydra's own options (--config-dir, --info, --shell-completion, ...): vqr1 train --hydra-help
+"""
+
+EVALUATE = """usage: vqr1 evaluate model=MODEL data=[A,B] SETTING=VALUE ...
+
+Rates every picture of some datasets, then prints the table. The same command goes on where it was interrupted.
+
+The usual settings:
+  model=MODEL              tiny, a hub id, a folder of weights, or a run's folder: its best/, else its final/
+  data=NAME, data=[A,B]    datasets (vqr1 data list); --root FOLDER holds them
+  k=6                      answers to each picture; greedy=true: one, the likeliest
+  limit=100                pictures of each dataset, spread over it
+  name=NAME                what the table calls the model
+  folder=FOLDER            of the results; otherwise evaluations/NAME-kK-seedSEED
+  engine=auto|transformers|vllm
+  batch, max_pixels        lower them where memory runs out
+  seed=0
+
+Every setting with type, default and a comment: vqr1/scoring/settings.py; docs/evaluation.md says more.
+vqr1 evaluate --cfg job model=MODEL data=NAME prints them all and starts nothing.
+"""
+
+
+def train_help() -> str:
+    conf = packaged("conf")
+    groups = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in conf.iterdir()}
+    lines = [
+        f"  {name}={'|'.join(groups[name])}"
+        for name in ("experiment", "data", "policy", "rollout", "reward", "trainer", "logger")
+    ]
+    return TRAIN.format(groups="\n".join(lines))

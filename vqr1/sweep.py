@@ -1,0 +1,168 @@
+"""A sweep: how its folder and its jobs are named, and what became of each job.
+
+The same command is the same sweep, whatever the order of its words, so it goes on where it was interrupted: jobs whose
+run has ended are left alone, the others are resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+
+from vqr1.child_process import INTERRUPTED, STOPPED, Starter
+from vqr1.config_checks import check_name
+from vqr1.errors import LaunchError, UserError
+
+NAME = "VQR1_SWEEP"  # names the sweep's folder below runs; conf/train.yaml reads it
+LONGEST = 100  # letters of a job's name
+
+
+@dataclass
+class Job:
+    folder: Path
+    code: int  # 0 where it has finished
+    line: str = ""  # why it failed
+
+    def __str__(self) -> str:
+        if self.code == 0:
+            return f"finished {self.folder}"
+        if self.code in (STOPPED, INTERRUPTED):
+            return f"stopped  {self.folder}"
+        return f"failed   {self.folder}: {self.line}"
+
+
+@dataclass
+class Sweep:
+    """The jobs that have ended so far, and what starts the next. Used as a context, which ends with the exit code."""
+
+    jobs: list[Job] = field(default_factory=list)
+    starter: Starter = field(default_factory=Starter)
+    folder: Path = Path()  # of the job in progress
+    _opened: bool = False
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    @contextmanager
+    def job(self, runs: str) -> Iterator[None]:
+        """Around a job of Hydra's. From the first on, signals go to the job that runs; one that fails stops no other.
+
+        Raises LaunchError where another launcher than Hydra's own may run jobs in processes of which nothing is known.
+        """
+        if not self._opened:
+            self._opened = True
+            self.starter.__enter__()
+        hydra = HydraConfig.get()
+        name = job_name(hydra.overrides.task, sys.argv[1:], hydra.sweeper.get("params") or {})
+        self.folder = Path(runs).expanduser() / os.environ[NAME] / name
+        print(f"job {len(self.jobs) + 1}: {self.folder}", flush=True)
+        try:
+            yield
+        except UserError as error:
+            print(f"vqr1 train: {error}", file=sys.stderr)
+            self.note(error.exit_code, str(error).splitlines()[0])
+        if self.starter.received is not None:
+            sys.exit(self.exit_code())
+        if hydra.runtime.choices["hydra/launcher"] != "basic" and self.jobs[-1].code:
+            raise LaunchError(f"{name} failed: {self.jobs[-1].line}", self.jobs[-1].code)
+
+    def note(self, code: int, line: str = "") -> None:
+        """How the job in progress has ended."""
+        self.jobs.append(Job(self.folder, code, line))
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if not self._opened:
+            return
+        self.starter.__exit__(None, None, None)
+        if kind is not None and not issubclass(kind, SystemExit):
+            return
+        print(*self.jobs, sep="\n", flush=True)
+        code = self.exit_code()
+        if code in (STOPPED, INTERRUPTED):
+            print("vqr1 train: the sweep was stopped; the same command goes on", file=sys.stderr)
+        sys.exit(code)
+
+    def exit_code(self) -> int:
+        """75 (130 after Ctrl-C) where something was stopped and goes on with the same command, else the largest."""
+        if self.starter.received is signal.SIGINT:
+            return INTERRUPTED
+        if self.starter.received is not None or any(job.code == STOPPED for job in self.jobs):
+            return STOPPED
+        return max((job.code for job in self.jobs), default=0)
+
+
+def sweep_name(words: Sequence[str]) -> str:
+    """``sweep-<experiment>-<8 hex digits of the words>``, the same for words that mean the same sweep.
+
+    The order of words counts only where one of them overrides another. Left out are ``resume``, which says how to go
+    on, and Hydra's own settings. Raises Hydra's OverrideParseException for a word that cannot be read.
+    """
+    overrides = [o for o in parsed(words) if o.key_or_group != "resume" and not o.key_or_group.startswith("hydra")]
+    texts = [f"{o.get_key_element()}={_meaning(o)}" for o in overrides]
+    keys = [f"{o.key_or_group}." for o in overrides]
+    independent = not any(one.startswith(other) for one, other in permutations(keys, 2))
+    named = [_meaning(o) for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()]
+    experiment = re.sub(r"[^\w.-]", "-", named[-1], flags=re.ASCII) if named else "run"
+    return f"sweep-{experiment}-{_digest(*(sorted(texts) if independent else texts))}"
+
+
+def job_name(overrides: Sequence[str], words: Sequence[str], params: Iterable[str] = ()) -> str:
+    """What sets a job of a sweep apart: the swept settings and this job's values, ``rollout.k-4_seed-0``.
+
+    ``overrides`` are the job's, ``words`` the command line's, ``params`` the keys that hydra.sweeper.params sweeps. The
+    order of words does not count, and a later command line takes the name without quotes. Where letters or length do
+    not allow the values as they are, 8 digits of their hash make the name the job's own.
+    """
+    swept = {o.get_key_element() for o in parsed(words) if o.is_sweep_override()} | set(params)
+    pairs = sorted((o.key_or_group, _meaning(o)) for o in parsed(overrides) if o.get_key_element() in swept)
+    plain = "_".join(f"{_plain(key)}-{_plain(value)}" for key, value in pairs) or "job"
+    ambiguous = any(f"_{_plain(key)}-" in value for key, _ in pairs for _, value in pairs)
+    if ambiguous or len(plain) > LONGEST or any(_plain(value) != value for _, value in pairs):
+        digest = _digest(*(f"{key}={value}" for key, value in pairs))
+        plain = f"{plain[: LONGEST - len(digest) - 1]}-{digest}"
+    return plain
+
+
+def parsed(words: Sequence[str]) -> list[Override]:
+    """The settings among the words of a command line; Hydra's options are left out."""
+    return OverridesParser.create().parse_overrides([word for word in words if re.match(r"~|[^-].*=", word)])
+
+
+def _meaning(override: Override) -> str:
+    """The value as text; of several that are tried, whatever their order. Quotes do not count."""
+    value = override.value()
+    return ",".join(sorted(map(_text, value.list))) if isinstance(value, ChoiceSweep) else _text(value)
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value.text if isinstance(value, QuotedString) else value)
+
+
+def _plain(text: str) -> str:
+    """With letters alone that Hydra's grammar takes without quotes."""
+    return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII) or "-"
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+
+
+def set_name(words: Sequence[str]) -> None:
+    """Name the sweep for Hydra's own folder, unless VQR1_SWEEP does so already."""
+    if not os.environ.get(NAME):
+        os.environ[NAME] = sweep_name(words)
+    check_name(os.environ[NAME], NAME)
