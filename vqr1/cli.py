@@ -238,8 +238,10 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
         report_failure(error.exit_code, str(error))
         if os.environ.get("VQR1_TRACEBACK"):
             raise
-        where = "" if error.exit_code == STOPPED else "\n(VQR1_TRACEBACK=1 shows where)"
-        print(f"vqr1 {command}: {error}{where}", file=sys.stderr)
+        if error.exit_code != STOPPED:
+            print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
+        elif os.environ.get("RANK", "0") == "0":  # all ranks stop together
+            print(f"vqr1 {command}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:
         how = str(stop) or GOES_ON.get(command, "")
