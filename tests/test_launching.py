@@ -284,7 +284,17 @@ def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
         "from functools import partial; from vqr1 import cli; from vqr1.launching import Hooks, start; "
         "cli.main(partial(start, hooks=Hooks(program=('-c', 'raise SystemExit(3)'))))"
     )
-    words = ("train", "-m", "data=kadid10k", "data.partial=true", "policy=tiny", "seed=0,1", "--root", f"{tmp_path}/data")
+    root = str(tmp_path / "data")
+    words = ("train", "-m", "data=kadid10k", "data.partial=true", "policy=tiny", "seed=0,1", "--root", root)
+        "train",
+        "-m",
+        "data=kadid10k",
+        "data.partial=true",
+        "policy=tiny",
+        "seed=0,1",
+        "--root",
+        f"{tmp_path}/data",
+    )
     done = run(tmp_path, *words, command=("-c", code))
     assert done.returncode == 3
     assert "/seed-0: exit code 3\n" in done.stdout and "/seed-1: exit code 3\n" in done.stdout

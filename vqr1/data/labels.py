@@ -172,8 +172,6 @@ def text_rows(path: Path, columns: Sequence[str], remedy: str = PUBLISHED_FILE) 
     return rows
 
 
-
-
 def same_length(where: str, **columns: Sequence[Any]) -> None:
     """Refuse columns that do not belong together."""
     if len({len(values) for values in columns.values()}) > 1:
