@@ -70,6 +70,13 @@ def test_resume_is_true_false_or_auto(word, value):
     assert composed("resume=auto", "name=a", "resume=false").resume is False
 
 
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_what_no_run_could_be_resumed_with_is_refused(key):
+    with pytest.raises(UserError, match=f"trainer.{key}=true: .*; leave it out"):
+        composed(f"+trainer.{key}=true")
+    composed(f"+trainer.{key}=false")
+
+
 @pytest.mark.parametrize("word", ["always", "1", "null", "''"])
 def test_resume_is_nothing_else(word):
     with pytest.raises((UserError, HydraException), match="resume"):

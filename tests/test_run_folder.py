@@ -245,6 +245,51 @@ def test_the_last_checkpoint_is_the_highest_whole_one(started):
     assert started.last_checkpoint() == started.path / "checkpoint-100"
 
 
+def wrong_with(*steps):
+    names = {f"checkpoint-{step}" for step in steps}
+    return lambda path: f"{path}/optimizer.pt is missing" if path.name in names else None
+
+
+def test_a_damaged_checkpoint_is_put_aside_for_the_last_whole_one(started):
+    checkpoint(started.path, 20)
+    checkpoint(started.path, 30)
+    for step in (9, 11, 21):
+        started.append("metrics.jsonl", {"step": step})
+    notes = started.open(config(resume=True), fault=wrong_with(20, 30))
+    started.close()
+    assert started.last_checkpoint().name == "checkpoint-10"
+    assert [row["step"] for row in started.rows("metrics.jsonl")] == [9]
+    assert {path.name for path in started.path.glob("*checkpoint*")} == {
+        "checkpoint-10", "damaged-checkpoint-20", "damaged-checkpoint-30",
+    }  # fmt: skip
+    assert "checkpoint-30/optimizer.pt is missing; checkpoint-30 is put aside as damaged-checkpoint-30" in notes[0]
+    assert notes[1].endswith("and the run goes on from " + str(started.path / "checkpoint-10"))
+
+
+def test_damaged_checkpoints_alone_are_refused_and_kept(started):
+    before = contents(started.path)
+    with pytest.raises(ValueError, match=r"optimizer.pt is missing, and no earlier checkpoint is whole"):
+        started.open(config(resume=True), fault=wrong_with(10))
+    assert contents(started.path) == before
+
+
+def test_a_checkpoint_that_was_being_written_is_told_of(started):
+    checkpoint(started.path, 20, whole=False)
+    (note,) = started.open(config(resume=True))
+    assert "checkpoint-20/trainer_state.json is missing or cut" in note and note.endswith("checkpoint-10")
+    started.close()
+
+
+def test_a_reference_that_moves_is_in_no_checkpoint(tmp_path):
+    asked = config(resume="auto")
+    asked.trainer["sync_ref_model"] = True
+    folder = opened(tmp_path / "a", asked)
+    opened(folder.path, asked)  # before its first checkpoint nothing is lost
+    checkpoint(folder.path, 10)
+    with pytest.raises(ValueError, match=r"resume=auto, but .* trains with trainer.sync_ref_model=true"):
+        opened(folder.path, asked)
+
+
 NAMES = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
 
 

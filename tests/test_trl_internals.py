@@ -104,6 +104,11 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "RankingTrainer._load_from_checkpoint",
     ),
     (
+        GRPOTrainer._load_optimizer_and_scheduler,
+        "self, checkpoint",
+        "RankingTrainer._load_optimizer_and_scheduler",
+    ),
+    (
         Trainer._run_epoch,
         "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch",

@@ -101,6 +101,11 @@ ABOVE_ZERO = (
     "policy.lora.alpha",
     "policy.min_pixels",
 )
+# Settings of GRPOConfig with which no run could be resumed, and why.
+UNRESUMABLE = {
+    "save_only_model": "a checkpoint without the optimiser cannot be resumed; best/ and final/ hold the weights",
+    "ignore_data_skip": "a resumed run would begin again with the first pictures",
+}
 ZERO_OR_MORE = (
     "seed",
     "reward.fidelity_weight",
@@ -146,6 +151,9 @@ def check(config: Config) -> None:
     for key in config.trainer:
         if key in OWNED:
             raise UserError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
+    for key, why in UNRESUMABLE.items():
+        if config.trainer.get(key):
+            raise UserError(f"trainer.{key}=true: {why}; leave it out")
     check_vllm(config.rollout.vllm)
     _check_shared_prefix(config.trainer)
     _check_reward_is_used(config.reward)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -31,6 +32,7 @@ from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
 from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
+from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
@@ -99,8 +101,13 @@ def _train(
             print(warning, file=sys.stderr, flush=True)
     max_length = check_engine(config, choices, processor)
 
-    on_first_rank(lambda: folder.open(settled, data.splits))
+    fault = partial(checkpoint_fault, processes=state.num_processes, sharded=choices.launcher is Launcher.zero3)
+    for note in on_first_rank(lambda: folder.open(settled, data.splits, fault)):
+        if state.is_main_process:
+            say(note)
 
+    if grpo.sync_ref_model and state.is_main_process:
+        say("warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference")
     set_seed(config.seed)
     trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
     wandb_run = start_wandb(settled, folder) if state.is_main_process else None
@@ -121,7 +128,7 @@ def _train(
     )
     prepared = time.perf_counter()
 
-    checkpoint = folder.last_checkpoint() if config.resume else None
+    checkpoint = on_first_rank(folder.last_checkpoint) if config.resume else None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (RolloutError, UnreadableError) as failure:

@@ -10,6 +10,7 @@
       timings.jsonl    what differs from run to run: seconds and speeds
       answers.jsonl    the probe pictures' answers at every evaluation
       checkpoint-N/    to resume from
+      damaged-checkpoint-N/  one that a resumed run could not read, and did without
       best/            the weights with the best mean validation SRCC; step.json says of which step
       best-N/          while the run goes on: the best weights as of a checkpoint, where later ones are better
       final/           the weights at the end
@@ -25,6 +26,7 @@ when the checkpoint is, but for that step's evaluation, which a resumed run repe
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ FREE = (
 
 
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
+STATE = "trainer_state.json"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
@@ -79,24 +82,40 @@ class RunFolder:
         self._writes = writes
         self._writer = FolderWriter(path, other="name")
 
-    def open(self, config: Config, splits: dict[str, Any] | None = None) -> None:
+    def open(
+        self,
+        config: Config,
+        splits: dict[str, Any] | None = None,
+        fault: Callable[[Path], str | None] = lambda checkpoint: None,
+    ) -> list[str]:
         """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
 
         ``auto`` does whichever there is to do.
 
-        What is resumed loses the lines that it will write again. Raises UserError, and changes nothing, where another
+        What is resumed loses the lines that it will write again. ``fault`` says what is wrong with a checkpoint: it is
+        put aside, as ``damaged-checkpoint-N``, where there is an earlier one without fault, and refused otherwise.
+        Returns what the user has to know of that. Raises UserError, and changes nothing, where another
         process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
         cannot be read.
         """
         if not self._writes:
-            return
+            return []
         splits = splits or {}
+        notes: list[str] = []
         self._writer.refuse_held()
         self._check(config, splits)
         self._writer.acquire()
         try:
             self._check(config, splits)  # another run may have been here in between
-            self._clear_leftovers()
+            damaged = self._damaged(fault)
+            notes += self._clear_leftovers()
+            for path, why in damaged.items():
+                aside = path.with_name(f"damaged-{path.name}")
+                remove(aside)
+                path.rename(aside)
+                notes.append(f"warning: {why}; {path.name} is put aside as {aside.name}")
+            if notes:
+                notes[-1] += f", and the run goes on from {self.last_checkpoint() or 'the beginning'}"
             if self._begun():
                 self._forget_after(max(self.checkpoints(), default=-1))
             else:
@@ -106,6 +125,7 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+        return notes
 
     def finished(self, config: Config) -> bool:
         """Whether ``config.resume`` finds a run that has reached its end, with all the steps of ``config``.
@@ -140,6 +160,11 @@ class RunFolder:
             self._check_format(config)
             self._check_same(config)
             self._check_splits(config, splits)
+            if config.trainer.get("sync_ref_model") and self.checkpoints():
+                raise UserError(
+                    f"{_words(config)}, but {self.path} trains with trainer.sync_ref_model=true, and the reference "
+                    "that moved is in no checkpoint; start another run"
+                )
             if "summary.json" in found and not self.checkpoints():
                 raise UserError(
                     f"{_words(config)}, but the run in {self.path} is finished and has no checkpoint to take more "
@@ -185,17 +210,44 @@ class RunFolder:
                     "pictures have changed; put them back or start another run"
                 )
 
-    def _clear_leftovers(self) -> None:
-        """What a killed run was writing: files and folders beside their places, and checkpoints without an end."""
+    def _damaged(self, fault: Callable[[Path], str | None]) -> dict[Path, str]:
+        """The checkpoints after the last one without fault, and what is wrong with each.
+
+        Raises UserError where all have one: what was learnt is not thrown away without a word.
+        """
+        found: dict[Path, str] = {}
+        for _, path in sorted(self.checkpoints().items(), reverse=True):
+            why = fault(path)
+            if why is None:
+                return found
+            found[path] = why
+        if found:
+            why = next(iter(found.values()))
+            raise UserError(
+                f"{why}, and no earlier checkpoint is whole: nothing to go on from. Put it back, or remove "
+                f"{', '.join(map(str, found))} and the run starts from the beginning"
+            )
+        return found
+
+    def _clear_leftovers(self) -> list[str]:
+        """What a killed run was writing: files and folders beside their places, and checkpoints without an end.
+
+        Returns a line on each of these checkpoints.
+        """
         for name in WRITTEN:
             remove(self.path / (name + NEW))
             remove(self.path / (name + OLD))
-        for path in set(self._checkpoints().values()) - set(self.checkpoints().values()):
+        unfinished = sorted(set(self._checkpoints().values()) - set(self.checkpoints().values()))
+        for path in unfinished:
             remove(path)
+        return [
+            f"warning: {path / STATE} is missing or cut, so the run ended while it wrote {path.name}, which is removed"
+            for path in unfinished
+        ]
 
     def checkpoints(self) -> dict[int, Path]:
-        """The whole checkpoints by their step. trainer_state.json is the last file that is written into one."""
-        return {step: path for step, path in self._checkpoints().items() if _is_json(path / "trainer_state.json")}
+        """The finished checkpoints by their step: trainer_state.json is the last file that is written into one."""
+        return {step: path for step, path in self._checkpoints().items() if _is_json(path / STATE)}
 
     def _checkpoints(self) -> dict[int, Path]:
         numbered = {path.name.removeprefix("checkpoint-"): path for path in self.path.glob("checkpoint-*")}

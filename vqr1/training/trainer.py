@@ -186,6 +186,14 @@ class RankingTrainer(GRPOTrainer):
         own: Any = self.model
         own.load_state_dict(load_folder(Path(resume_from_checkpoint), own.dtype).state_dict())
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """TRL's, on ranks without a GPU too: accelerate calls their device cpu:0, which torch maps nothing to.
+
+        Relies on: the device that torch.load maps to is ``args.device`` where there are several ranks.
+        """
+        map_numbered_cpus()
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing where a resumed run has all its steps already: transformers would take one more before it looks.
 
@@ -356,6 +364,13 @@ def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one
     high = torch.where(groups.isnan(), -math.inf, groups).amax(1)
     rounding = torch.finfo(groups.dtype).eps * torch.maximum(low.abs(), high.abs())
     return (high - low <= rounding).all(1).repeat_interleave(k)
+
+
+def map_numbered_cpus() -> None:
+    """Let torch.load map to ``cpu:N``, which is the memory of this machine."""
+    torch.serialization.register_package(
+        0, lambda tensor: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:
