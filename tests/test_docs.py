@@ -32,6 +32,8 @@ MADE = {
         "run/",
         "config.yaml",
         "splits.json",
+        "pictures.jsonl",
+        "policy.json",
         "versions.json",
         "summary.json",
         "gpu.md",

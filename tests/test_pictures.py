@@ -1,6 +1,7 @@
 """Unusual picture files: what happens to each is written in vqr1.data.pictures."""
 
 import os
+import pickle
 import struct
 import time
 import zlib
@@ -357,3 +358,26 @@ def test_the_folder_keeps_no_picture_that_fits_as_it_is(tmp_path):
     noise((112, 112)).save(tmp_path / "a.png")
     picture_loader(3136, 200704, str(tmp_path / "cache"))(str(tmp_path / "a.png"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_picture_that_is_replaced_is_refused_when_it_is_read_again(tmp_path, cached):
+    """The same size in bytes and the same times are no content."""
+    paths = [str(tmp_path / f"{i}.bmp") for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (100, 100), (i, 50, 90)).save(path)
+    cache = tmp_path / "cache" if cached else None
+    load = PictureLoader(3136, 200704, cache, memory=1)
+    for path in paths:
+        load(path)
+    assert len(set(load.digests.values())) == 3
+    load.expect(dict(load.digests))
+    for path in paths:
+        load(path)  # each has been forgotten, and is what it was
+    os.utime(paths[0], (1, 1))
+    load(paths[0])  # a time is no content
+    load(paths[1])
+    Path(paths[0]).write_bytes(Path(paths[1]).read_bytes())
+    for again in (load, pickle.loads(pickle.dumps(load))):
+        with pytest.raises(UserError, match="0.bmp is another picture than when the run started"):
+            again(paths[0])

@@ -11,7 +11,7 @@ import yaml
 import vqr1
 from vqr1.config import Config, EvaluationConfig, PolicyConfig, RewardConfig, RolloutConfig, as_dict
 from vqr1.provenance import PACKAGES, finite, versions
-from vqr1.training.run_folder import FORMAT, RunFolder
+from vqr1.training.run_folder import FIRST, FORMAT, RunFolder
 
 
 def config(**settings):
@@ -158,7 +158,7 @@ def test_a_start_that_was_interrupted_is_no_obstacle(tmp_path, left, resume):
     for name in left:
         (tmp_path / name).write_text("{")
     folder = opened(tmp_path, config(resume=resume), {"five": {"hash": "a"}})
-    assert {path.name for path in tmp_path.iterdir()} == {"lock", "versions.json", "splits.json", "config.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", *FIRST}
     assert json.loads((folder.path / "splits.json").read_text()) == {"five": {"hash": "a"}}
 
 
@@ -243,6 +243,56 @@ def test_the_last_checkpoint_is_the_highest_whole_one(started):
     checkpoint(started.path, 100)
     checkpoint(started.path, 200, whole=False)
     assert started.last_checkpoint() == started.path / "checkpoint-100"
+
+
+def picture_row(i, part="train", **changed):
+    return {"image_id": f"five/{i}", "part": part, "mos": i / 3, "mos_std": 0.5, "content": f"{i:032x}"} | changed
+
+
+ROWS = [picture_row(i) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ROWS[:2], picture_row(2, mos=1.5)], r"1 of 3 .*five/2 \(train\) had score 0.66.* and has 1.5; put"),
+        ([{**row, "mos": -row["mos"]} for row in ROWS], "3 of 3|2 of 3"),
+        ([picture_row(0, mos_std=None), *ROWS[1:]], r"five/0 \(train\) had spread 0.5 and has None"),
+        ([picture_row(0, content="f" * 32), *ROWS[1:]], r"1 of 3 .*five/0 \(train\) has another content"),
+        ([*ROWS[:2], picture_row(2, part="test")], r"five/2 \(train\) is gone"),
+        ([*ROWS, picture_row(3)], r"five/3 \(train\) is new"),
+    ],
+)
+def test_labels_and_pictures_are_compared_by_content(tmp_path, rows, message):
+    folder = RunFolder(tmp_path / "a", writes=True)
+    folder.open(config(), pictures=ROWS, policy={})
+    folder.close()
+    before = contents(folder.path)
+    with pytest.raises(ValueError, match=message):
+        folder.open(config(resume=True), pictures=rows, policy={})
+    assert contents(folder.path) == before
+    assert folder.open(config(resume=True), pictures=ROWS[::-1], policy={}) == []  # the order is no content
+    folder.close()
+
+
+def test_places_may_change_and_what_is_there_may_not(tmp_path):
+    folder = RunFolder(tmp_path / "a", writes=True)
+    folder.open(config(), policy={"model.safetensors": "a", "config.json": "b"})
+    folder.close()
+    moved = config(resume=True)
+    moved.data.root, moved.policy.path = "/elsewhere", "/another/place"
+    moved.rollout.vllm.server, moved.rollout.vllm.group_port = "http://other:8000", 1234
+    assert folder.open(moved, policy={"config.json": "b", "model.safetensors": "a"}) == []
+    folder.close()
+    with pytest.raises(ValueError, match="model.safetensors of policy.path=/another/place is not the file that"):
+        folder.open(moved, policy={"model.safetensors": "c", "config.json": "b"})
+
+
+def test_a_run_without_hashes_is_resumed_with_a_warning(started):
+    (started.path / "pictures.jsonl").unlink()
+    (note,) = started.open(config(resume=True), pictures=ROWS)
+    started.close()
+    assert note.startswith("warning: ") and "not compared" in note
 
 
 def wrong_with(*steps):
@@ -339,7 +389,7 @@ def test_what_a_killed_run_was_writing_is_cleared(started):
     (started.path / "notes.new").write_text("mine")
     opened(started.path, config(resume=True))
     assert {path.name for path in started.path.iterdir()} == {
-        "lock", "versions.json", "splits.json", "config.yaml", "checkpoint-10", "notes.new",
+        "lock", *FIRST, "checkpoint-10", "notes.new",
     }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ import threading
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -220,6 +220,21 @@ class PictureLoader:
         self._held = 0  # bytes
         self._pictures: OrderedDict[str, Future[Image.Image]] = OrderedDict()
         self._lock = threading.Lock()
+        self.digests: dict[str, str] = {}  # of the contents of the files that were read
+        self._cached: dict[str, Path] = {}  # where the resized picture of such a file is, if it was looked for
+        self._expected: Mapping[str, str] = {}
+
+    def expect(self, digests: Mapping[str, str]) -> None:
+        """From now on refuse, with a UserError, a file whose content is not that of its path in ``digests``.
+
+        So does the loader of pictures that come from other processes.
+        """
+        for loader in (self, _loader_of_process(*self.__reduce__()[1])):
+            loader._expected = digests
+
+    def expected(self, path: str) -> str:
+        """The digest that the content of a file must have: BLAKE2b, 32 hexadecimal digits."""
+        return self._expected[path]
 
     def __call__(self, path: str) -> Image.Image:
         with self._lock:
@@ -256,12 +271,26 @@ class PictureLoader:
 
     def _load(self, path: str) -> Image.Image:
         kept = self._kept(path) if self._folder is not None else None
+        if kept is None or self._cached.get(path) != kept:  # the name is another where the file was touched
+            self._look_at(path)
+        if kept is not None:
+            self._cached[path] = kept
         if kept is not None and kept.is_file():
             return open_picture(kept)
         picture, resized = _fitted(path, *self._limits)
         if kept is not None and resized:
             _store(picture, kept)
         return picture
+
+    def _look_at(self, path: str) -> None:
+        """Note the content of a file, just before it is decoded: the disk is read once."""
+        try:
+            found = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+        except OSError:
+            return  # opening it will say so
+        if self._expected.get(path, found) != found:
+            raise UserError(f"{path} is another picture than when the run started; put the file back and resume")
+        self.digests[path] = found
 
     def _kept(self, path: str) -> Path | None:
         """Where the resized picture is kept: a name that changes with the file and the limits."""

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,13 @@ def load_generation_config(path: str) -> Any:
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
+
+
+def policy_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model's folder that a run reads, several at a time."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((path.name for path in files), pool.map(lambda path: files_hash([path]), files), strict=True))
 
 
 def find_weights(path: str) -> Path:

@@ -26,7 +26,7 @@ from vqr1.data.pictures import picture_loader
 from vqr1.errors import UserError
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
-from vqr1.policy.load import check_grid, check_precision, load_processor
+from vqr1.policy.load import check_grid, check_precision, load_processor, policy_hashes
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
@@ -37,7 +37,7 @@ from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.policy_checks import check_policy
-from vqr1.training.run_data import check_pictures, read_data
+from vqr1.training.run_data import check_pictures, picture_rows, read_data
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback, say
 from vqr1.training.start_vllm import check_engine, use_vllm
@@ -101,8 +101,13 @@ def _train(
             print(warning, file=sys.stderr, flush=True)
     max_length = check_engine(config, choices, processor)
 
+    pictures = picture_rows(data, load)
     fault = partial(checkpoint_fault, processes=state.num_processes, sharded=choices.launcher is Launcher.zero3)
-    for note in on_first_rank(lambda: folder.open(settled, data.splits, fault)):
+
+    def opened() -> list[str]:
+        return folder.open(settled, data.splits, fault, pictures, policy_hashes(choices.policy))
+
+    for note in on_first_rank(opened):
         if state.is_main_process:
             say(note)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
 
 from vqr1.config import Config, Preference, RewardKind
 from vqr1.data import Sample, SplitRule, Splits, check_size, find_spec, read_dataset
-from vqr1.data.pictures import Load, decoders, load_many
+from vqr1.data.pictures import Load, PictureLoader, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
 from vqr1.errors import UserError
@@ -121,8 +122,11 @@ def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return dealt
 
 
-def check_pictures(data: RunData, load: Load) -> None:
-    """Open every picture once, so that a broken one stops the run now and not in its third hour."""
+def check_pictures(data: RunData, load: PictureLoader) -> None:
+    """Open every picture once, so that a broken one stops the run now and not in its third hour.
+
+    From then on ``load`` refuses a picture whose file has another content. Collective.
+    """
     sets = [data.train, *data.validation.values(), *data.test.values()]
     paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
     state = PartialState()
@@ -132,6 +136,25 @@ def check_pictures(data: RunData, load: Load) -> None:
         opened = pool.map(load, own)
         for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=hidden, leave=False):
             pass
+    load.expect({path: digest for some in gather_object([load.digests]) for path, digest in some.items()})
+
+
+def picture_rows(data: RunData, load: PictureLoader) -> list[dict[str, Any]]:
+    """What is learnt from and measured on, by content: a row for each picture and its part. After check_pictures."""
+    parts = [("train", data.train)]
+    parts += [("validation", samples) for samples in data.validation.values()]
+    parts += [("test", samples) for samples in data.test.values()]
+    return [
+        {
+            "image_id": sample.image_id,
+            "part": part,
+            "mos": sample.mos,
+            "mos_std": sample.mos_std,
+            "content": load.expected(sample.image),
+        }
+        for part, samples in parts
+        for sample in samples
+    ]
 
 
 def as_dataset(samples: Sequence[Sample], prompt: list[dict[str, str]], load: Load) -> Dataset:

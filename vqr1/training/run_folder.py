@@ -5,6 +5,8 @@
     runs/<name>/
       config.yaml      the resolved configuration
       splits.json      which content groups of each set are in which part, with the split's hash
+      pictures.jsonl   every picture of the run: part, score, spread, BLAKE2b of its file
+      policy.json      SHA-256 of the policy's weights and settings, by file
       versions.json    the format of the folder; packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
@@ -26,7 +28,7 @@ when the checkpoint is, but for that step's evaluation, which a resumed run repe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,12 @@ FORMAT = 2
 # not among these: answers are seeded batch by batch.
 FIXED = ("seed", "data", "policy", "rollout", "reward", "evaluation", "trainer")
 FREE = (
+    "data.root",  # the content is compared
+    "policy.path",  # the content is compared
+    "rollout.vllm.server",
+    "rollout.vllm.server_timeout",
+    "rollout.vllm.group_port",
+    "rollout.vllm.memory_share",
     "data.cache",
     "data.partial",  # the hash of the split says whether the pictures are the same
     "evaluation.every",
@@ -68,7 +76,7 @@ FREE = (
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
 STATE = "trainer_state.json"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
-FIRST = ("versions.json", "splits.json", BEGUN)
+FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
 WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final")
@@ -87,6 +95,8 @@ class RunFolder:
         config: Config,
         splits: dict[str, Any] | None = None,
         fault: Callable[[Path], str | None] = lambda checkpoint: None,
+        pictures: Sequence[dict[str, Any]] = (),
+        policy: dict[str, str] | None = None,
     ) -> list[str]:
         """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
 
@@ -94,6 +104,7 @@ class RunFolder:
 
         What is resumed loses the lines that it will write again. ``fault`` says what is wrong with a checkpoint: it is
         put aside, as ``damaged-checkpoint-N``, where there is an earlier one without fault, and refused otherwise.
+        ``pictures`` and ``policy`` are the data and the policy's files by their content (pictures.jsonl, policy.json).
         Returns what the user has to know of that. Raises UserError, and changes nothing, where another
         process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
         cannot be read.
@@ -104,23 +115,27 @@ class RunFolder:
         notes: list[str] = []
         self._writer.refuse_held()
         self._check(config, splits)
+        if self._begun():
+            notes += self._check_contents(config, pictures, policy or {})
         self._writer.acquire()
         try:
             self._check(config, splits)  # another run may have been here in between
             damaged = self._damaged(fault)
-            notes += self._clear_leftovers()
+            notes += (unfinished := self._clear_leftovers())
             for path, why in damaged.items():
                 aside = path.with_name(f"damaged-{path.name}")
                 remove(aside)
                 path.rename(aside)
                 notes.append(f"warning: {why}; {path.name} is put aside as {aside.name}")
-            if notes:
+            if damaged or unfinished:
                 notes[-1] += f", and the run goes on from {self.last_checkpoint() or 'the beginning'}"
             if self._begun():
                 self._forget_after(max(self.checkpoints(), default=-1))
             else:
                 self.write("versions.json", {"format": FORMAT, **versions()})
                 self.write("splits.json", splits)
+                self._writer.write_text("pictures.jsonl", "".join(map(_line, pictures)))
+                self.write("policy.json", policy or {})
                 self._writer.write_text(BEGUN, yaml.safe_dump(as_dict(config), sort_keys=False))
         except BaseException:
             self.close()
@@ -210,6 +225,33 @@ class RunFolder:
                     "pictures have changed; put them back or start another run"
                 )
 
+    def _check_contents(self, config: Config, pictures: Sequence[dict[str, Any]], policy: dict[str, str]) -> list[str]:
+        """Raises UserError where scores, spreads, parts, pictures or weights are not those that the run began with.
+
+        Returns a warning where the run began before they were noted.
+        """
+        if not (self.path / "pictures.jsonl").is_file() or not (self.path / "policy.json").is_file():
+            return [f"warning: {self.path} does not say what its data and its policy were, so they are not compared"]
+        before, now = (
+            {(r["image_id"], r["part"]): r for r in rows} for rows in (self.rows("pictures.jsonl"), pictures)
+        )
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if changed:
+            key = next((key for key in changed if key in before and key in now), changed[0])
+            raise UserError(
+                f"{_words(config)}, but {len(changed)} of {len(now)} pictures are not as {self.path} began with them: "
+                f"{key[0]} ({key[1]}) {_difference(before.get(key), now.get(key))}; put the data back or start another "
+                "run"
+            )
+        stored = json.loads((self.path / "policy.json").read_text())
+        other = sorted(name for name in {**stored, **policy} if stored.get(name) != policy.get(name))
+        if other:
+            raise UserError(
+                f"{_words(config)}, but {other[0]} of policy.path={config.policy.path} is not the file that "
+                f"{self.path} began with; give the same policy or start another run"
+            )
+        return []
+
     def _damaged(self, fault: Callable[[Path], str | None]) -> dict[Path, str]:
         """The checkpoints after the last one without fault, and what is wrong with each.
 
@@ -293,6 +335,15 @@ def is_evaluation(row: dict[str, Any]) -> bool:
 def _words(config: Config) -> str:
     """What was asked, as on the command line."""
     return f"resume={str(config.resume).lower()}"
+
+
+def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
+    """What sets two rows of pictures.jsonl apart, in words."""
+    if before is None or now is None:
+        return "is new" if before is None else "is gone"
+    said = {"mos": "score", "mos_std": "spread"}
+    found = [f"had {said[key]} {before[key]} and has {now[key]}" for key in said if before[key] != now[key]]
+    return ", ".join([*found, *(["has another content"] if before["content"] != now["content"] else [])])
 
 
 def _line(row: dict[str, Any]) -> str:
