@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
         "answer",
         "batches",
         "cohorts",
+        "command_words",
         "config",
         "config_checks",
         "data",

@@ -286,15 +286,6 @@ def test_the_exit_code_of_what_was_started_is_the_commands(tmp_path):
     )
     root = str(tmp_path / "data")
     words = ("train", "-m", "data=kadid10k", "data.partial=true", "policy=tiny", "seed=0,1", "--root", root)
-        "train",
-        "-m",
-        "data=kadid10k",
-        "data.partial=true",
-        "policy=tiny",
-        "seed=0,1",
-        "--root",
-        f"{tmp_path}/data",
-    )
     done = run(tmp_path, *words, command=("-c", code))
     assert done.returncode == 3
     assert "/seed-0: exit code 3\n" in done.stdout and "/seed-1: exit code 3\n" in done.stdout

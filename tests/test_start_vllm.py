@@ -131,7 +131,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(run, tmp_path):
 
 def test_stale_weights_stop_the_run_with_what_was_learnt_saved(run, tmp_path):
     stale = {"trainer.learning_rate": "2e-3", "trainer.max_steps": "8"}
-    with pytest.raises(RolloutError, match=r"canary/logp_difference is .*, over.*\nsaved .*resume=true"):
+    with pytest.raises(RolloutError, match=r"canary/logp_difference is .*, over.*\nsaved .*resume=auto"):
         run(Stale, **QUIET, **stale, **{"trainer.save_steps": "8"})
     done = len(training_rows(tmp_path / "run"))
     assert 1 <= done < 8

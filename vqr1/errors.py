@@ -36,6 +36,16 @@ class LaunchError(UserError, RuntimeError):
         self.exit_code = exit_code if 0 < exit_code < 256 else 1
 
 
+class StoppedError(UserError):
+    """A signal has ended the run, which the same command goes on with. The code is EX_TEMPFAIL: try again later."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, signal: str):
+        super().__init__(message)
+        self.signal = signal  # its name
+
+
 # What lowers the memory that a command needs, the cheapest first.
 LESS_MEMORY = {
     "train": (

@@ -89,6 +89,10 @@ class FolderWriter:
                 flush=True,
             )
 
+    @property
+    def held(self) -> bool:
+        return self in _held
+
     def close(self) -> None:
         """Let the folder go. Without effect where it is not held."""
         if self._lock is not None:

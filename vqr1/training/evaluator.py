@@ -85,12 +85,15 @@ class Evaluator:
         *,
         batch: int,
         seed: int,
+        before_batch: Callable[[], None] = lambda: None,
     ):
+        """``before_batch`` is called before every batch, on every rank, and may raise on all."""
         self._answerer = answerer
         self._load = load
         self._prompt = prompt
         self._batch = batch
         self._seed = seed
+        self._before_batch = before_batch
 
     def rate(self, name: str, samples: Sequence[Sample], k: int, temperature: float | None = None) -> Ratings:
         """``k`` answers to each picture of the set ``name``. Collective: all ranks call it and get all ratings."""
@@ -101,6 +104,7 @@ class Evaluator:
         # Every rank generates as often as every other (ZeRO-3 and vLLM wait for one another): who runs out of
         # batches repeats the last one, and only the batch's owner keeps the answers.
         for first in range(0, len(batches), state.num_processes):
+            self._before_batch()
             mine = first + state.process_index
             answers = self._answers(name, min(mine, len(batches) - 1), batches, samples, k, temperature)
             if mine < len(batches):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,11 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from vqr1.answer import build_prompt
+from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Wandb, as_dict
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
-from vqr1.errors import UserError
+from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy.load import check_grid, check_precision, load_processor, policy_hashes
@@ -41,6 +43,7 @@ from vqr1.training.run_data import check_pictures, picture_rows, read_data
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback, say
 from vqr1.training.start_vllm import check_engine, use_vllm
+from vqr1.training.stopping import StopCallback, StopNow, StopSignals
 from vqr1.training.trainer import RankingTrainer, Script
 from vqr1.training.watches import UnreadableError, UnreadableWatch
 
@@ -54,18 +57,24 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
     the policy.
 
     Raises UserError before the first step for anything that is wrong with the configuration,
-    the data or the policy's files.
+    the data or the policy's files; StoppedError, on all ranks, where a signal has ended the run.
     """
     began = time.perf_counter()
     if config.threads:
         torch.set_num_threads(config.threads)
-    state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
-    assert state.num_processes == choices.processes, (state.num_processes, choices)
-    folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
-    try:
-        return _train(config, choices, folder, state, began, proof, script)
-    finally:
-        folder.close()
+    with StopSignals() as signals, ExitStack() as ending:
+        state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
+        assert state.num_processes == choices.processes, (state.num_processes, choices)
+        folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
+        ending.callback(folder.close)
+        try:
+            return _train(config, choices, folder, state, began, proof, script, signals, ending)
+        except StopNow as stop:
+            if state.num_processes == 1:  # a launcher ends all ranks where one has failed: no stop of the run's
+                folder.stopped(stop.signal.name)
+            raise StoppedError(
+                f"stopped by {stop.signal.name}; {going_on(config, choices.name)}", stop.signal.name
+            ) from None
 
 
 def _train(
@@ -76,6 +85,8 @@ def _train(
     began: float,
     proof: Proof | None,
     script: Script | None,
+    signals: StopSignals,
+    ending: ExitStack,
 ) -> Path:
     settled = choices.written_into(config)
     grpo = grpo_config(config, choices, folder.path)
@@ -122,12 +133,19 @@ def _train(
         first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
         use_vllm(trainer, config, choices, processor, max_length, first, logger.say)
     trainer.unreadable = UnreadableWatch(config.rollout.stop_unreadable, logger.say)
+    stop = StopCallback(signals)
     evaluator = Evaluator(
-        trainer, load, build_prompt(config.rollout.prompt), batch=config.evaluation.batch, seed=config.seed
+        trainer,
+        load,
+        build_prompt(config.rollout.prompt),
+        batch=config.evaluation.batch,
+        seed=config.seed,
+        before_batch=stop.before_batch,
     )
     evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
     answers_per_step = step_settings(config.trainer).images_per_step * config.rollout.k
-    trainer.add_callback(evaluations)  # first, for what it does before a step is not the step's time
+    trainer.add_callback(stop)
+    trainer.add_callback(evaluations)  # before the next, for what it does before a step is not the step's time
     trainer.add_callback(
         StepCallback(logger, lambda: trainer.generation_seconds, answers_per_step, vllm=max_length is not None)
     )
@@ -137,7 +155,13 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (RolloutError, UnreadableError) as failure:
-        raise type(failure)(f"{failure}\n{saved(trainer)}") from failure
+        raise type(failure)(f"{failure}\n{saved(trainer, config, choices.name)}") from failure
+    except StoppedError as failure:
+        told = f"{failure}; {saved(trainer, config, choices.name)}"
+        folder.stopped(failure.signal)
+        state.wait_for_everyone()  # a launcher ends all ranks as soon as one has ended
+        raise StoppedError(told, failure.signal) from None
+    signals.at_once()
     trainer.save_model(f"{folder.path / 'final'}{NEW}")
     state.wait_for_everyone()
     folder.put_in_place("final")
@@ -187,15 +211,21 @@ def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = 
             say(f"warning: {draw.__name__} failed, and {folder} lacks its figure: {reason}")
 
 
-def saved(trainer: RankingTrainer) -> str:
+def saved(trainer: RankingTrainer, config: Config, name: str) -> str:
     """Save what has been learnt since the last checkpoint, and say how to go on. Collective."""
-    step = trainer.state.global_step
-    folder = Path(str(trainer.args.output_dir)) / f"checkpoint-{step}"
-    if step == 0:
+    path = Path(config.runs) / name / f"checkpoint-{trainer.state.global_step}"
+    if trainer.state.global_step == 0:
         return "nothing was learnt yet"
-    if not folder.is_dir():
+    if not path.is_dir():
         trainer.save_checkpoint()
-    return f"saved {folder}; the same command with name={folder.parent.name} resume=true goes on from there"
+    return f"saved {path}; {going_on(config, name)}"
+
+
+def going_on(config: Config, name: str) -> str:
+    """How the run ``name``, which has ended before its end, is gone on with."""
+    if config.name and config.resume == "auto":
+        return "the same command goes on"
+    return f"the same command with name={quoted(name)} resume=auto goes on"
 
 
 def start_wandb(config: Config, folder: RunFolder) -> Any:

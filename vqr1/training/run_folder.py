@@ -19,6 +19,7 @@
       summary.json     start and end, per set
       curves.png       reward, its quality part, SRCC and its ceilings, score std (the paper's Figure 3), KL
       reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
+      stopped.json     until it goes on: the last step that was saved, the signal that stopped it, the exit code
       lock             held by the process that writes, which it names
 
 A step's lines come before its checkpoint and its evaluation after it. So all lines up to a checkpoint's step are there
@@ -35,7 +36,7 @@ from typing import Any
 import yaml
 
 from vqr1.config import Config, as_dict
-from vqr1.errors import UserError
+from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove
 from vqr1.provenance import finite, versions
 
@@ -75,11 +76,12 @@ FREE = (
 
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
 STATE = "trainer_state.json"
+STOPPED = "stopped.json"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
-WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final")
+WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final", STOPPED)
 
 
 class RunFolder:
@@ -129,6 +131,7 @@ class RunFolder:
                 notes.append(f"warning: {why}; {path.name} is put aside as {aside.name}")
             if damaged or unfinished:
                 notes[-1] += f", and the run goes on from {self.last_checkpoint() or 'the beginning'}"
+            remove(self.path / STOPPED)
             if self._begun():
                 self._forget_after(max(self.checkpoints(), default=-1))
             else:
@@ -316,6 +319,12 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         if self._writes:
             self._writer.write_text(name, json.dumps(finite(content), indent=2) + "\n")
+
+    def stopped(self, signal: str) -> None:
+        """Leave the reason of the end for whoever starts runs: launchers turn every exit code into 1."""
+        if self._writes and self._writer.held and self._begun():
+            step = max(self.checkpoints(), default=0)
+            self.write(STOPPED, {"step": step, "signal": signal, "exit_code": StoppedError.exit_code})
 
     def put_in_place(self, name: str) -> None:
         """Let the folder that was written as ``name.new`` take its place."""

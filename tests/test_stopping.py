@@ -1,0 +1,130 @@
+"""What SIGTERM and SIGUSR1 do to a run, in this process: scripts of answers send them at a step of choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from tests.support.choices import choices_for
+from tests.support.runs import QUICK
+from tests.support.scripted import answer
+from vqr1.config import register
+from vqr1.config_checks import from_hydra
+from vqr1.errors import StoppedError
+from vqr1.packaged import packaged
+from vqr1.training import stopping
+from vqr1.training.run import train
+from vqr1.training.stopping import StopNow, StopSignals
+
+SETTINGS = {**QUICK, "trainer.max_steps": "3", "trainer.save_steps": "10", "evaluation.every": "2"}
+TERM = signal.SIGTERM
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The signals that would have ended this process."""
+    found = []
+    monkeypatch.setattr(stopping, "_end", found.append)
+    return found
+
+
+def test_a_signal_ends_what_has_nothing_to_save_at_once():
+    before = signal.getsignal(TERM)
+    with StopSignals() as signals, pytest.raises(StopNow):
+        os.kill(os.getpid(), TERM)
+    assert signals.received is TERM and signal.getsignal(TERM) is before
+
+
+def test_a_signal_waits_while_there_is_something_to_save(ended):
+    with StopSignals() as signals:
+        signals.defer()
+        assert signals.agreed() is None
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.agreed() is signal.SIGUSR1
+        with pytest.raises(StopNow, match="SIGUSR1"):
+            signals.at_once()
+    assert not ended
+
+
+def test_a_second_sigterm_ends_the_process_unless_it_is_the_first_one_passed_on(ended, monkeypatch):
+    with StopSignals() as signals:
+        signals.defer()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), TERM)
+        os.kill(os.getpid(), TERM)
+        assert not ended
+        monkeypatch.setattr(stopping, "REPEATED", 0)
+        os.kill(os.getpid(), TERM)
+    assert ended == [TERM]
+
+
+def test_a_forked_worker_can_still_be_ended(ended):
+    with StopSignals() as signals:
+        signals._process = 0  # as a worker of a data loader sees it
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not ended
+        os.kill(os.getpid(), TERM)
+    assert ended == [TERM]
+
+
+@pytest.fixture(scope="module")
+def run(policy_folder, data_root):
+    def run(folder, script=answer, **settings):
+        words = {**SETTINGS, "runs": folder.parent, "name": folder.name, "data.root": data_root}
+        words |= {"policy.path": policy_folder, **settings}
+        register()
+        with initialize_config_dir(config_dir=str(packaged("conf").resolve()), version_base="1.3"):
+            config = from_hydra(compose("train", [f"{key}={value}" for key, value in words.items()]))
+        threads = torch.get_num_threads()
+        try:
+            return train(config, choices_for(config), script=script)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    return (run(tmp_path_factory.mktemp("whole") / "run") / "metrics.jsonl").read_bytes()
+
+
+def stopped_at(step, call=1, number=TERM):
+    """Answers that a signal comes with, when they are asked for the ``call``-th time at ``step``."""
+    asked = []
+
+    def script(seed, image_id, k, at):
+        asked.append(at)
+        if asked.count(step) == call:
+            asked.append(step)
+            os.kill(os.getpid(), number)
+        return answer(seed, image_id, k, at)
+
+    return script
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, whole, tmp_path):
+    """Before its first step, in a step, in the evaluation after it, in the last one."""
+    folder = tmp_path / "run"
+    repeated = "stopped by SIGTERM in an evaluation, which is repeated"
+    for script, step, told in (
+        (stopped_at(0), 0, "stopped by SIGTERM; the same command goes on"),
+        (stopped_at(1, number=signal.SIGUSR1), 2, f"stopped by SIGUSR1; saved {folder}/checkpoint-2; the same command"),
+        (stopped_at(2), 2, f"{repeated}; saved {folder}/checkpoint-2; the same command goes on"),
+        (stopped_at(3), 3, f"{repeated}; saved {folder}/checkpoint-3; the same command goes on"),
+    ):
+        with pytest.raises(StoppedError, match=f"^{told}") as failure:
+            run(folder, script, resume="auto")
+        assert failure.value.exit_code == 75
+        stopped = json.loads((folder / "stopped.json").read_text())
+        assert stopped == {"step": step, "signal": failure.value.signal, "exit_code": 75}
+        assert (folder / f"checkpoint-{step}").is_dir() == bool(step)
+    run(folder, resume="auto")
+    assert (folder / "metrics.jsonl").read_bytes() == whole
+    assert not (folder / "stopped.json").exists()
