@@ -115,3 +115,55 @@ def test_one_step_is_enough(tmp_path):
 def test_drawn_again_it_is_the_same(tmp_path):
     rows = [*steps(), *evaluations(0, 40)]
     assert np.array_equal(draw(tmp_path, rows), draw(tmp_path, rows))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figure that was drawn last, still open."""
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    yield lambda: plt.figure(plt.get_fignums()[-1])
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_nothing_is_drawn_between_two_evaluations(tmp_path, drawn):
+    rows = [*steps(), *evaluations(0, 20, 40)][:-2]
+    rows += [
+        {"step": step, "eval/a_test/srcc": srcc, "eval/a_test/low": srcc - 0.1, "eval/a_test/high": srcc + 0.3}
+        for step, srcc in ((0, 0.2), (40, 0.5))
+    ]
+    draw(tmp_path, rows)
+    axis = drawn().axes[2]
+    (ends,) = [container for container in axis.containers if container.get_label() == "a_test"]
+    points, _, (bars,) = ends.lines
+    assert points.get_linestyle() == "None"
+    reach = [(low, high) for (_, low), (_, high) in bars.get_segments()]
+    assert np.allclose(reach, [(0.1, 0.5), (0.4, 0.8)])
+    # Beside the point of another set, and by little.
+    assert 0 < abs(points.get_xdata()[0]) < 2
+
+
+@pytest.mark.parametrize("names", [["five"], ["a_set_with_a_name_of_very_many_letters_indeed" * 2], [*"abcdefghijkl"]])
+def test_the_legend_lies_over_no_panel_and_within_the_figure(tmp_path, drawn, names):
+    rows = [
+        *steps(),
+        *({"step": s, f"eval/{n}/srcc": 0.1, f"eval/{n}/score_std": 0.2} for s in (0, 20, 40) for n in names),
+    ]
+    draw(tmp_path, rows)
+    figure = drawn()
+    *panels, last = figure.axes
+    extent = last.get_legend().get_window_extent()
+    assert not any(extent.overlaps(panel.get_tightbbox()) for panel in panels)
+    assert figure.bbox.x0 <= extent.x0 and extent.x1 <= figure.bbox.x1 and extent.height <= figure.bbox.height / 2
+
+
+def test_steps_are_whole_numbers(tmp_path, drawn):
+    draw(tmp_path, [*steps(2), *evaluations(0, 2)])
+    for axis in drawn().axes[:5]:
+        assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
+def test_one_point_is_a_dot(tmp_path):
+    assert ink(draw(tmp_path, [*steps(1)]), 0) > 20

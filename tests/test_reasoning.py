@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vqr1.report.fonts import drawable
 from vqr1.report.reasoning import draw_reasoning
 
 
@@ -93,3 +94,51 @@ def test_a_picture_that_is_gone_is_named(tmp_path, story):
     story[0]["image"] = str(tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         draw(tmp_path, story)
+
+
+def test_what_no_font_has_is_shown_by_its_code_and_warned_of_once(tmp_path, story, monkeypatch):
+    """No empty boxes, and none of matplotlib's warnings, of which there is one for every character."""
+    monkeypatch.setattr("vqr1.report.fonts._characters", lambda path: frozenset(range(32, 127)))
+    for row in story:
+        row["answers"] = [answer("模糊 €", 3)]
+        row["set"] += "中"
+    with pytest.warns(UserWarning, match="no installed font has 3 of the characters") as told:
+        draw(tmp_path, story)
+    assert len(told) == 1
+    with pytest.warns(UserWarning):
+        assert drawable("a模\x1b")[0] == r"a\u6a21\x1b"
+
+
+def test_another_font_is_taken_where_it_has_the_characters(monkeypatch):
+    """DejaVu Sans has the face, its sibling of one width has not."""
+    text, families = drawable("ok \u0531", "cmr10")
+    assert text == "ok \u0531"
+    assert families[0] == "cmr10" and len(families) == 2
+
+
+@pytest.mark.parametrize("size", [(300, 40), (40, 40), (40, 300)])
+def test_no_text_lies_over_another_or_outside(tmp_path, story, monkeypatch, size):
+    from matplotlib import pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    for row in story:
+        Image.new("RGB", size).save(row["image"])
+        row["answers"] = [answer("word " * 200, 2)]
+        row["set"] = "a_set_with_a_name_of_very_many_letters_indeed_" + row["set"]
+    draw(tmp_path, story)
+    figure = plt.figure(plt.get_fignums()[-1])
+    renderer = figure.canvas.get_renderer()
+    boxes = [
+        text.get_window_extent(renderer)
+        for axis in figure.axes
+        for text in (axis.title, *axis.texts)
+        if text.get_text()
+    ]
+    assert len(boxes) == 4
+    for i, box in enumerate(boxes):
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    # The text's column is as wide as the text: no empty third.
+    assert max(box.x1 for box in boxes) > 0.9 * figure.bbox.x1
+    monkeypatch.undo()
+    plt.close("all")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.folder_writer import read_json_lines, replaced
+from vqr1.report.fonts import drawable
 
 # The quality reward's mean is logged under the name of its kind, and a run has one kind.
 QUALITY = {
@@ -14,6 +15,8 @@ QUALITY = {
     "reward/binary": "right order (share)",
     "reward/regression": "hits (share)",
 }
+
+ASIDE = 0.02  # of the panel's steps: intervals of several sets lie beside each other
 
 
 def draw_curves(folder: Path) -> Path:
@@ -25,6 +28,7 @@ def draw_curves(folder: Path) -> Path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
@@ -34,6 +38,7 @@ def draw_curves(folder: Path) -> Path:
     for axis, title in zip(axes, titles(rows), strict=True):
         axis.set_title(title)
         axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     _curve(axes[0], rows, "train/reward")
     _curve(axes[1], rows, _quality(rows))
     _ceilings(axes[2], _sets(axes[2], rows, "srcc"), proof)
@@ -43,12 +48,30 @@ def draw_curves(folder: Path) -> Path:
     legend.axis("off")  # the sixth panel: a legend in another one would hide lines
     named = {label: line for axis in axes[2:4] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if named:
-        legend.legend(named.values(), named.keys(), loc="center", frameon=False)
+        _fit_legend(figure, legend, named)
     path = folder / "curves.png"
     with replaced(path) as new:
         figure.savefig(new, format="png", dpi=110)
     plt.close(figure)
     return path
+
+
+def _fit_legend(figure: Any, panel: Any, named: dict[str, Any]) -> None:
+    """The legend in letters that are small enough for the panel, and for the figure where even these are not."""
+    _, fonts = drawable("".join(named))
+    names = [drawable(name, warn=False)[0] for name in named]
+    figure.draw_without_rendering()  # gives the panel its place
+    outer = panel.get_window_extent()
+    for size in (10, 9, 8, 7, 6, 5, 4):
+        made = panel.legend(
+            named.values(), names, loc="center", frameon=False, prop={"size": size, "family": fonts}, borderpad=0
+        )
+        for text in made.get_texts():
+            text.set_parse_math(False)
+        made.set_in_layout(False)  # the panels keep their places, whatever a set is called
+        inner = made.get_window_extent(figure.canvas.get_renderer())
+        if inner.width <= outer.width and inner.height <= outer.height:
+            return
 
 
 def titles(rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -76,6 +99,8 @@ def _curve(axis: Any, rows: list[dict[str, Any]], key: str, label: str | None = 
         mean = 0.9 * mean + 0.1 * value
         smooth.append(mean)
     (line,) = axis.plot(steps, smooth, label=label)
+    if len(points) == 1:
+        line.set_marker("o")
     axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
 
 
@@ -83,16 +108,40 @@ def _sets(axis: Any, rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
     """A line for each set that was evaluated more than once, by name, through what is defined of it."""
     names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith("eval/")})
     lines = {}
-    for name in names:
+    for place, name in enumerate(names):
         evaluated = sum(f"eval/{name}/{figure}" in row for row in rows)
         points = _points(rows, f"eval/{name}/{figure}")
         if evaluated > 1 and points:  # a set that was rated once makes no curve
             steps, values = zip(*points, strict=True)
-            ends_only = evaluated == 2
-            (lines[name],) = axis.plot(
-                steps, values, marker="o", markersize=3, label=name, linestyle="--" if ends_only else "-"
-            )
+            if evaluated > 2:
+                (lines[name],) = axis.plot(steps, values, marker="o", markersize=3, label=name)
+            else:  # what was between two points is not known
+                aside = ASIDE * (steps[-1] - steps[0]) * (place - (len(names) - 1) / 2)
+                lines[name] = axis.errorbar(
+                    [step + aside for step in steps],
+                    values,
+                    yerr=_interval(rows, name, figure, points),
+                    fmt="s",
+                    markersize=4,
+                    capsize=3,
+                    label=name,
+                )
     return lines
+
+
+def _colour(line: Any) -> Any:
+    return line.lines[0].get_color() if hasattr(line, "lines") else line.get_color()
+
+
+def _interval(rows: list[dict[str, Any]], name: str, figure: str, points: list[tuple[int, float]]) -> Any:
+    """How far the 95 % interval reaches below and above each point, (2, N); None where there is none."""
+    if figure != "srcc":
+        return None
+    low, high = (dict(_points(rows, f"eval/{name}/{end}")) for end in ("low", "high"))
+    if not all(step in low and step in high for step, _ in points):
+        return None
+    below = [max(0.0, value - low[step]) for step, value in points]
+    return [below, [max(0.0, high[step] - value) for step, value in points]]
 
 
 def _ceilings(axis: Any, lines: dict[str, Any], proof: dict[str, Any]) -> None:
@@ -101,6 +150,6 @@ def _ceilings(axis: Any, lines: dict[str, Any], proof: dict[str, Any]) -> None:
         for ceiling, style in (("supervised", ":"), ("label", (0, (1, 4)))):
             value = row.get(f"{ceiling}_ceiling")
             if value is not None:
-                colour = lines[name].get_color() if name in lines else None  # None: the next of the usual ones
+                colour = _colour(lines[name]) if name in lines else None  # None: the next of the usual ones
                 line = axis.axhline(value, color=colour, linestyle=style, label=f"{name}, {ceiling} ceiling")
                 lines.setdefault(name, line)
