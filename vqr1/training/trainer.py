@@ -45,6 +45,7 @@ from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
+from vqr1.training.model_card import write_card
 from vqr1.training.watches import NonFiniteError, UnreadableWatch
 
 # What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
@@ -74,6 +75,7 @@ class RankingTrainer(GRPOTrainer):
     args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
     unreadable: UnreadableWatch | None = None
+    card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
     _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
 
     def __init__(
@@ -166,10 +168,18 @@ class RankingTrainer(GRPOTrainer):
 
     # From here on: methods of TRL's and transformers' trainers, changed.
 
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's, of weights that are numbers. Relies on: ``_save_checkpoint`` writes weights by it, first."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, of weights that are numbers, with our card beside them, in place of peft's.
+
+        Relies on: ``_save_checkpoint`` writes weights by it, first.
+        """
         self.refuse_lost_weights()
-        super().save_model(*args, **kwargs)
+        super().save_model(output_dir, _internal_call)
+        if self.card is not None and self.args.should_save:
+            write_card(Path(output_dir or self.args.output_dir), self.card(self.state.global_step))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: TRL's own card, in the run folder, would know neither base model nor data."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.

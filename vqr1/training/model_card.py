@@ -1,0 +1,202 @@
+"""The README.md beside saved weights: what they are, what they were trained on, what was measured, how to load them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vqr1.config import Config, RewardKind
+from vqr1.config_checks import step_settings
+from vqr1.policy.load import SHIPPED
+
+FILE = "README.md"
+LOAD_FULL = """\
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained("FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER", min_pixels={min_pixels}, max_pixels={max_pixels})
+"""
+LOAD_LORA = """\
+from peft import PeftModel
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+base = Qwen2_5_VLForConditionalGeneration.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER", min_pixels={min_pixels}, max_pixels={max_pixels})
+"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says that does not change while a run trains."""
+
+    config: Config  # settled
+    run: str  # the run's name
+    pictures: dict[str, dict[str, int]]  # by set: how many in train, validation and test
+    lora: bool
+    learning_rate: float
+    versions: dict[str, Any] = field(default_factory=dict)
+
+
+def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> str:
+    """The card of the weights after ``step`` steps. ``rows``: the evaluations so far, as in metrics.jsonl."""
+    config = facts.config
+    return "\n".join(
+        [
+            _front_matter(facts),
+            f"# {facts.run}, step {step}",
+            "",
+            f"{_policy(facts)} trained to rate the quality of pictures by reinforcement learning to rank "
+            f"(VisualQuality-R1's method) with vqr1. These are the weights after {step} optimiser steps"
+            + (" (LoRA adapters, to be laid on the base model)." if facts.lora else "."),
+            "",
+            "## Trained on",
+            "",
+            "| Set | Pictures trained on | chosen by (validation) | held out (test) |",
+            "|---|---|---|---|",
+            *(_set(name, config, sizes) for name, sizes in facts.pictures.items()),
+            "",
+            *(
+                ["The opinion scores were shuffled among the pictures: a control.", ""]
+                if config.data.shuffle_mos
+                else []
+            ),
+            "## Settings",
+            "",
+            *(f"- {name}: {value}" for name, value in _settings(facts).items()),
+            "",
+            "## Measured",
+            "",
+            *_measured(step, rows),
+            "",
+            "## Load",
+            "",
+            "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
+            "",
+            "    vqr1 evaluate model=FOLDER data=[SET,SET]",
+            "",
+            "In a program:",
+            "",
+            "```python",
+            (LOAD_LORA if facts.lora else LOAD_FULL).format(
+                base=_base(config),
+                min_pixels=config.policy.min_pixels,
+                max_pixels=config.policy.max_pixels,
+            )
+            + "```",
+            "",
+            "The prompt it was trained with is `rollout.prompt` of `config.yaml` in the run folder: "
+            f"`{config.rollout.prompt}`.",
+            "",
+            "## Limits",
+            "",
+            *_limits(config),
+            "",
+            "## Made with",
+            "",
+            *(f"- {name} {version}" for name, version in facts.versions.items() if version),
+            "",
+        ]
+    )
+
+
+def _front_matter(facts: CardFacts) -> str:
+    """Without ``license``: that of the base model and of the datasets' labels decides, and none is claimed here."""
+    path = facts.config.policy.path
+    known = {
+        **({"base_model": path} if path.count("/") == 1 and not path.startswith(tuple("./~")) else {}),  # on the hub
+        "library_name": "peft" if facts.lora else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["image-quality-assessment", "grpo", "trl", "vqr1", *(["lora"] if facts.lora else [])],
+        "datasets": list(facts.config.data.train),
+    }
+    return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _base(config: Config) -> str:
+    return str(SHIPPED) if config.policy.path == "tiny" else config.policy.path
+
+
+def _policy(facts: CardFacts) -> str:
+    path = facts.config.policy.path
+    return "The tiny policy shipped with vqr1 (a small Qwen2.5-VL)," if path == "tiny" else f"`{path}`,"
+
+
+def _set(name: str, config: Config, sizes: dict[str, int]) -> str:
+    data = config.data
+    used = (("train", data.train), ("validation", data.validation), ("test", data.test))
+    return f"| {name} | " + " | ".join(str(sizes[part]) if name in sets else "-" for part, sets in used) + " |"
+
+
+def _settings(facts: CardFacts) -> dict[str, Any]:
+    config = facts.config
+    reward, trainer = config.reward, config.trainer
+    how = f"{reward.kind.value}"
+    if reward.kind is RewardKind.ranking:
+        how += f" ({reward.agreement.value}, opponent {reward.opponent.value}, variance {reward.variance.value})"
+    return {
+        "reward": f"{how}; weights: quality {reward.fidelity_weight:g}, format {reward.format_weight:g}",
+        "answers to each picture (rollout.k)": config.rollout.k,
+        "temperature": config.rollout.temperature,
+        "pictures in a step": step_settings(trainer).images_per_step,
+        "KL penalty (trainer.beta)": trainer.get("beta"),
+        "learning rate": f"{facts.learning_rate:g}",
+        "tuning": ("LoRA" if facts.lora else "all weights")
+        + ("" if config.policy.train_vision else " but the vision tower's"),
+        "seed": config.seed,
+    }
+
+
+def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The evaluation of this step, else the last before it, which the text says."""
+    if not rows:
+        return ["Nothing has been evaluated."]
+    row = max((row for row in rows if row["step"] <= step), key=lambda row: row["step"], default=None)
+    if row is None:
+        return ["Nothing was evaluated up to this step."]
+    text = [
+        "SRCC and PLCC of the mean of the answers against the opinion scores"
+        + (
+            "."
+            if row["step"] == step
+            else f", **at step {row['step']}**: this step had not been evaluated when it was saved."
+        )
+        + " Validation sets chose the best weights; names that end in `_test` are held-out pictures.",
+        "",
+        "| Set | SRCC | 95 % interval | PLCC | score std over the answers | unreadable | pictures |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    sets = dict.fromkeys(key.split("/", 1)[1].rpartition("/")[0] for key in row if key.startswith("eval/"))
+    for name in sets:
+
+        def shown(figure: str, name: str = name) -> str:
+            value = row.get(f"eval/{name}/{figure}")
+            return "-" if value is None or value != value else f"{value:.3f}"
+
+        low, high = shown("low"), shown("high")
+        interval = "-" if "-" in (low, high) else f"{low} to {high}"
+        cells = [shown("srcc"), interval, shown("plcc"), shown("score_std"), shown("unreadable")]
+        text.append(f"| {name} | {' | '.join(cells)} | {row[f'eval/{name}/n']:.0f} |")
+    return text
+
+
+def _limits(config: Config) -> list[str]:
+    scale = (
+        "- Its scores are numbers on the scale that its prompt asks for, not on a dataset's own scale."
+        if config.reward.kind is RewardKind.ranking
+        else "- Its scores were trained towards the opinion scores, brought to the scale that its prompt asks for."
+    )
+    return [
+        scale,
+        "- Pictures of one set were compared with each other only: scores order the pictures of a set, and are not "
+        "comparable between sets.",
+        "- The figures hold for the pictures named above; other kinds of content or damage were not measured.",
+    ]
+
+
+def write_card(folder: Path, text: str) -> None:
+    (folder / FILE).write_text(text, encoding="utf-8")
