@@ -314,10 +314,12 @@ COMMANDS: dict[str, Callable[[], None]] = {
 def main(start: Start | None = None) -> None:
     """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
     words = sys.argv[1:]
+    if words[:1] == ["help"]:  # vqr1 help COMMAND
+        words = sys.argv[1:] = [*words[1:], "--help"]
     if words in ([], ["-h"], ["--help"]):
         print(USAGE, end="")
         sys.exit(0)
-    if words == ["--version"]:
+    if words in (["--version"], ["-V"]):
         from vqr1 import __version__
 
         print(f"vqr1 {__version__}")
@@ -347,3 +349,7 @@ def main(start: Start | None = None) -> None:
     except KeyboardInterrupt:  # before anything was begun
         print(f"\nvqr1 {command}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":  # python -m vqr1.cli
+    main()
