@@ -53,7 +53,7 @@ class FakeEvaluator:
     def __init__(self, trainer, killed=lambda step, name: False, srccs=SRCCS):
         self.trainer, self.killed, self.srccs = trainer, killed, srccs
 
-    def rate(self, name, samples, k, temperature=None):
+    def rate(self, name, samples, k, temperature=None, advance=None):
         step = self.trainer.state.global_step
         if self.killed(step, name):
             raise Killed
@@ -236,3 +236,27 @@ def test_a_step_that_is_saved_is_logged(tmp_path):
         control = TrainerControl(should_save=save)
         callback.on_step_end(None, None, control)
         assert control.should_log is save
+
+
+def test_the_evaluations_to_come_are_timed_by_the_answers_so_far(tmp_path):
+    """Evaluations of 4 pictures, 4 answers each, and at the end of 4 test pictures more, 16 answers each."""
+    config = Config(policy=PolicyConfig(path="tiny"))
+    config.evaluation.every = 2
+    folder = RunFolder(tmp_path, writes=True)
+    data = RunData([], {"five": samples("five")}, {"five": samples("five")})
+    callback = EvaluationCallback(config, None, FakeTrainer(), folder, Logger(folder, None, main=True), data)
+    assert callback.seconds_to_come(2, 6) is None
+    callback.seconds, callback._answers = 40.0, 160  # a quarter of a second each
+    assert callback.seconds_to_come(1, 6) == (2 * 16 + 16 + 64) / 4
+    assert callback.seconds_to_come(2, 6) == (2 * 16 + 16 + 64) / 4  # its own comes before the next step
+    assert callback.seconds_to_come(3, 6) == (16 + 16 + 64) / 4
+    assert callback.seconds_to_come(6, 6) == (16 + 64) / 4
+    config.evaluation.every = 0
+    assert callback.seconds_to_come(1, 6) == (16 + 64) / 4
+
+
+def test_each_line_of_an_evaluation_names_its_step(tmp_path, capsys):
+    run(tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "SRCC" in line]
+    assert lines[0].startswith("  step 0  five: SRCC ")
+    assert {line.split()[1] for line in lines} == {"0", "2", "4", "6", "8"}

@@ -89,9 +89,23 @@ def test_probe_answers_are_kept_at_every_evaluation(plain):
 
 
 def test_one_line_per_step_is_printed(tmp_path, where):
-    done = start(runs=tmp_path, name="lines", **where)
+    done = start(runs=tmp_path, name="lines", **where, logger="offline")
     lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("step ")]
     assert len(lines) == 2 and "left" in lines[0]
+    said = done.stdout + done.stderr
+    stages = ["starting:", "reading labels of demo_five", "checking ", "loading the policy", "at step 0", "step 1/2"]
+    stages += ["saving the weights", "look at", "evaluate  vqr1 evaluate model="]
+    places = [said.index(stage) for stage in stages]
+    assert places == sorted(places)
+    assert f"wandb sync {tmp_path / 'lines' / 'wandb' / 'offline-run-'}" in said
+    for unwanted in ("Loading weights", "Writing model shards", "WARNING", "Warning", "PAD/BOS/EOS", "it/s", "\x1b"):
+        assert unwanted not in said, said
+    final = tmp_path / "lines" / "final" / "README.md"
+    metrics = rows(tmp_path / "lines")[-1]
+    (line,) = [line for line in final.read_text().splitlines() if line.startswith("| demo_five | ") and "." in line]
+    assert f" {metrics['eval/demo_five/score_std']:.3f} | {metrics['eval/demo_five/unreadable']:.3f} | 4 |" in line
+    assert "step 2" in final.read_text() and not (tmp_path / "lines" / "README.md").exists()
+    assert "had not been evaluated" in (tmp_path / "lines" / "checkpoint-2" / "README.md").read_text()
 
 
 def test_two_runs_with_one_seed_are_byte_equal_and_evaluating_changes_nothing(plain, tmp_path, where):

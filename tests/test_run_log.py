@@ -54,7 +54,12 @@ def test_a_figure_is_missed_only_where_there_is_one(setting, name):
 
 def test_a_run_says_so_once_and_goes_on(tmp_path):
     said, rows = [], []
-    logger = SimpleNamespace(say=said.append, metrics=lambda step, values: rows.append(values), timings=lambda *_: None)
+    logger = SimpleNamespace(
+        screen=SimpleNamespace(step=lambda step, steps, line: said.append(line)),
+        say=said.append,
+        metrics=lambda step, values: rows.append(values),
+        timings=lambda *_: None,
+    )
     callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, vllm=True)
     args = GRPOConfig(output_dir=str(tmp_path), beta=0.04, loss_type="grpo", use_cpu=True, report_to=[])
     state = SimpleNamespace(global_step=1, max_steps=2, num_input_tokens_seen=1)
@@ -114,6 +119,34 @@ def test_the_warning_says_what_was_seen_and_what_to_look_at():
 def test_the_line_of_a_step_names_the_reward_by_what_it_is(name):
     values = {"train/reward": 1.5, f"reward/{name}": 0.7, "reward/format": 0.8, "policy/kl": 0.01}
     assert (
-        progress_line(9, 10, values, 60.0)
-        == f"step  9/10  reward 1.500  {name} 0.700  kl 0.010  60.0 s  about 1 min left"
+        progress_line(9, 10, values, 60.0, "about 60 s left")
+        == f"step  9/10  reward 1.500  {name} 0.700  kl 0.010  60.0 s  about 60 s left"
     )
+
+
+@pytest.mark.parametrize(
+    ("evaluating", "left"), [(90.0, "about 3 min left"), (None, "about 80 s left without evaluations")]
+)
+def test_the_time_left_counts_the_evaluations_to_come(tmp_path, monkeypatch, evaluating, left):
+    """Four steps of 20 s are to come."""
+    said = []
+    logger = SimpleNamespace(
+        screen=SimpleNamespace(step=lambda step, steps, line: said.append(line)),
+        say=lambda line: None, metrics=lambda *_: None, timings=lambda *_: None,
+    )  # fmt: skip
+    asked = []
+
+    def seconds(step, steps):
+        asked.append((step, steps))
+        return evaluating
+
+    callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, evaluation_seconds=seconds)
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr("vqr1.training.run_log.time.perf_counter", lambda: next(clock))
+    args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    state = SimpleNamespace(global_step=6, max_steps=10, num_input_tokens_seen=1)
+    callback.on_step_begin(args, state, None)
+    callback.on_step_end(args, state, None)
+    callback.on_log(args, state, None, logs={"reward": 1.0, "reward_std": 0.25})
+    assert said == [f"step  6/10  reward 1.000  reward std 0.250  20.0 s  {left}"]
+    assert asked == [(6, 10)]

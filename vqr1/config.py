@@ -39,6 +39,15 @@ class Wandb(Enum):
     disabled = "disabled"
 
 
+class ScreenKind(Enum):
+    """How a run shows what it does, on stderr."""
+
+    auto = "auto"
+    bar = "bar"
+    lines = "lines"
+    quiet = "quiet"
+
+
 class RewardKind(Enum):
     ranking = "ranking"
     regression = "regression"
@@ -147,6 +156,7 @@ class LoggerConfig:
     wandb: Wandb = Wandb.offline
     project: str = "vqr1"
     group: str | None = None
+    screen: ScreenKind = ScreenKind.auto  # auto: bars on a terminal, else lines; quiet: warnings and the end only
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from hydra.core.hydra_config import HydraConfig
 
 from vqr1.child_process import INTERRUPTED, PLACE, STOPPED, Starter, started_by_us
 from vqr1.command_words import quoted
-from vqr1.config import Config, Launcher, Tuning
+from vqr1.config import Config, Launcher, ScreenKind, Tuning
 from vqr1.data import check_size, read_dataset
 from vqr1.errors import LaunchError, UserError
 from vqr1.machine_choices import MachineChoices, choose, launched
 from vqr1.packaged import packaged
 from vqr1.prerequisites import check_chosen, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
+from vqr1.screen import outlast_stderr
 from vqr1.sweep import NAME, Sweep, parsed
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ def _why(processes: int, gpus: int) -> str | None:
 
 
 def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
+    if config.logger.screen is not ScreenKind.quiet and os.environ.get("RANK", "0") == "0":
+        outlast_stderr()
+        print("starting: loading torch, transformers and TRL", file=sys.stderr, flush=True)
     from vqr1.training.run import train
 
     proof = None

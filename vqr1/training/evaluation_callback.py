@@ -7,7 +7,7 @@ So a run that is killed in an evaluation loses nothing else, and repeats it when
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +76,8 @@ class EvaluationCallback(TrainerCallback):
         self._best = BestWeights(folder.path)
         self._evaluated: dict[int, set[str]] = {}  # the sets, by step
         self.seconds = 0.0
+        self._answers = 0  # drawn in these seconds
+        self._unwritten: dict[str, Any] | None = None  # the line of the evaluation that is about to be written
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if PartialState().is_main_process:
@@ -107,26 +109,63 @@ class EvaluationCallback(TrainerCallback):
         if {name for name, *_ in sets} <= self._evaluated.get(step, set()):
             return
         began = time.perf_counter()
-        values: dict[str, float] = {}
-        for name, samples, k, temperature in sets:
-            ratings = self._evaluator.rate(name, samples, k, temperature)
-            figures = ratings.metrics() | (ratings.interval() if tests else {})
-            values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
-            self._keep_probes(step, name, ratings)
-            self._logger.say(
-                f"  {name}: SRCC {figures['srcc']:.3f}  PLCC {figures['plcc']:.3f}  score std "
-                f"{figures['score_std']:.3f}  unreadable {figures['unreadable']:.3f}  "
-                f"({len(samples)} pictures, {k} answers)"
-            )
+        pictures = sum(len(samples) for _, samples, *_ in sets)
+        answers = sum(len(samples) * k for _, samples, k, _ in sets)
+        with self._logger.screen.count(f"evaluating {pictures} pictures at step {step}", answers, "answers") as advance:
+            values = self._rate(step, sets, tests, advance)
         # The weights first: a line of the best step without its weights could not be made good.
         row = {"step": step, **finite(values)}
         if step > 0 and self._shared(best_step([*self._evaluations(), row], self._data.validation)) == step:
+            self._unwritten = row
             self._save_best(step)
+            self._unwritten = None
         self._logger.metrics(step, values)
         self._evaluated[step] = {name for name, *_ in sets}
         spent = time.perf_counter() - began
         self.seconds += spent
+        self._answers += answers
         self._logger.timings(step, {"speed/evaluation_seconds": spent})
+
+    def _rate(
+        self,
+        step: int,
+        sets: Sequence[tuple[str, list[Sample], int, float | None]],
+        tests: bool,
+        advance: Callable[[int], None],  # by answers
+    ) -> dict[str, float]:
+        """The figures of the sets, each said as it is there."""
+        values: dict[str, float] = {}
+        for name, samples, k, temperature in sets:
+            ratings = self._evaluator.rate(name, samples, k, temperature, _each(advance, k))
+            figures = ratings.metrics() | (ratings.interval() if tests else {})
+            values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
+            self._keep_probes(step, name, ratings)
+            self._logger.screen.note(
+                f"  step {step}  {name}: SRCC {figures['srcc']:.3f}  PLCC {figures['plcc']:.3f}  score std "
+                f"{figures['score_std']:.3f}  unreadable {figures['unreadable']:.3f}  "
+                f"({len(samples)} pictures, {k} answers)"
+            )
+        return values
+
+    def seconds_to_come(self, step: int, steps: int) -> float | None:
+        """How long the evaluations after ``step`` will take, by the answers drawn so far; None where there were none.
+
+        Of a step that was just made its own evaluation is still to come.
+        """
+
+        def answers(tests: bool) -> int:
+            return sum(len(samples) * k for _, samples, k, _ in self._sets(steps, tests))
+
+        every = self._settings.every
+        between = (steps - 1) // every - (step - 1) // every if every > 0 else 0
+        coming = between * answers(tests=False) + answers(tests=True)
+        if not coming:
+            return 0.0
+        return self.seconds / self._answers * coming if self._answers else None
+
+    def measured(self) -> list[dict[str, Any]]:
+        """The evaluations so far, with the one whose weights are being saved."""
+        return [*self._evaluations(), *([self._unwritten] if self._unwritten else [])]
 
     def _save_best(self, step: int) -> None:
         state = PartialState()
@@ -216,6 +255,11 @@ class EvaluationCallback(TrainerCallback):
             )
             self._logger.say(self._proof.text(summary["proof"]))
         return summary
+
+
+def _each(advance: Callable[[int], None], k: int) -> Callable[[int], None]:
+    """``advance``, which counts answers, told of pictures with ``k`` answers each."""
+    return lambda pictures: advance(pictures * k)
 
 
 def _per_set(row: dict[str, Any]) -> dict[str, dict[str, float]]:

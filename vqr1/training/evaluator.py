@@ -95,8 +95,18 @@ class Evaluator:
         self._seed = seed
         self._before_batch = before_batch
 
-    def rate(self, name: str, samples: Sequence[Sample], k: int, temperature: float | None = None) -> Ratings:
-        """``k`` answers to each picture of the set ``name``. Collective: all ranks call it and get all ratings."""
+    def rate(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        k: int,
+        temperature: float | None = None,
+        advance: Callable[[int], None] = lambda pictures: None,
+    ) -> Ratings:
+        """``k`` answers to each picture of the set ``name``. Collective: all ranks call it and get all ratings.
+
+        ``advance`` is told how many more pictures are done.
+        """
         state = PartialState()
         pictures = max(1, self._batch // k)
         batches = [range(i, min(i + pictures, len(samples))) for i in range(0, len(samples), pictures)]
@@ -109,6 +119,7 @@ class Evaluator:
             answers = self._answers(name, min(mine, len(batches) - 1), batches, samples, k, temperature)
             if mine < len(batches):
                 own.extend(answers)
+            advance(sum(map(len, batches[first : first + state.num_processes])))
         texts = [answers for _, answers in sorted(gather_object(own))]
         scores = [[np.nan if (s := read_score(text)) is None else s for text in answers] for answers in texts]
         return Ratings(samples, texts, np.array(scores, dtype=float).reshape(len(samples), k))

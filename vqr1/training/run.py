@@ -6,7 +6,7 @@ read and every picture is opened before the policy is loaded, and the policy's t
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,26 +22,31 @@ from transformers import set_seed
 
 from vqr1.answer import build_prompt
 from vqr1.command_words import quoted
-from vqr1.config import Config, Launcher, Wandb, as_dict
+from vqr1.config import Config, Launcher, Tuning, Wandb, as_dict
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
 from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
+from vqr1.packaged import data_root
 from vqr1.policy.load import check_grid, check_precision, load_processor, policy_hashes
+from vqr1.provenance import versions
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
 from vqr1.rollout.vllm_engine import COMPARED
+from vqr1.screen import Screen, outlast_stderr
 from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
 from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
+from vqr1.training.model_card import CardFacts, model_card
 from vqr1.training.policy_checks import check_policy
-from vqr1.training.run_data import check_pictures, picture_rows, read_data
+from vqr1.training.quiet import quiet_libraries
+from vqr1.training.run_data import RunData, check_pictures, picture_rows, read_data
 from vqr1.training.run_folder import RunFolder
-from vqr1.training.run_log import Logger, StepCallback, say
+from vqr1.training.run_log import Logger, StepCallback
 from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.stopping import StopCallback, StopNow, StopSignals
 from vqr1.training.trainer import RankingTrainer, Script
@@ -60,6 +65,8 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
     the data or the policy's files; StoppedError, on all ranks, where a signal has ended the run.
     """
     began = time.perf_counter()
+    outlast_stderr()
+    quiet_libraries()
     if config.threads:
         torch.set_num_threads(config.threads)
     with StopSignals() as signals, ExitStack() as ending:
@@ -67,8 +74,10 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
         assert state.num_processes == choices.processes, (state.num_processes, choices)
         folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
         ending.callback(folder.close)
+        screen = Screen(config.logger.screen, state.is_main_process)
+        ending.callback(screen.close)
         try:
-            return _train(config, choices, folder, state, began, proof, script, signals, ending)
+            return _train(config, choices, folder, state, began, proof, script, signals, ending, screen)
         except StopNow as stop:
             if state.num_processes == 1:  # a launcher ends all ranks where one has failed: no stop of the run's
                 folder.stopped(stop.signal.name)
@@ -87,6 +96,7 @@ def _train(
     script: Script | None,
     signals: StopSignals,
     ending: ExitStack,
+    screen: Screen,
 ) -> Path:
     settled = choices.written_into(config)
     grpo = grpo_config(config, choices, folder.path)
@@ -95,21 +105,22 @@ def _train(
         raise UserError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
     if on_first_rank(lambda: folder.finished(settled)):
+        screen.say(f"{folder.path} holds a run that has all its steps; nothing is trained")
         if state.is_main_process:
-            say(f"{folder.path} holds a run that has all its steps; nothing is trained")
-            draw_figures(folder.path, say, missing_only=True)
+            draw_figures(folder.path, screen.say, missing_only=True)
         return folder.path
+    screen.note(f"reading labels of {', '.join(set_names(config))}")
     with state.main_process_first():
         data = read_data(config)
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
-    check_pictures(data, load)
+    check_pictures(data, load, screen)
+    screen.note(f"loading the policy {config.policy.path}")
     sampler = cohort_sampler(config, data.train, choices.batches, grpo.num_iterations)
     check_precision(config.policy, choices.tuning, sharded=choices.launcher is Launcher.zero3)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
     for warning in check_policy(config, choices, grpo, processor, load(data.train[0].image)):
-        if state.is_main_process:
-            print(warning, file=sys.stderr, flush=True)
+        screen.say(warning)
     max_length = check_engine(config, choices, processor)
 
     pictures = picture_rows(data, load)
@@ -119,16 +130,18 @@ def _train(
         return folder.open(settled, data.splits, fault, pictures, policy_hashes(choices.policy))
 
     for note in on_first_rank(opened):
-        if state.is_main_process:
-            say(note)
+        screen.say(note)
 
-    if grpo.sync_ref_model and state.is_main_process:
-        say("warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference")
+    if grpo.sync_ref_model:
+        screen.say(
+            "warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference"
+        )
     set_seed(config.seed)
     trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
     wandb_run = start_wandb(settled, folder) if state.is_main_process else None
-    logger = Logger(folder, wandb_run, state.is_main_process)
+    logger = Logger(folder, wandb_run, state.is_main_process, screen)
     if max_length is not None:
+        screen.note("starting vLLM")
         # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
         first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
         use_vllm(trainer, config, choices, processor, max_length, first, logger.say)
@@ -147,8 +160,16 @@ def _train(
     trainer.add_callback(stop)
     trainer.add_callback(evaluations)  # before the next, for what it does before a step is not the step's time
     trainer.add_callback(
-        StepCallback(logger, lambda: trainer.generation_seconds, answers_per_step, vllm=max_length is not None)
+        StepCallback(
+            logger,
+            lambda: trainer.generation_seconds,
+            answers_per_step,
+            vllm=max_length is not None,
+            evaluation_seconds=evaluations.seconds_to_come,
+        )
     )
+    facts = card_facts(settled, folder.path.name, data, lora=choices.tuning is Tuning.lora, rate=grpo.learning_rate)
+    trainer.card = lambda step: model_card(facts, step, evaluations.measured())
     prepared = time.perf_counter()
 
     checkpoint = on_first_rank(folder.last_checkpoint) if config.resume else None
@@ -162,6 +183,8 @@ def _train(
         state.wait_for_everyone()  # a launcher ends all ranks as soon as one has ended
         raise StoppedError(told, failure.signal) from None
     signals.at_once()
+    screen.close()
+    screen.note("saving the weights and drawing the figures")
     trainer.save_model(f"{folder.path / 'final'}{NEW}")
     state.wait_for_everyone()
     folder.put_in_place("final")
@@ -177,7 +200,10 @@ def _train(
         draw_figures(folder.path, logger.say)
         if wandb_run is not None:
             wandb_run.finish()
-    logger.say(f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/")
+    logger.say(
+        f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/\n"
+        + next_words(config, folder.path, trainer.state.max_steps)
+    )
     state.wait_for_everyone()
     return folder.path
 
@@ -197,6 +223,48 @@ def on_first_rank(ask: Callable[[], T]) -> T:
     if message is not None:
         raise UserError(message)
     return cast("T", answer)
+
+
+def set_names(config: Config) -> list[str]:
+    """The sets that a run reads, each once."""
+    return list(dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test]))
+
+
+def card_facts(config: Config, run: str, data: RunData, *, lora: bool, rate: float) -> CardFacts:
+    pictures = {
+        name: {
+            "train": sum(sample.dataset == name for sample in data.train),
+            "validation": len(data.validation.get(name, ())),
+            "test": len(data.test.get(name, ())),
+        }
+        for name in set_names(config)
+    }
+    return CardFacts(config, run, pictures, lora, rate, versions())
+
+
+def next_words(config: Config, folder: Path, steps: int) -> str:
+    """What can be done with a run that has ended, as lines whose words can be given as they are."""
+    # best/ is missing where no step was better than the start.
+    weights = next(path for path in (folder / "best", folder / "final") if path.is_dir() or path.name == "final")
+    figures = [str(folder / name) for name in ("curves.png", "reasoning.png") if (folder / name).is_file()]
+    root = "" if config.data.root == data_root() else f" --root {shlex.quote(config.data.root)}"
+    threads = f" threads={config.threads}" if config.threads else ""
+    sets = shlex.quote(f"data=[{','.join(map(quoted, config.data.test))}]")
+    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{root}{threads}"
+    name = folder.relative_to(config.runs)
+    lines = {
+        "look at": ", ".join(figures),
+        "evaluate": words if config.data.test else "",
+        "go on": f"the same command with {_word('name', str(name))} resume=true trainer.max_steps={2 * steps}",
+        "send": " ".join(f"wandb sync {shlex.quote(str(run))}" for run in sorted(folder.glob("wandb/offline-run-*"))),
+    }
+    return "\n".join(f"  {what:<10}{how}" for what, how in lines.items() if how)
+
+
+def _word(key: str, value: str) -> str:
+    """A setting as the shell takes it."""
+    bare = value.removeprefix("/")
+    return shlex.quote(f"{key}={value if quoted(bare) == bare else quoted(value)}")
 
 
 def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = False) -> None:
@@ -241,5 +309,5 @@ def start_wandb(config: Config, folder: RunFolder) -> Any:
         dir=str(folder.path),
         mode=config.logger.wandb.value,
         config=as_dict(config),
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="off", show_warnings=False),
     )

@@ -12,7 +12,6 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from tqdm import tqdm
 
 from vqr1.config import Config, Preference, RewardKind
 from vqr1.data import Sample, SplitRule, Splits, check_size, find_spec, read_dataset
@@ -20,6 +19,7 @@ from vqr1.data.pictures import Load, PictureLoader, decoders, load_many
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
 from vqr1.errors import UserError
+from vqr1.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return dealt
 
 
-def check_pictures(data: RunData, load: PictureLoader) -> None:
+def check_pictures(data: RunData, load: PictureLoader, screen: Screen) -> None:
     """Open every picture once, so that a broken one stops the run now and not in its third hour.
 
     From then on ``load`` refuses a picture whose file has another content. Collective.
@@ -131,11 +131,10 @@ def check_pictures(data: RunData, load: PictureLoader) -> None:
     paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
     state = PartialState()
     own = paths[state.process_index :: state.num_processes]
-    hidden = None if state.is_main_process else True  # None: hidden where nobody watches
-    with decoders() as pool:
-        opened = pool.map(load, own)
-        for _ in tqdm(opened, total=len(own), desc="opening pictures", disable=hidden, leave=False):
-            pass
+    mine = f", {len(own)} of them here" if state.num_processes > 1 else ""
+    with screen.count(f"checking {len(paths)} pictures{mine}", len(own), "pictures") as advance, decoders() as pool:
+        for _ in pool.map(load, own):
+            advance(1)
     load.expect({path: digest for some in gather_object([load.digests]) for path, digest in some.items()})
 
 

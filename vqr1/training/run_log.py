@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from vqr1.config import ScreenKind
 from vqr1.provenance import finite
 from vqr1.report.curves import QUALITY
+from vqr1.screen import Screen, duration
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.watches import CollapseWatch
 
@@ -39,6 +42,7 @@ LEFT_OUT = re.compile(
     r"|sampling/sampling_logp_difference/(mean|max)|sampling/importance_sampling_ratio/(min|max)"
     r"|policy_loss|entropy_coef|aux_loss|train_runtime|train_\w+_per_second|profiling/.*"
 )
+LATELY = 20  # steps whose mean time tells how long the others will take
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # losses that report the share of clipped ratios
 
 
@@ -78,10 +82,10 @@ def renamed(logs: dict[str, Any]) -> dict[str, float]:
 class Logger:
     """Sends figures to the run folder and to wandb. On ranks other than the first it does nothing."""
 
-    def __init__(self, folder: RunFolder, wandb_run: Any, main: bool):
+    def __init__(self, folder: RunFolder, wandb_run: Any, main: bool, screen: Screen | None = None):
         self._folder = folder
         self._wandb = wandb_run
-        self._main = main
+        self.screen = screen or Screen(ScreenKind.lines, main)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self._folder.append("metrics.jsonl", {"step": step, **values})
@@ -96,24 +100,26 @@ class Logger:
             self._wandb.log({key: value for key, value in finite(values).items() if value is not None}, step=step)
 
     def say(self, line: str) -> None:
-        if self._main:
-            say(line)
-
-
-def say(line: str) -> None:
-    """A line on the screen."""
-    print(line, file=sys.stderr, flush=True)
+        self.screen.say(line)
 
 
 class StepCallback(TrainerCallback):
     """Logs every step: one row of metrics, one of timings, one line on the screen.
 
-    ``vllm``: whether it draws the answers.
+    ``vllm``: whether it draws the answers. ``evaluation_seconds`` says of a step and the number of steps how long the
+    evaluations to come will take; None where that is not known yet.
     """
 
     def __init__(
-        self, logger: Logger, generation_seconds: Callable[[], float], answers_per_step: int, vllm: bool = False
+        self,
+        logger: Logger,
+        generation_seconds: Callable[[], float],
+        answers_per_step: int,
+        vllm: bool = False,
+        evaluation_seconds: Callable[[int, int], float | None] = lambda step, steps: 0.0,
     ):
+        self._evaluation_seconds = evaluation_seconds
+        self._recent: deque[float] = deque(maxlen=LATELY)
         self._vllm = vllm
         self._looked = False  # at the names
         self._logger = logger
@@ -129,6 +135,7 @@ class StepCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._seconds = time.perf_counter() - self._began  # an evaluation after the step does not count
+        self._recent.append(self._seconds)
         self._generated = self._generation_seconds() - self._generated
 
     def on_log(
@@ -158,20 +165,25 @@ class StepCallback(TrainerCallback):
                 "speed/generate_share": self._generated / seconds,
             },
         )
-        self._logger.say(progress_line(state.global_step, state.max_steps, values, seconds))
+        step, steps = state.global_step, state.max_steps
+        training, evaluating = (steps - step) * fmean(self._recent), self._evaluation_seconds(step, steps)
+        left = f"about {duration(training + (evaluating or 0))} left" + (
+            "" if evaluating is not None else " without evaluations"
+        )
+        self._logger.screen.step(step, steps, progress_line(step, steps, values, seconds, left))
         warning = self._watch(values)
         if warning:
             self._logger.say(warning)
 
 
-def progress_line(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
+def progress_line(step: int, steps: int, values: dict[str, float], seconds: float, left: str) -> str:
     shown = {
         "reward": values.get("train/reward"),
+        "reward std": values.get("train/reward_std"),
         **{key.removeprefix("reward/"): values.get(key) for key in QUALITY},
         "score std": values.get("rollout/score_std"),
         "unreadable": values.get("rollout/unreadable"),
         "kl": values.get("policy/kl"),
     }
     figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
-    left = (steps - step) * seconds
-    return f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  about {left / 60:.0f} min left"
+    return f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  {left}"
