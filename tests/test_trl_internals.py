@@ -98,6 +98,12 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
     (Trainer._get_grad_norm, "self, model, grad_norm=None", "RankingTrainer._get_grad_norm"),
     (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RankingTrainer.save_model"),
     (GRPOTrainer.training_step, "self, model, inputs, num_items_in_batch", "training.trainer.STEP_PARTS"),
+    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RankingTrainer.save_model"),
+    (
+        GRPOTrainer.create_model_card,
+        "self, model_name=None, dataset_name=None, tags=None",
+        "RankingTrainer.create_model_card",
+    ),
     (
         Trainer._load_from_checkpoint,
         "self, resume_from_checkpoint, model=None",
