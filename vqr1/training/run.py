@@ -6,6 +6,7 @@ read and every picture is opened before the policy is loaded, and the policy's t
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from vqr1.training.model_card import CardFacts, model_card
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.quiet import quiet_libraries
 from vqr1.training.run_data import RunData, check_pictures, picture_rows, read_data
-from vqr1.training.run_folder import RunFolder
+from vqr1.training.run_folder import WANDB, RunFolder
 from vqr1.training.run_log import Logger, StepCallback
 from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.stopping import StopCallback, StopNow, StopSignals
@@ -136,9 +137,12 @@ def _train(
         screen.say(
             "warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference"
         )
+    # Before anything that takes long, for it may have to log in. What is started is kept from the broadcast.
+    started: list[Any] = []
+    on_first_rank(lambda: started.append(start_wandb(settled, folder, ending)))
+    wandb_run = started[0] if started else None
     set_seed(config.seed)
     trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
-    wandb_run = start_wandb(settled, folder) if state.is_main_process else None
     logger = Logger(folder, wandb_run, state.is_main_process, screen)
     if max_length is not None:
         screen.note("starting vLLM")
@@ -198,8 +202,6 @@ def _train(
     folder.write("summary.json", evaluations.summary(seconds))
     if state.is_main_process:
         draw_figures(folder.path, logger.say)
-        if wandb_run is not None:
-            wandb_run.finish()
     logger.say(
         f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/\n"
         + next_words(config, folder.path, trainer.state.max_steps)
@@ -296,18 +298,36 @@ def going_on(config: Config, name: str) -> str:
     return f"the same command with name={quoted(name)} resume=auto goes on"
 
 
-def start_wandb(config: Config, folder: RunFolder) -> Any:
-    """A wandb run in the run folder, or None; offline unless asked otherwise."""
+def start_wandb(config: Config, folder: RunFolder, ending: ExitStack) -> Any:
+    """A wandb run in the run folder, or None; offline unless asked otherwise. ``ending`` finishes it.
+
+    A resumed run goes on with the wandb run whose id is in the folder. Raises UserError where wandb does not start.
+    """
     if config.logger.wandb is Wandb.disabled:
         return None
     import wandb
 
-    return wandb.init(
-        project=config.logger.project,
-        group=config.logger.group,
-        name=folder.path.name,
-        dir=str(folder.path),
-        mode=config.logger.wandb.value,
-        config=as_dict(config),
-        settings=wandb.Settings(silent=True, console="off", show_warnings=False),
-    )
+    stored = folder.path / WANDB
+    known = json.loads(stored.read_text())["id"] if stored.is_file() else None
+    try:
+        run = wandb.init(
+            project=config.logger.project,
+            group=config.logger.group,
+            name=folder.path.name,
+            id=known,
+            resume="allow" if config.logger.wandb is Wandb.online else None,  # offline it would only warn
+            dir=str(folder.path),
+            mode=config.logger.wandb.value,
+            config=as_dict(config),
+            settings=wandb.Settings(silent=True, console="off", show_warnings=False),
+        )
+    except wandb.Error as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"wandb does not start ({reason}); log in with `wandb login`, or keep the figures in the run folder with "
+            f"logger=offline, and give name={quoted(config.name)} resume=auto"
+        ) from error
+    ending.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
+    if known is None:
+        folder.write(WANDB, {"id": run.id})
+    return run

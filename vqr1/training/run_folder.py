@@ -19,6 +19,7 @@
       summary.json     start and end, per set
       curves.png       reward, its quality part, SRCC and its ceilings, score std (the paper's Figure 3), KL
       reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
+      wandb.json       the id of the wandb run, with which a resumed run goes on
       stopped.json     until it goes on: the last step that was saved, the signal that stopped it, the exit code
       lock             held by the process that writes, which it names
 
@@ -76,12 +77,12 @@ FREE = (
 
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
 STATE = "trainer_state.json"
-STOPPED = "stopped.json"
+STOPPED, WANDB = "stopped.json", "wandb.json"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
-WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final", STOPPED)
+WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final", STOPPED, WANDB)
 
 
 class RunFolder:
