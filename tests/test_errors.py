@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import re
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.support.runs import environment
 from vqr1.cli import report_user_errors
-from vqr1.errors import LaunchError, MissingFileError, UserError, memory_advice
+from vqr1.errors import LaunchError, MissingFileError, UserError, file_trouble, memory_advice
 from vqr1.rollout.engine import RolloutError
 
 
@@ -162,3 +164,36 @@ def test_what_hydra_refuses_is_the_users_error(tmp_path, words, message):
     assert done.returncode == 2
     assert message in done.stderr and f"vqr1 {words[0]}: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"RUN: No space left on device \([\d,]+ bytes free\); free s",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/nowhere/a/b"),
+            r"/nowhere/a/b: Read-only .* \([\d,]+ bytes free",
+        ),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/" + "a" * 300), r"/aaa.*: File name too long \("),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2"),
+            r"RUN: could not be written:",
+        ),
+        (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "RUN: could not be",
+        ),
+        (OSError("it does not appear to have a file named config.json"), "^it does not appear"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_what_goes_wrong_with_a_file_names_it_and_the_space_left(tmp_path, error, told):
+    assert re.match(told.replace("RUN", str(tmp_path)), file_trouble(error, tmp_path))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_other_errors_keep_their_stack(tmp_path, error):
+    assert file_trouble(error, tmp_path) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from tests.support.choices import choices_for
 from tests.support.runs import QUICK
 from tests.support.scripted import answer
-from vqr1.config import register
+from vqr1.config import Config, PolicyConfig, register
 from vqr1.config_checks import from_hydra
-from vqr1.errors import StoppedError
+from vqr1.errors import StoppedError, UserError
 from vqr1.packaged import packaged
 from vqr1.training import stopping
-from vqr1.training.run import train
+from vqr1.training.run import told_of_files, train
 from vqr1.training.stopping import StopNow, StopSignals
 
 SETTINGS = {**QUICK, "trainer.max_steps": "3", "trainer.save_steps": "10", "evaluation.every": "2"}
@@ -128,3 +129,15 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, w
     run(folder, resume="auto")
     assert (folder / "metrics.jsonl").read_bytes() == whole
     assert not (folder / "stopped.json").exists()
+
+
+def test_a_full_disk_is_one_message_that_says_how_to_go_on(tmp_path):
+    config = Config(policy=PolicyConfig(path="tiny"), runs=str(tmp_path))
+    told = (
+        rf"^{tmp_path}/a: No space left .* bytes free\); free some space; then the same command with name=a resume=auto"
+    )
+    with pytest.raises(UserError, match=told) as failure, told_of_files(config, "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert failure.value.exit_code == 2
+    with pytest.raises(UserError, match="^k=0$"), told_of_files(config, "a"):
+        raise UserError("k=0")

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def printable(text: str, kept: str = "") -> str:
     """``text`` with what is not printable as ``repr`` writes it, so that no name can steer a terminal.
@@ -76,3 +83,39 @@ def memory_advice(command: str, error: BaseException) -> str | None:
     if cause is None or settings is None:
         return None
     return f"vqr1 {command}: memory ran out. Lower the need with\n  " + "\n  ".join(settings)
+
+
+# As torch and safetensors word that a file could not be written. They do not say which, and raise no OSError.
+_UNWRITTEN = ("inline_container", "PytorchStreamWriter", "(os error")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def file_trouble(error: BaseException, folder: Path) -> str | None:
+    """Which file could not be read or written and why, with the free space where it is; None for any other error.
+
+    ``folder`` is what was written to, for errors that name no file.
+    """
+    if isinstance(error, OSError):
+        if error.errno is None or error.errno == errno.ENOMEM:  # a library's own words; memory_advice
+            return None if error.errno else str(error)
+        path, why = os.fspath(error.filename or folder), error.strerror or str(error)
+        full = error.errno in _FULL
+    elif isinstance(error, Exception) and any(word in str(error) for word in _UNWRITTEN):
+        path, why, full = str(folder), f"could not be written: {error}", True
+    else:
+        return None
+    return f"{path}: {why} ({_free(path)}){'; free some space' if full else ''}"
+
+
+def _free(path: str) -> str:
+    """The space that is left on the file system of ``path``, which may not be there itself."""
+    import shutil
+
+    place = os.path.abspath(path)  # noqa: PTH100 - pathlib takes long to import
+    while True:
+        try:
+            return f"{shutil.disk_usage(place).free:,} bytes free"
+        except OSError:
+            if place == os.path.dirname(place):  # noqa: PTH120
+                return "free space unknown"
+            place = os.path.dirname(place)  # noqa: PTH120

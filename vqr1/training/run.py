@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning, Wandb, as_dict
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
-from vqr1.errors import StoppedError, UserError
+from vqr1.errors import StoppedError, UserError, file_trouble
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
 from vqr1.packaged import data_root
@@ -70,7 +70,7 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
     quiet_libraries()
     if config.threads:
         torch.set_num_threads(config.threads)
-    with StopSignals() as signals, ExitStack() as ending:
+    with StopSignals() as signals, told_of_files(config, choices.name), ExitStack() as ending:
         state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
         assert state.num_processes == choices.processes, (state.num_processes, choices)
         folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
@@ -208,6 +208,20 @@ def _train(
     )
     state.wait_for_everyone()
     return folder.path
+
+
+@contextmanager
+def told_of_files(config: Config, name: str) -> Iterator[None]:
+    """Make what goes wrong with a file or a disk in the run ``name`` one message, that says how to go on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        trouble = file_trouble(error, Path(config.runs) / name)
+        if trouble is None:
+            raise
+        raise UserError(f"{trouble}; then {going_on(config, name)}") from error
 
 
 def on_first_rank(ask: Callable[[], T]) -> T:
