@@ -1,6 +1,8 @@
 """The demonstration datasets: always the same, split by content over both, never half made."""
 
+import errno
 import json
+import os
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +16,7 @@ from vqr1.demo import datasets
 from vqr1.demo.datasets import DEMO_DATASETS, RATER_STD, fingerprint, load_pictures, make_dataset, true_mos
 from vqr1.demo.photographs import photographs
 from vqr1.demo.specs import register_demonstration
+from vqr1.errors import UserError
 
 NAMES = sorted(DEMO_DATASETS)
 
@@ -166,7 +169,7 @@ def test_an_interrupted_making_leaves_nothing_that_looks_finished(tmp_path, monk
         patch.setattr(datasets, "make_dataset", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_pictures("demo_five", folder)
-    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []
     assert len(load_pictures("demo_five", folder)) == 3
     assert (folder / "labels.json").is_file()
 
@@ -226,3 +229,45 @@ def test_an_empty_folder_and_a_link_to_nowhere(tmp_path, monkeypatch):
     (tmp_path / "linked").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds other files"):
         load_pictures("demo_five", tmp_path / "linked")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    few(monkeypatch)
+
+    def full(dataset):
+        yield next(make_dataset(dataset))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(datasets, "make_dataset", full)
+    told = r"^demo_five cannot be drawn: .*demo_five: No space left .* bytes free\); free some space"
+    with pytest.raises(UserError, match=told):
+        load_pictures("demo_five", tmp_path / "demo_five")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_was_drawing_is_deleted_after_an_hour(tmp_path, monkeypatch):
+    few(monkeypatch)
+    long_ago, recent, other = (tmp_path / name for name in (".demo_five.1", ".demo_five.2", ".demo_five.old"))
+    for path in (long_ago, recent, other):
+        path.mkdir()
+        (path / "a.png").touch()
+    for path in (long_ago, other):
+        os.utime(path, (0, 0))
+    load_pictures("demo_five", tmp_path / "demo_five")
+    assert not long_ago.exists() and recent.exists() and other.exists()
+
+
+def test_of_two_that_draw_at_once_one_drawing_is_kept(tmp_path, monkeypatch):
+    few(monkeypatch)
+    folder = tmp_path / "demo_five"
+
+    def overtaken(dataset):
+        yield from make_dataset(dataset)
+        with monkeypatch.context() as patch:
+            patch.setattr(datasets, "make_dataset", make_dataset)
+            patch.setattr(os, "getpid", lambda: 1)
+            load_pictures("demo_five", folder)
+
+    monkeypatch.setattr(datasets, "make_dataset", overtaken)
+    assert len(load_pictures("demo_five", folder)) == 3
+    assert list(tmp_path.iterdir()) == [folder]

@@ -1,5 +1,6 @@
 """Unusual picture files: what happens to each is written in vqr1.data.pictures."""
 
+import errno
 import os
 import pickle
 import struct
@@ -381,3 +382,21 @@ def test_a_picture_that_is_replaced_is_refused_when_it_is_read_again(tmp_path, c
     for again in (load, pickle.loads(pickle.dumps(load))):
         with pytest.raises(UserError, match="0.bmp is another picture than when the run started"):
             again(paths[0])
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_told_once(tmp_path, capsys, monkeypatch):
+    paths = [tmp_path / f"{i}.jpg" for i in range(2)]
+    for i, path in enumerate(paths):
+        noise((1000, 700), seed=i).save(path)
+    plain = [picture_loader(3136, 200704)(str(path)).tobytes() for path in paths]
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        load = picture_loader(3136, 200704, str(tmp_path / "cache"))
+        assert [load(str(path)).tobytes() for path in paths] == plain
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no more resized pictures are kept in data.cache: ") and "bytes free" in line

@@ -32,12 +32,14 @@ import io
 import math
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ from PIL import Image, ImageOps
 
 from vqr1.data.file_picture import FilePicture
 from vqr1.data.files import trouble
-from vqr1.errors import UserError
+from vqr1.errors import UserError, file_trouble
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
@@ -217,6 +219,7 @@ class PictureLoader:
         self._limits = min_pixels, max_pixels
         self._folder = folder
         self._memory = memory
+        self._storing = True  # into the folder
         self._held = 0  # bytes
         self._pictures: OrderedDict[str, Future[Image.Image]] = OrderedDict()
         self._lock = threading.Lock()
@@ -279,7 +282,7 @@ class PictureLoader:
             return open_picture(kept)
         picture, resized = _fitted(path, *self._limits)
         if kept is not None and resized:
-            _store(picture, kept)
+            self._store(picture, kept)
         return picture
 
     def _look_at(self, path: str) -> None:
@@ -291,6 +294,27 @@ class PictureLoader:
         if self._expected.get(path, found) != found:
             raise UserError(f"{path} is another picture than when the run started; put the file back and resume")
         self.digests[path] = found
+
+    def _store(self, picture: Image.Image, path: Path) -> None:
+        """Written beside its place and moved there, so that nobody reads half of it.
+
+        Where that fails nothing more is kept: a run needs it for nothing but speed.
+        """
+        if not self._storing:
+            return
+        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(unfinished, format="PNG", compress_level=1)
+            unfinished.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            with self._lock:
+                first, self._storing = self._storing, False
+            if first:
+                told = f"warning: no more resized pictures are kept in data.cache: {file_trouble(error, path)}"
+                print(told, file=sys.stderr, flush=True)
 
     def _kept(self, path: str) -> Path | None:
         """Where the resized picture is kept: a name that changes with the file and the limits."""
@@ -306,14 +330,6 @@ class PictureLoader:
 
 def _size(picture: Image.Image) -> int:
     return picture.width * picture.height * 3
-
-
-def _store(picture: Image.Image, path: Path) -> None:
-    """Written beside its place and moved there, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    picture.save(unfinished, format="PNG", compress_level=1)
-    unfinished.replace(path)
 
 
 def picture_loader(min_pixels: int, max_pixels: int, cache: str | None = None) -> PictureLoader:

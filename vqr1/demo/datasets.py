@@ -14,10 +14,12 @@ photographs only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from vqr1.data.sample import Sample, Splits
 from vqr1.demo.distortions import DISTORTIONS, distort
 from vqr1.demo.drawn_pictures import draw_picture
 from vqr1.demo.photographs import photographs
-from vqr1.errors import UserError
+from vqr1.errors import UserError, file_trouble
 
 CROP = 112  # pixels: four by four language tokens
 WINDOW = 160  # pixels that are distorted; the margin of 24 is the reach of the widest filter
@@ -40,6 +42,7 @@ RATER_STD = 0.25  # of the panel's mean, on the scale 1-5
 RATING_STD = 0.6  # of single ratings, on the scale 1-5: the label's mos_std
 HELD_OUT_SEED = 500  # of the drawn contents that are not trained on
 VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made again
+ABANDONED = 3600.0  # seconds after which an unfinished drawing is nobody's: a whole one takes a minute
 
 PHOTOGRAPHS = {
     "train": ("rocket", "hubble_deep_field", "retina", "ihc", "flower", "grace_hopper"),
@@ -189,19 +192,41 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
     if before and before["fingerprint"] == fingerprint(dataset):
         return [Picture(**row) for row in before["pictures"]]
     # Into a folder beside it, moved when complete: an interrupted run leaves nothing that looks finished.
+    _clear_abandoned(folder)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        rows = _draw(dataset, unfinished)
+        if before:
+            _delete_drawn(folder, before)
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+            return load_pictures(name, folder)
+        raise UserError(
+            f"{name} cannot be drawn: {file_trouble(error, folder)}; data.root or VQR1_DATA is another place"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return rows
+
+
+def _draw(dataset: DemoDataset, folder: Path) -> list[Picture]:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     rows = []
-    for picture, pixels in tqdm(make_dataset(dataset), desc=f"drawing {name}", unit="picture", disable=None):
-        Image.fromarray(pixels).save(unfinished / picture.file)
+    for picture, pixels in tqdm(make_dataset(dataset), desc=f"drawing {dataset.name}", unit="picture", disable=None):
+        Image.fromarray(pixels).save(folder / picture.file)
         rows.append(picture)
     stored = {"fingerprint": fingerprint(dataset), "pictures": [asdict(row) for row in rows]}
-    (unfinished / "labels.json").write_text(json.dumps(stored, indent=0))
-    if before:
-        _delete_drawn(folder, before)
-    unfinished.rename(folder)
+    (folder / "labels.json").write_text(json.dumps(stored, indent=0))
     return rows
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Delete what processes that were killed were drawing: nothing has been added to it for long."""
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        if path.suffix[1:].isdigit() and path.stat().st_mtime < time.time() - ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _drawn_before(folder: Path) -> dict[str, Any] | None:

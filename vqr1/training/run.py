@@ -339,7 +339,7 @@ def start_wandb(config: Config, folder: RunFolder, ending: ExitStack) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"wandb does not start ({reason}); log in with `wandb login`, or keep the figures in the run folder with "
-            f"logger=offline, and give name={quoted(config.name)} resume=auto"
+            f"logger=offline, and give name={config.name} resume=auto"
         ) from error
     ending.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
     if known is None:
