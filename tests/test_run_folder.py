@@ -166,7 +166,7 @@ def test_a_run_that_is_going_on_is_left_alone(started):
     started.open(config(resume=True))
     before = contents(started.path)
     holder = rf"is being written by process {os.getpid()} on .*; wait until it has ended, or give another name="
-    for asked in (config(resume=True), config()):
+    for asked in (config(resume=True), config(resume="auto"), config()):
         with pytest.raises(ValueError, match=holder):
             opened(started.path, asked)
     assert contents(started.path) == before
@@ -338,6 +338,41 @@ def test_a_reference_that_moves_is_in_no_checkpoint(tmp_path):
     checkpoint(folder.path, 10)
     with pytest.raises(ValueError, match=r"resume=auto, but .* trains with trainer.sync_ref_model=true"):
         opened(folder.path, asked)
+
+
+ROUNDS = 20
+
+
+def start_together(folder, asked, together, answers):
+    """A process that starts a run in each of ``ROUNDS`` folders at the instant at which the other does."""
+    for i in range(ROUNDS):
+        run = RunFolder(folder / str(i), writes=True)
+        together.wait(timeout=30)
+        try:
+            run.open(asked)
+            answers.put((i, "won"))
+        except ValueError as error:
+            answers.put((i, str(error)))
+        together.wait(timeout=30)  # the winner holds the folder until the other has tried
+        run.close()
+
+
+@pytest.mark.parametrize("resume", [False, "auto"])
+def test_of_two_starts_at_one_instant_one_wins(tmp_path, resume):
+    processes = multiprocessing.get_context("fork")
+    together, answers = processes.Barrier(2), processes.Queue()
+    given = tmp_path, config(resume=resume), together, answers
+    both = [processes.Process(target=start_together, args=given) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [answers.get(timeout=60) for _ in range(2 * ROUNDS)]
+    for process in both:
+        process.join(timeout=30)
+    assert [process.exitcode for process in both] == [0, 0]
+    for i in range(ROUNDS):
+        (lost,) = [answer for number, answer in found if number == i and answer != "won"]
+        assert "is being written by" in lost or "holds another run" in lost
+        assert (tmp_path / str(i) / "config.yaml").is_file()
 
 
 NAMES = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
