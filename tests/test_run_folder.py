@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 from pathlib import Path
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 USAGE = """usage: vqr1 COMMAND ...
 
   train     train a policy by reinforcement learning to rank: vqr1 train experiment=demo seed=0
-            (-m sweeps: vqr1 train -m rollout.k=4,6 trainer.beta=0.01,0.04; --cfg job shows the configuration)
+            (-m sweeps: vqr1 train -m experiment=demo rollout.k=4,6 seed=0,1; --cfg job shows the configuration)
   data      which datasets there are, whether one is whole and sound, what it looks like: vqr1 data check kadid10k
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex

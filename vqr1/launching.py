@@ -25,6 +25,7 @@ from vqr1.config import Config, Launcher, ScreenKind, Tuning
 from vqr1.data import check_size, read_dataset
 from vqr1.errors import LaunchError, UserError
 from vqr1.machine_choices import MachineChoices, choose, launched
+from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
 from vqr1.prerequisites import check_chosen, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
@@ -62,6 +63,7 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
             splits = read_dataset(name, root)
             if not config.data.partial:
                 check_size(name, root, splits, "data.partial")
+    _starting(config)
     gpus = visible_gpus()
     choices = choose(config, gpus, scripted)
     check_chosen(config, choices, gpus)
@@ -130,14 +132,6 @@ def _without(words: Sequence[str], keys: dict[str, str]) -> list[str]:
     return [word for word in words if word.split("=")[0].lstrip("+") not in keys]
 
 
-def going_on(config: Config, name: str) -> str:
-    """How an interrupted run is gone on with."""
-    if not (Path(config.runs) / name).is_dir():
-        return "nothing was begun"
-    given = config.name == name and config.resume
-    return "the same command goes on" if given else f"the same command with name={quoted(name)} resume=auto goes on"
-
-
 def _why(processes: int, gpus: int) -> str | None:
     """What the environment says of other processes, and what was made of it."""
     found = [f"{key}={os.environ[key]}" for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if key in os.environ]
@@ -147,10 +141,14 @@ def _why(processes: int, gpus: int) -> str | None:
     return f"processes: {processes} for {gpus} GPUs ({' '.join(found)}: {started})"
 
 
-def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
+def _starting(config: Config) -> None:
+    """The first word, before torch is imported."""
     if config.logger.screen is not ScreenKind.quiet and os.environ.get("RANK", "0") == "0":
         outlast_stderr()
         print("starting: loading torch, transformers and TRL", file=sys.stderr, flush=True)
+
+
+def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
     from vqr1.training.run import train
 
     proof = None

@@ -12,6 +12,8 @@ import yaml
 from vqr1.config import Config, RewardKind
 from vqr1.config_checks import step_settings
 from vqr1.policy.load import SHIPPED
+from vqr1.provenance import versions
+from vqr1.training.run_data import RunData, set_names
 
 FILE = "README.md"
 LOAD_FULL = """\
@@ -40,6 +42,18 @@ class CardFacts:
     lora: bool
     learning_rate: float
     versions: dict[str, Any] = field(default_factory=dict)
+
+
+def card_facts(config: Config, run: str, data: RunData, *, lora: bool, rate: float) -> CardFacts:
+    pictures = {
+        name: {
+            "train": sum(sample.dataset == name for sample in data.train),
+            "validation": len(data.validation.get(name, ())),
+            "test": len(data.test.get(name, ())),
+        }
+        for name in set_names(config)
+    }
+    return CardFacts(config, run, pictures, lora, rate, versions())
 
 
 def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> str:

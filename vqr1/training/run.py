@@ -7,7 +7,6 @@ read and every picture is opened before the policy is loaded, and the policy's t
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,16 +21,14 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from vqr1.answer import build_prompt
-from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning, Wandb, as_dict
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
 from vqr1.errors import StoppedError, UserError, file_trouble
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
-from vqr1.packaged import data_root
+from vqr1.next_steps import going_on, next_words
 from vqr1.policy.load import check_grid, check_precision, load_processor, policy_hashes
-from vqr1.provenance import versions
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
@@ -42,10 +39,10 @@ from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.grpo_settings import grpo_config
-from vqr1.training.model_card import CardFacts, model_card
+from vqr1.training.model_card import card_facts, model_card
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.quiet import quiet_libraries
-from vqr1.training.run_data import RunData, check_pictures, picture_rows, read_data
+from vqr1.training.run_data import check_pictures, picture_rows, read_data, set_names
 from vqr1.training.run_folder import WANDB, RunFolder
 from vqr1.training.run_log import Logger, StepCallback
 from vqr1.training.start_vllm import check_engine, use_vllm
@@ -241,48 +238,6 @@ def on_first_rank(ask: Callable[[], T]) -> T:
     return cast("T", answer)
 
 
-def set_names(config: Config) -> list[str]:
-    """The sets that a run reads, each once."""
-    return list(dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test]))
-
-
-def card_facts(config: Config, run: str, data: RunData, *, lora: bool, rate: float) -> CardFacts:
-    pictures = {
-        name: {
-            "train": sum(sample.dataset == name for sample in data.train),
-            "validation": len(data.validation.get(name, ())),
-            "test": len(data.test.get(name, ())),
-        }
-        for name in set_names(config)
-    }
-    return CardFacts(config, run, pictures, lora, rate, versions())
-
-
-def next_words(config: Config, folder: Path, steps: int) -> str:
-    """What can be done with a run that has ended, as lines whose words can be given as they are."""
-    # best/ is missing where no step was better than the start.
-    weights = next(path for path in (folder / "best", folder / "final") if path.is_dir() or path.name == "final")
-    figures = [str(folder / name) for name in ("curves.png", "reasoning.png") if (folder / name).is_file()]
-    root = "" if config.data.root == data_root() else f" --root {shlex.quote(config.data.root)}"
-    threads = f" threads={config.threads}" if config.threads else ""
-    sets = shlex.quote(f"data=[{','.join(map(quoted, config.data.test))}]")
-    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{root}{threads}"
-    name = folder.relative_to(config.runs)
-    lines = {
-        "look at": ", ".join(figures),
-        "evaluate": words if config.data.test else "",
-        "go on": f"the same command with {_word('name', str(name))} resume=true trainer.max_steps={2 * steps}",
-        "send": " ".join(f"wandb sync {shlex.quote(str(run))}" for run in sorted(folder.glob("wandb/offline-run-*"))),
-    }
-    return "\n".join(f"  {what:<10}{how}" for what, how in lines.items() if how)
-
-
-def _word(key: str, value: str) -> str:
-    """A setting as the shell takes it."""
-    bare = value.removeprefix("/")
-    return shlex.quote(f"{key}={value if quoted(bare) == bare else quoted(value)}")
-
-
 def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = False) -> None:
     """Draw what can be drawn: a figure is no reason for a run to fail at its end."""
     for draw, name in ((draw_curves, "curves.png"), (draw_reasoning, "reasoning.png")):
@@ -303,13 +258,6 @@ def saved(trainer: RankingTrainer, config: Config, name: str) -> str:
     if not path.is_dir():
         trainer.save_checkpoint()
     return f"saved {path}; {going_on(config, name)}"
-
-
-def going_on(config: Config, name: str) -> str:
-    """How the run ``name``, which has ended before its end, is gone on with."""
-    if config.name and config.resume == "auto":
-        return "the same command goes on"
-    return f"the same command with name={quoted(name)} resume=auto goes on"
 
 
 def start_wandb(config: Config, folder: RunFolder, ending: ExitStack) -> Any:

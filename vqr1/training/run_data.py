@@ -37,7 +37,7 @@ class RunData:
 def read_data(config: Config) -> RunData:
     """The records of every set that is named. Raises UserError for a set in part, or too small to be ranked."""
     root = Path(config.data.root).expanduser()
-    names = dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test])
+    names = set_names(config)
     rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
     splits = {name: read_dataset(name, root, rule) for name in names}
     for name, split in splits.items():
@@ -107,6 +107,11 @@ def _check_shared(config: Config, splits: dict[str, Splits]) -> None:
             f"{shared[0]} are one picture file, so what is learnt from would be judged by, {len(shared)} such in all; "
             "leave one of the sets out of the run, or give both the same parts with columns.part in their dataset.yaml"
         )
+
+
+def set_names(config: Config) -> list[str]:
+    """The sets that a run reads, each once."""
+    return list(dict.fromkeys([*config.data.train, *config.data.validation, *config.data.test]))
 
 
 def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
