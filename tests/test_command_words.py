@@ -59,7 +59,9 @@ def test_a_name_that_could_be_a_number_stays_as_it_is_written(text):
     register()
     words = [f"{key}={text}" for key in ("name", "experiment_name", "logger.project", "data.root")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", train_words([*words, f"data.train=[{text},bid]", f"policy.path={text}"]))
+        composed = compose(
+            "train", train_words(["data=bid", "policy=tiny", *words, f"data.train=[{text},bid]", f"policy.path={text}"])
+        )
     assert composed.name == composed.experiment_name == composed.logger.project == composed.data.root == text
     assert (composed.data.train, composed.policy.path) == ([text, "bid"], text)
     if "/" not in text:

@@ -93,7 +93,7 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):
     found = (config.runs, config.data.root, config.data.cache, config.policy.path)
     assert found == tuple(f"{HOME}/{name}" for name in ("runs", "data", "cache", "policy"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra = compose("train", train_words(["runs=~/runs"]), return_hydra_config=True).hydra
+        hydra = compose("train", train_words(complete(["runs=~/runs"])), return_hydra_config=True).hydra
         assert hydra.sweep.dir.startswith(f"{HOME}/runs/")  # Hydra's own file of a sweep
     with pytest.raises(UserError, match="runs=~nobody_here/x: there is no home folder ~nobody_here"):
         composed(*train_words(["runs=~nobody_here/x"]))

@@ -133,9 +133,8 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, w
 
 def test_a_full_disk_is_one_message_that_says_how_to_go_on(tmp_path):
     config = Config(policy=PolicyConfig(path="tiny"), runs=str(tmp_path))
-    told = (
-        rf"^{tmp_path}/a: No space left .* bytes free\); free some space; then the same command with name=a resume=auto"
-    )
+    (tmp_path / "a").mkdir()
+    told = rf"^{tmp_path}/a: No space left .* bytes free\); free some space; the same command with name=a resume=auto"
     with pytest.raises(UserError, match=told) as failure, told_of_files(config, "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert failure.value.exit_code == 2

@@ -218,7 +218,7 @@ def told_of_files(config: Config, name: str) -> Iterator[None]:
         trouble = file_trouble(error, Path(config.runs) / name)
         if trouble is None:
             raise
-        raise UserError(f"{trouble}; then {going_on(config, name)}") from error
+        raise UserError(f"{trouble}; {going_on(config, name)}") from error
 
 
 def on_first_rank(ask: Callable[[], T]) -> T:

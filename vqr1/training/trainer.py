@@ -28,6 +28,7 @@ VLLMGeneration. ``tests/test_trl_internals.py`` compares all of it with the inst
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -376,6 +377,7 @@ def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one
     return (high - low <= rounding).all(1).repeat_interleave(k)
 
 
+@functools.cache  # torch keeps them in a list, and cannot order two of one priority
 def map_numbered_cpus() -> None:
     """Let torch.load map to ``cpu:N``, which is the memory of this machine."""
     torch.serialization.register_package(
