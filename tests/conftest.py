@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from vqr1.data import DATASETS
 from vqr1.demo.specs import register_demonstration
 
 register_demonstration()  # as the command line does
+settings.register_profile("shared machine", deadline=None)  # a slow example is no failure
+settings.load_profile("shared machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -194,7 +194,9 @@ def test_memory_of_a_7b_policy():
     assert memory_estimate(weights, "full", 8) == pytest.approx(18)
 
 
-@given(st.text(st.sampled_from("abnul01 .-_/=,'\"()[]{}:"), min_size=1, max_size=12).filter(lambda text: text.strip()))
+@given(
+    st.text(st.sampled_from("abnulé写01 .-_/=,'\"()[]{}:"), min_size=1, max_size=12).filter(lambda text: text.strip())
+)
 def test_a_name_goes_through_hydras_grammar_unchanged(name):
     (override,) = OverridesParser.create().parse_overrides([f"name={quoted(name)}"])
     assert str(override.value()) == name

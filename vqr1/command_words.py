@@ -135,6 +135,12 @@ def missing_choice(refusal: str) -> str | None:
 
 def quoted(value: str) -> str:
     """A text for Hydra's grammar, which would read numbers, commas, equal signs and brackets in it."""
-    if re.fullmatch(r"[A-Za-z_][\w./+-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_][\w./+-]*", value, re.ASCII) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
         return value
     return "'" + value.replace("'", r"\'") + "'"
