@@ -82,31 +82,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_shapes(path: Path) -> Shapes:
-    """The tensors of a safetensors file by name, from its header. Raises UserError where the file is not whole."""
+class DamagedError(Exception):
+    """A safetensors file is not whole; says why, without its name."""
 
-    def damaged(why: str) -> UserError:
-        return UserError(f"{path}: not a whole safetensors file ({why}); fetch or write it again")
 
+def whole_shapes(path: Path) -> Shapes:
+    """The tensors of a safetensors file by name, from its header. Raises DamagedError where the file is not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise DamagedError(f"its header should be {length} bytes, and the file has {size}")
+        content = file.read(length)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, LARGEST_HEADER):
-                raise damaged(f"its header should be {length} bytes, and the file has {size}")
-            header = json.loads(file.read(length))
+        header = json.loads(content)
         header.pop("__metadata__", None)
         shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in header.items()}
         end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"header: {type(error).__name__}") from error
+    if 8 + length + end != size:
+        raise DamagedError(f"it should have {8 + length + end} bytes, and has {size}")
+    return shapes
+
+
+def read_shapes(path: Path) -> Shapes:
+    """As :func:`whole_shapes`, of a file that a user gave. Raises UserError where it is not whole or cannot be read."""
+    try:
+        return whole_shapes(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; fetch it again") from error
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise damaged(f"header: {type(error).__name__}") from error
-    if 8 + length + end != size:
-        raise damaged(f"it should have {8 + length + end} bytes, and has {size}")
-    return shapes
+    except DamagedError as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from error
 
 
 def stored_shapes(folder: Path) -> Shapes:

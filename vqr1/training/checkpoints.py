@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-INDEX = "model.safetensors.index.json"
+from vqr1.policy.weight_files import INDEX, SINGLE, DamagedError, whole_shapes
 
 
 def checkpoint_fault(checkpoint: Path, processes: int, sharded: bool) -> str | None:
@@ -37,7 +37,7 @@ def _faults(checkpoint: Path, processes: int, sharded: bool) -> Iterator[str]:
             return
         yield from (f"{path} is missing" for path in sorted(named - set(weights)))
     elif not weights:
-        yield f"{checkpoint / 'model.safetensors'} is missing"
+        yield f"{checkpoint / SINGLE} is missing"
     yield from (f"{path} is damaged: {why}" for path in weights if (why := _safetensors_fault(path)))
     states = [checkpoint / f"rng_state_{rank}.pth" for rank in range(processes)]
     written = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
@@ -62,18 +62,11 @@ def _faults(checkpoint: Path, processes: int, sharded: bool) -> Iterator[str]:
 
 
 def _safetensors_fault(path: Path) -> str | None:
-    """What the header of a file of tensors and its size do not agree on."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            return f"{size} bytes, and its header says {length}"
-        try:
-            header = json.loads(file.read(length))
-            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return "its header cannot be read"
-    return None if size == 8 + length + end else f"{size} bytes in place of {8 + length + end}"
+    try:
+        whole_shapes(path)
+    except DamagedError as error:
+        return str(error)
+    return None
 
 
 def _torch_fault(path: Path) -> str | None:
