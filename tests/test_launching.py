@@ -16,13 +16,14 @@ from vqr1.cli import USAGE
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
 from vqr1.errors import UserError
-from vqr1.launching import is_finished, launch_command, memory_estimate
+from vqr1.launching import launch_command, memory_estimate
 from vqr1.machine_choices import choose, launched
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
 from vqr1.policy.load import SHIPPED, find_weights
 from vqr1.rollout_settings import TrainingEngine
 from vqr1.sweep import Sweep
+from vqr1.training.run_folder import is_finished
 
 
 def config(tuning=Tuning.auto, launcher=Launcher.auto, **settings):

@@ -8,7 +8,6 @@ a process of its own, so no job inherits another's memory or random state.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -31,6 +30,7 @@ from vqr1.prerequisites import check_chosen, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
 from vqr1.screen import outlast_stderr
 from vqr1.sweep import NAME, Sweep, parsed
+from vqr1.training.run_folder import is_finished
 
 if TYPE_CHECKING:
     from vqr1.training.trainer import Script
@@ -114,18 +114,6 @@ def _start_job(config: Config, hooks: Hooks, sweep: Sweep) -> None:
     words = [*_without(words, {"resume": ""}), f"resume={str(resume).lower()}"]
     ended = sweep.starter.run([*launch_command(Launcher.none, 0, hooks.program), "train", *words])
     sweep.note(ended.code, ended.line)
-
-
-def is_finished(folder: Path, config: Config) -> bool:
-    """Whether the run in ``folder`` has ended with all the steps that ``config`` asks for."""
-    summary = folder / "summary.json"
-    if not summary.is_file():
-        return False
-    done = json.loads(summary.read_text())
-    steps = config.trainer.get("max_steps", -1)
-    if steps > 0:
-        return bool(done["steps"] >= steps)
-    return bool(done.get("epochs", 0) >= config.trainer.get("num_train_epochs", 3) - 1e-6)  # a sum of shares
 
 
 def _without(words: Sequence[str], keys: dict[str, str]) -> list[str]:

@@ -151,17 +151,12 @@ class RunFolder:
 
         Raises UserError where another process holds the folder, and for other settings, as :meth:`open` does.
         """
-        summary = self.path / "summary.json"
-        if not (config.resume and self._begun() and summary.is_file()):
+        if not (config.resume and self._begun() and (self.path / "summary.json").is_file()):
             return False
         self._writer.refuse_held()
         self._check_format(config)
         self._check_same(config)
-        done, steps = json.loads(summary.read_text()), config.trainer.get("max_steps", -1)
-        if steps > 0:
-            return bool(done["steps"] >= steps)
-        epochs = config.trainer.get("num_train_epochs")
-        return epochs is not None and bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
+        return is_finished(self.path, config)
 
     def close(self) -> None:
         self._writer.close()
@@ -335,6 +330,19 @@ class RunFolder:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Raises UserError for a line that cannot be read and is not the torn last one."""
         return read_json_lines(self.path / name)
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Whether the run in ``folder`` has ended with all the steps that ``config`` asks for."""
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        return False
+    done = json.loads(summary.read_text())
+    steps = config.trainer.get("max_steps", -1)
+    if steps > 0:
+        return bool(done["steps"] >= steps)
+    epochs = config.trainer.get("num_train_epochs", 3)  # transformers' own number
+    return bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
 
 
 def is_evaluation(row: dict[str, Any]) -> bool:
