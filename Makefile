@@ -71,14 +71,18 @@ ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true 
 bench-train: $(VENV)/.made ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
 	$(BIN)/python -m vqr1.bench.train $(ARGS)
 
-test: $(VENV)/.made ## all tests that run without a GPU, slow ones included
-	$(BIN)/python -m pytest -m "not gpu and not vllm" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.made ## the tests that run without a GPU, slow ones included
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not full" \
+		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-full: $(VENV)/.made ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
+	$(BIN)/python -m pytest -m full --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
-	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not gpu and not vllm and not distributed" \
+	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not gpu and not vllm and not distributed" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
@@ -113,5 +117,5 @@ wheel: $(VENV)/.made ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid tiny-policy ceiling test test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
+.PHONY: help env train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
 	format wheel

@@ -16,11 +16,16 @@ LAYOUTS = {
     "two ranks": {"ranks": 2, "trainer__answers_per_device": 6},
     "four ranks": {"ranks": 4, "trainer__answers_per_device": 6},
 }
-STEPS = 20  # each goes on from the weights the one before has left: what differs would add up
+
+
+@pytest.fixture(scope="module", params=[6, pytest.param(20, marks=pytest.mark.full)])
+def steps(request):
+    """Each goes on from the weights the one before has left: what differs adds up."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, policy_folder, data_root):
+def runs(tmp_path_factory, policy_folder, data_root, steps):
     folder = tmp_path_factory.mktemp("runs")
     return {
         name: train(
@@ -28,7 +33,7 @@ def runs(tmp_path_factory, policy_folder, data_root):
             policy__path=policy_folder,
             data__root=data_root,
             scripted=True,
-            trainer__max_steps=STEPS,
+            trainer__max_steps=steps,
             **settings,
         )
         for name, settings in LAYOUTS.items()
@@ -36,9 +41,9 @@ def runs(tmp_path_factory, policy_folder, data_root):
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one pass"])
-def test_rewards_are_identical_and_gradients_agree(runs, layout):
+def test_rewards_are_identical_and_gradients_agree(runs, steps, layout):
     plain, other = training_rows(runs["one pass"]), training_rows(runs[layout])
-    assert len(plain) == len(other) == STEPS
+    assert len(plain) == len(other) == steps
     exact = [key for key in plain[0] if key.startswith(("reward/", "rollout/", "train/reward"))]
     assert {"reward/fidelity", "train/reward", "rollout/unreadable", "reward/pair_accuracy"} <= set(exact)
     for expected, found in zip(plain, other, strict=True):
@@ -48,26 +53,26 @@ def test_rewards_are_identical_and_gradients_agree(runs, layout):
             assert found[key] == pytest.approx(expected[key], **AGREE), key
 
 
-def test_a_run_that_learns_a_hundredth_differently_is_told_apart(runs, tmp_path, policy_folder, data_root):
+def test_a_run_that_learns_a_hundredth_differently_is_told_apart(runs, steps, tmp_path, policy_folder, data_root):
     """A guard on the test above: with a KL penalty that is 1 % larger, no step after the first has the same loss."""
     other = train(
         tmp_path / "penalty",
         policy__path=policy_folder,
         data__root=data_root,
         scripted=True,
-        trainer__max_steps=STEPS,
+        trainer__max_steps=steps,
         trainer__answers_per_device=24,
         trainer__beta=0.0101,
     )
     pairs = zip(training_rows(runs["one pass"]), training_rows(other), strict=True)
     same = [found["train/loss"] == pytest.approx(expected["train/loss"], **AGREE) for expected, found in pairs]
-    assert same == [True] + [False] * (STEPS - 1)
+    assert same == [True] + [False] * (steps - 1)
 
 
-def test_the_script_has_something_to_tell_apart(runs):
+def test_the_script_has_something_to_tell_apart(runs, steps):
     """A guard on the tests above: rewards differ from step to step and some answers cannot be read."""
     found = training_rows(runs["one pass"])
-    assert len({row["reward/fidelity"] for row in found}) == STEPS
+    assert len({row["reward/fidelity"] for row in found}) == steps
     assert any(row["rollout/unreadable"] > 0 for row in found)
     assert all(row["train/grad_norm"] > 1e-3 for row in found)
 

@@ -1,6 +1,6 @@
 """Runs as a user starts them: ``vqr1 train`` in processes of its own.
 
-A run on one rank is forked from a process that has imported everything already: importing takes longer than many of
+The ranks of a run are forked from a process that has imported everything already: importing takes longer than many of
 these runs. Where the command itself is what is tested, ``command`` starts it anew.
 """
 
@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import closing
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +53,9 @@ def words(settings: dict[str, Any]) -> list[str]:
     return ["train", *(f"{key}={value}" for key, value in {**QUICK, **named}.items())]
 
 
-def command(settings: dict[str, Any], ranks: int = 1, scripted: bool = False) -> list[str]:
-    """The words that start a run. ``scripted``: its answers are those of tests/support/scripted.py."""
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    program = [scripted_program.__file__] if scripted else ["-m", "vqr1"]
-    return [*launcher, *program, *words(settings)]
+def command(settings: dict[str, Any]) -> list[str]:
+    """The words that start a run."""
+    return [sys.executable, "-m", "vqr1", *words(settings)]
 
 
 def environment() -> dict[str, str]:
@@ -63,32 +63,59 @@ def environment() -> dict[str, str]:
 
 
 def start(ranks: int = 1, scripted: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with settings as for ``words``."""
-    if ranks == 1:
-        return forked(words(settings), scripted)
-    return subprocess.run(
-        command(settings, ranks, scripted), capture_output=True, text=True, env=environment(), timeout=600, check=False
-    )
+    """Run to the end, with settings as for ``words``. ``scripted``: its answers are tests/support/scripted.py's."""
+    return forked(words(settings), scripted, ranks)
 
 
-def forked(asked: list[str], scripted: bool = False) -> subprocess.CompletedProcess[str]:
-    """``vqr1 ASKED``, in a process that has imported everything already."""
+def forked(asked: list[str], scripted: bool = False, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """``vqr1 ASKED``, or each of its ``ranks`` as torchrun starts them, of which the first that fails ends all.
+
+    In processes that have imported everything already.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-        process = _FORKS.Process(target=_main, args=(asked, scripted, stdout, stderr))
-        process.start()
-        process.join(timeout=600)
-        ended = process.exitcode
-        process.kill()  # nothing, if it has ended
-        assert ended is not None, "not done after ten minutes"
-        return subprocess.CompletedProcess(asked, ended, stdout.read_text(), stderr.read_text())
+        outputs = [[Path(folder) / f"{stream}{rank}" for rank in range(ranks)] for stream in ("stdout", "stderr")]
+        processes = [
+            _FORKS.Process(target=_main, args=(asked, scripted, place, stdout, stderr))
+            for place, stdout, stderr in zip(_places(ranks), *outputs, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        code = _ended(processes)
+        stdout, stderr = ("".join(path.read_text() for path in paths if path.exists()) for paths in outputs)
+        assert code is not None, f"not done after ten minutes\n{stderr[-4000:]}"
+        return subprocess.CompletedProcess(asked, code, stdout, stderr)
 
 
-def _main(asked: list[str], scripted: bool, stdout: Path, stderr: Path) -> None:
+def _ended(processes: list[Any]) -> int | None:
+    """The exit code, when all have ended or the first has failed; None after ten minutes. None is left."""
+    end = time.monotonic() + 600
+    running = list(processes)
+    while running and not any(process.exitcode for process in processes):
+        if not wait([process.sentinel for process in running], end - time.monotonic()):
+            break
+        running = [process for process in running if process.exitcode is None]
+    failed = next((process.exitcode for process in processes if process.exitcode), None)
+    for process in running:
+        process.terminate() if failed else process.kill()
+        process.join(30)
+        process.kill()
+    return failed or (None if running else 0)
+
+
+def _places(ranks: int) -> list[dict[str, str]]:
+    """What torchrun tells each rank. One is started without."""
+    if ranks == 1:
+        return [{}]
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        shared = {"WORLD_SIZE": f"{ranks}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{server.getsockname()[1]}"}
+    return [{**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(ranks)]
+
+
+def _main(asked: list[str], scripted: bool, place: dict[str, str], stdout: Path, stderr: Path) -> None:
     for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
-    os.environ.update(environment())
+    os.environ.update({**environment(), **place})
     sys.argv = ["vqr1", *asked]
     torch.set_num_threads(1)  # OMP_NUM_THREADS counts at import only
     (scripted_program if scripted else cli).main()

@@ -10,15 +10,15 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqr1.data.files import read_text
 from vqr1.errors import UserError, printable
 
 # A number as people write one. float() also takes 1_000 and the digits of every script.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+NO_NUMBER = (TypeError, ValueError, OverflowError)
 AUTHORS = "use the authors' own label file, whose scores are not rescaled, or correct the row"
 PUBLISHED_FILE = "use the label file as it was published"
 
@@ -26,8 +26,7 @@ csv.field_size_limit(sys.maxsize)  # a comment of any length is no reason to ref
 ROUNDING = 1e-9  # of a range, that a value may be beyond it
 
 
-@dataclass(frozen=True)
-class LabelRow:
+class LabelRow(NamedTuple):
     """One row of a label file."""
 
     values: Mapping[str, Any]
@@ -48,18 +47,24 @@ class LabelRow:
         """The values of ``columns`` as numbers, NaN included: whoever knows the range refuses it."""
         try:
             return [self._number(column) for column in columns]
-        except (TypeError, ValueError, OverflowError) as error:
-            values = [self.values[column] for column in columns]
-            shown = " and ".join(
-                f"{column} {shortened(repr(value))}" for column, value in zip(columns, values, strict=True)
-            )
-            kind = "numbers" if len(columns) > 1 else "a number"
-            comma = any("," in str(value) for value in values)
-            advice = ", with a decimal point in the whole column" if comma else ""
-            raise UserError(f"{self.where}: {shown} must be {kind}{advice}; correct or drop the row") from error
+        except NO_NUMBER as error:
+            raise self._refusal(columns) from error
 
     def number(self, column: str) -> float:
-        return self.numbers(column)[0]
+        try:
+            return self._number(column)
+        except NO_NUMBER as error:
+            raise self._refusal((column,)) from error
+
+    def _refusal(self, columns: Sequence[str]) -> UserError:
+        values = [self.values[column] for column in columns]
+        shown = " and ".join(
+            f"{column} {shortened(repr(value))}" for column, value in zip(columns, values, strict=True)
+        )
+        kind = "numbers" if len(columns) > 1 else "a number"
+        comma = any("," in str(value) for value in values)
+        advice = ", with a decimal point in the whole column" if comma else ""
+        return UserError(f"{self.where}: {shown} must be {kind}{advice}; correct or drop the row")
 
     def _number(self, column: str) -> float:
         value = self.values[column]
@@ -109,14 +114,16 @@ def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False, remedy
     rows = []
     for number, values in records:
         where = f"{path}, line {number}"
-        if not any(value.strip() for value in values):
+        if not any(map(str.strip, values)):
             continue
         if len(values) > len(found):
             raise UserError(
                 f"{where}: more values than columns; put quotes around a name that holds a comma, and write numbers "
                 "with a decimal point"
             )
-        row: dict[str, str | None] = dict.fromkeys(found) | dict(zip(found, values, strict=False))
+        row: dict[str, str | None] = dict(zip(found, values, strict=False))
+        if len(values) < len(found):
+            row = dict.fromkeys(found) | row
         for name in required:
             if "\n" in (row[name] or ""):
                 raise UserError(f"{where}: a quote that is opened here goes on over the end of the line; close it")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vqr1.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One rated picture."""
 
