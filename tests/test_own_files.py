@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.miniatures import json_rows, picture
-from vqr1.data import find_spec, read_dataset
+from vqr1.data import find_spec, read_dataset, reading
 from vqr1.data.command import run
 from vqr1.data.labels import LabelRow
+from vqr1.data.reading import PictureFiles
 from vqr1.data.sample import Sample
 from vqr1.errors import UserError
 
@@ -338,3 +339,34 @@ def test_names_cannot_steer_the_terminal(tmp_path, capsys):
     out = capsys.readouterr().out
     assert r"\x1b[31mred.png" in out
     assert all(line.isprintable() for line in out.splitlines())
+
+
+def test_many_names_are_found_as_few_are(tmp_path, monkeypatch):
+    """From a listing of each folder, where a stat of each name would take longer."""
+    folder = tmp_path / "pictures"
+    (folder / "a" / "b.png").mkdir(parents=True)
+    for name in ("one.png", "a/two.png", "a/Three.PNG"):
+        (folder / name).touch()
+    (folder / "link.png").symlink_to(folder / "one.png")
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "round.png").symlink_to(folder / "round.png")
+    os.mkfifo(folder / "pipe.png")
+    names = ["one.png", "a/two.png", "a/three.png", "link.png", "two.png", "c/one.png", "one.png/two.png"]
+    names += ["gone.png", "round.png", "pipe.png", "a/b.png", "../one.png"]
+
+    def found():
+        files = PictureFiles(folder)
+        results = []
+        for name in names:
+            try:
+                results.append(files.path_of(name, "line 1"))
+            except UserError as error:
+                results.append(str(error))
+        return results, files.renamed
+
+    few = found()
+    monkeypatch.setattr(reading, "MANY", 1)
+    assert found() == few
+    paths = [result and Path(result).name for result in few[0][:7]]
+    assert paths == ["one.png", "two.png", "Three.PNG", "link.png", None, None, None]
+    assert [result.split(" ")[0] for result in few[0][7:]] == ["line"] * 5

@@ -157,10 +157,10 @@ def _records(path: Path, lines: Sequence[str], separator: str, skipped: int) -> 
 
 def _has_decimal_comma(values: Sequence[str | None], separator: str) -> bool:
     """Whether a column's commas can only be decimal ones: it has no point, and nothing like the thousands of 1,234."""
-    texts = [value.strip() for value in values if value]
+    texts = [value.strip() for value in values if value and "," in value]
     return (
         any(re.fullmatch(r"[+-]?\d+,\d+", text) for text in texts)
-        and not any("." in text for text in texts)
+        and not any("." in value for value in values if value)
         and not (separator == "," and any(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text) for text in texts))
     )
 

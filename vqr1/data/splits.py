@@ -42,11 +42,12 @@ def split_by_group(samples: Sequence[Sample], rule: SplitRule = PAPER) -> Splits
     dataset = samples[0].dataset if samples else ""
     order = sorted(groups, key=lambda group: _digest(f"{rule.seed}:{dataset}:{group}") + group)
     train, validation, _ = shares(len(order), rule.ratio)
-    part_of = {group: 0 if i < train else 1 if i < train + validation else 2 for i, group in enumerate(order)}
     splits = Splits(division="content")
-    parts = splits.train, splits.validation, splits.test
+    part_of = dict.fromkeys(order[:train], splits.train)
+    part_of |= dict.fromkeys(order[train : train + validation], splits.validation)
+    part_of |= dict.fromkeys(order[train + validation :], splits.test)
     for sample in samples:
-        parts[part_of[sample.group]].append(sample)
+        part_of[sample.group].append(sample)
     return splits
 
 
