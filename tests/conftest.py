@@ -69,10 +69,11 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both demonstration datasets, as ``make train`` draws them."""
+    """Both demonstration datasets, as ``make train`` draws them; in the folder VQR1_TEST_DATA where that is given."""
     from vqr1.demo.datasets import DEMO_DATASETS, load_pictures
 
-    root = tmp_path_factory.mktemp("data")
+    given = os.environ.get("VQR1_TEST_DATA")
+    root = Path(given) if given else tmp_path_factory.mktemp("data")
     for name in DEMO_DATASETS:
         load_pictures(name, root / name)
     return root

@@ -74,7 +74,7 @@ def test_cosine_filters_are_distinct_and_all_frequencies_take_part():
     assert (filters[95].diff(dim=-1).sign().diff(dim=-1) != 0).float().mean() > 0.9  # the last one flips at every pixel
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_few_steps_learn(pictures, policy_folder):
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 

@@ -25,7 +25,7 @@ def test_the_record_shows_that_it_learnt():
     assert by_stage["speech"][-1] < by_stage["speech"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_making_it_is_repeatable(tmp_path):
     """The whole of `make tiny-policy`, a hundred times smaller, twice."""
     small = ColdStart(chunks=1, sight_steps=5, sight_batch=16, speech_steps=5, speech_batch=16)
