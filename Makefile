@@ -28,8 +28,10 @@ help: ## this list
 # Qwen2.5-VL's vocabulary, for the tests: of this package a file is read, and none of its dependencies is needed.
 VOCABULARY := --no-deps --constraint constraints.txt dashscope
 
-# Made again whenever the requirements change; any target that needs the environment depends on this stamp.
-$(VENV)/.made: pyproject.toml constraints.txt | $(UV)
+# Made again whenever the requirements change; any target that needs the environment depends on this stamp, one for each
+# set of extras: a machine with a GPU adds what one without (a login node) has left out of a shared environment.
+MADE := $(VENV)/.made-$(EXTRAS)
+$(MADE): pyproject.toml constraints.txt | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	$(UV) pip install --quiet --python $(BIN)/python $(VOCABULARY)
@@ -54,28 +56,28 @@ $(VENV_OLDEST)/.made: pyproject.toml constraints.txt | $(UV)
 	$(UV) pip install --quiet --python $(VENV_OLDEST)/bin/python $(VOCABULARY)
 	@touch $@
 
-env: $(VENV)/.made ## make the environment in .venv, with vLLM on a machine with a GPU (EXTRAS=dev,gpu asks for it)
+env: $(MADE) ## make the environment in .venv, with vLLM and DeepSpeed on a machine with a GPU (EXTRAS=dev,gpu)
 
-train: $(VENV)/.made ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
+train: $(MADE) ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=demo seed=$(SEED) $(ARGS)
 
-train-kadid: $(VENV)/.made ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
+train-kadid: $(MADE) ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
-tiny-policy: $(VENV)/.made ## make the included tiny policy again (about an hour on one core)
+tiny-policy: $(MADE) ## make the included tiny policy again (about an hour on one core)
 	$(BIN)/python -m vqr1.demo.cold_start $(ARGS)
 
-ceiling: $(VENV)/.made ## what the tiny policy reaches when trained on the true labels (about half an hour)
+ceiling: $(MADE) ## what the tiny policy reaches when trained on the true labels (about half an hour)
 	$(BIN)/python -m vqr1.demo.ceiling $(ARGS)
 
-bench-train: $(VENV)/.made ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
+bench-train: $(MADE) ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
 	$(BIN)/python -m vqr1.bench.train $(ARGS)
 
-test: $(VENV)/.made ## the tests that run without a GPU, slow ones included
+test: $(MADE) ## the tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm and not full" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-full: $(VENV)/.made ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
+test-full: $(MADE) ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
 	$(BIN)/python -m pytest -m full --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
@@ -86,7 +88,7 @@ test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the olde
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
-gpu: $(VENV)/.made ## measure what requires a GPU, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
+gpu: $(MADE) ## measure what requires a GPU, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
 	$(if $(filter cpu,$(DEVICE)),OMP_NUM_THREADS=1) $(BIN)/python -m vqr1.bench.gpu \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(ARGS)
 
@@ -103,17 +105,17 @@ test-wheel: wheel ## the built wheel, alone in an empty environment, trains two 
 		trainer.max_steps=2 evaluation.max_pictures=4 evaluation.test_k=2 evaluation.proof=false && \
 		test -s runs/wheel/summary.json && rm -rf $$there $(CURDIR)/.venv-wheel
 
-check: $(VENV)/.made ## ruff, types, tests
+check: $(MADE) ## ruff, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
 
-format: $(VENV)/.made ## format the code with ruff
+format: $(MADE) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(VENV)/.made ## build dist/*.whl
+wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
