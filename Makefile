@@ -64,6 +64,9 @@ train: $(MADE) ## the main job on this machine: no GPU, data or weights needed (
 train-kadid: $(MADE) ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
+doctor: $(MADE) ## what this machine has and lacks, with remedies (ARGS="experiment=kadid10k": for that run)
+	$(BIN)/vqr1 doctor $(ARGS)
+
 tiny-policy: $(MADE) ## make the included tiny policy again (about an hour on one core)
 	$(BIN)/python -m vqr1.demo.cold_start $(ARGS)
 
@@ -119,5 +122,5 @@ wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
+.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
 	format wheel

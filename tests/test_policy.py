@@ -91,6 +91,9 @@ def test_training_in_float16_is_refused(settings, tuning, sharded):
 
 def test_flash_attention_takes_no_float32(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_attention("auto", torch.bfloat16) == "sdpa"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_attention("auto", torch.bfloat16) == "flash_attention_2"
     assert resolve_attention("flash_attention_2", torch.float16) == "flash_attention_2"
     assert resolve_attention("auto", torch.float32) == "sdpa"

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from transformers.training_args import OptimizerNames
 from transformers.utils import import_utils
 
 from tests.support.choices import choices_for
 from vqr1 import prerequisites
-from vqr1.config import Config, Launcher, LoggerConfig, Tuning, Wandb
+from vqr1.config import Config, Launcher, LoggerConfig, PolicyConfig, Tuning, Wandb
 from vqr1.errors import UserError
-from vqr1.prerequisites import CACHES, OPTIMISERS, ask_directly, check_chosen, check_settings, place_caches
+from vqr1.gpus import MIB
+from vqr1.policy import load
+from vqr1.prerequisites import (
+    CACHES,
+    OPTIMISERS,
+    ask_directly,
+    check_chosen,
+    check_settings,
+    check_shared_memory,
+    place_caches,
+)
+from vqr1.rollout_settings import TrainingEngine
 
 ONLINE = Config(logger=LoggerConfig(wandb=Wandb.online))
 
@@ -103,6 +116,67 @@ def test_compiling_needs_a_compiler_and_pythons_headers(gpus, variable, compiler
     monkeypatch.setenv(variable, "nosuch -O2")
     with pytest.raises(UserError, match="needs a compiler"):
         asked(gpus, torch_compile=True)
+
+
+def test_vllm_compiles_on_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = Config()
+    choices = replace(choices_for(config), engine=TrainingEngine.vllm_colocate)
+    with pytest.raises(UserError, match="rollout=vllm_colocate needs a compiler .*, or set rollout=transformers"):
+        check_chosen(config, choices, 1)
+    check_chosen(config, choices, 0)
+    check_chosen(config, choices_for(config), 1)
+
+
+def test_several_gpus_exchange_through_shared_memory(monkeypatch):
+    asked = "64 MiB free in /dev/shm, and NCCL needs 1,024 .*--shm-size=1g"
+    with pytest.raises(UserError, match=asked):
+        check_shared_memory(64 * MIB, {})
+    check_shared_memory(64 * MIB, {"NCCL_SHM_DISABLE": "1"})
+    check_shared_memory(1024 * MIB, {})
+    monkeypatch.setattr(prerequisites, "shared_memory_free", lambda: 64 * MIB)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    config = Config()
+    with pytest.raises(UserError, match=asked):
+        check_chosen(config, replace(choices_for(config), processes=2), 2)
+    check_chosen(config, replace(choices_for(config), processes=2), 0)  # gloo uses none
+    check_chosen(config, choices_for(config), 2)
+    check_chosen(config, replace(choices_for(config), processes=8), 1)  # one on each of eight machines
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each of which sees its own GPU alone
+    with pytest.raises(UserError, match=asked):
+        check_chosen(config, replace(choices_for(config), processes=8), 1)
+
+
+@pytest.mark.parametrize("asked", ["0", "", "-1", "two", "1.5"])
+def test_a_number_of_gpus_that_is_none_is_refused(asked, monkeypatch):
+    monkeypatch.setenv("GPUS", asked)
+    with pytest.raises(UserError, match=f"GPUS={asked}: set the number of GPUs of each node, 1 or more, or unset"):
+        check_settings(Config())
+    monkeypatch.setenv("GPUS", "8")
+    check_settings(Config())
+
+
+def test_flash_attention_needs_a_gpu_and_a_build_that_loads(monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "resolve_dtype", lambda name: torch.bfloat16)
+    config = Config(policy=PolicyConfig(path="tiny", attention="flash_attention_2"))
+    choices = choices_for(config)
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="flash-attn is not installed; .*make env EXTRAS=dev,gpu,flash"):
+        check_chosen(config, choices, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(load, "resolve_dtype", lambda name: torch.bfloat16)
+    package = tmp_path / "flash_attn"
+    package.mkdir()
+    (package / "__init__.py").write_text("import flash_attn_2_cuda\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="flash_attention_2 would use flash-attn, which needs a GPU; set .*sdpa"):
+        check_chosen(config, choices, 0)
+    with pytest.raises(UserError, match="flash-attn does not load .*flash_attn_2_cuda.* uv pip install --reinstall"):
+        check_chosen(config, choices, 1)
+    (package / "__init__.py").write_text("")
+    check_chosen(config, choices, 1)
+    monkeypatch.delitem(sys.modules, "flash_attn")
 
 
 def test_a_server_on_this_machine_is_asked_without_the_proxy():

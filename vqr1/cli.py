@@ -21,6 +21,7 @@ USAGE = """usage: vqr1 COMMAND ...
   train     train a policy by reinforcement learning to rank: vqr1 train experiment=demo seed=0
             (-m sweeps: vqr1 train -m experiment=demo rollout.k=4,6 seed=0,1; --cfg job shows the configuration)
   data      which datasets there are, whether one is whole and sound, what it looks like: vqr1 data check kadid10k
+  doctor    what this machine has and lacks for training, with remedies: vqr1 doctor experiment=kadid10k
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
@@ -73,6 +74,33 @@ def train(start: Start | None = None) -> None:
 
     with sweep:
         run_hydra("train", packaged("conf"), words, run, run_job)
+
+
+def doctor() -> None:
+    from vqr1.command_words import train_words
+    from vqr1.config import register
+    from vqr1.config_checks import from_hydra
+    from vqr1.demo.specs import register_demonstration
+    from vqr1.doctor.command import doctor
+    from vqr1.errors import UserError
+    from vqr1.packaged import packaged
+
+    register()
+    register_demonstration()
+    json = "--json" in sys.argv
+    given = [word for word in sys.argv[1:] if word != "--json"]
+
+    def words(_: Sequence[str]) -> list[str]:
+        if {"-m", "--multirun"} & set(given):
+            raise UserError("-m: the doctor looks at one run; leave it out, and give one value of each setting")
+        # What make train runs, where no run is named.
+        return train_words(given if asked else [*given, "experiment=demo"])
+
+    def run(composed: DictConfig) -> None:
+        sys.exit(doctor(from_hydra(composed), " ".join(given) if asked else None, json))
+
+    asked = any("=" in word and not word.startswith("--root") for word in given)
+    run_hydra("doctor", packaged("conf"), words, run, name="train")
 
 
 def evaluate() -> None:
@@ -263,10 +291,12 @@ def run_hydra(
     words: Callable[[Sequence[str]], list[str]],
     run: Callable[[DictConfig], None],
     run_job: Callable[[DictConfig], None] | None = None,
+    name: str | None = None,
 ) -> None:
     """Compose what the words of the command line say and ``run`` it, or ``run_job`` each job of a sweep.
 
-    What Hydra refuses is the user's error too. ``words`` turns the command line into words that Hydra knows.
+    ``name``: of the file in ``conf``, where it is not the command's. What Hydra refuses is the user's error too.
+    ``words`` turns the command line into words that Hydra knows.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -279,7 +309,7 @@ def run_hydra(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra shortens stacks and turns every exception into exit code 1
     composing = True
 
-    @hydra.main(config_path=str(conf.resolve()), config_name=command, version_base="1.3")
+    @hydra.main(config_path=str(conf.resolve()), config_name=name or command, version_base="1.3")
     def main(composed: DictConfig) -> None:
         nonlocal composing
         composing = False
@@ -305,6 +335,7 @@ def run_hydra(
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": train,
     "data": data,
+    "doctor": doctor,
     "evaluate": evaluate,
     "table": table,
     "compare": compare,
@@ -336,10 +367,10 @@ def main(start: Start | None = None) -> None:
     end_with_parent()
     quiet_environment()
     command = sys.argv.pop(1)
-    if command in ("train", "evaluate") and {"-h", "--help"} & set(sys.argv[1:]):
-        from vqr1.help_text import EVALUATE, train_help
+    if command in ("train", "evaluate", "doctor") and {"-h", "--help"} & set(sys.argv[1:]):
+        from vqr1.help_text import DOCTOR, EVALUATE, train_help
 
-        print(train_help() if command == "train" else EVALUATE, end="")
+        print({"evaluate": EVALUATE, "doctor": DOCTOR}.get(command) or train_help(), end="")
         sys.exit(0)
     try:
         if command == "train":

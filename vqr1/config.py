@@ -97,7 +97,7 @@ class PolicyConfig:
 
     path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
     dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32; what each does: docs/configuration.md
-    attention: str = "auto"  # auto: flash_attention_2 where it imports, else sdpa
+    attention: str = "auto"  # auto: flash_attention_2 on a GPU where it is installed, else sdpa
     tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
     train_vision: bool = True
     lora: LoraSettings = field(default_factory=LoraSettings)

@@ -1,4 +1,4 @@
-"""What ``vqr1 train --help`` and ``vqr1 evaluate --help`` say. Imports neither Hydra nor torch."""
+"""What ``--help`` says of ``vqr1 train``, ``evaluate`` and ``doctor``. Imports neither Hydra nor torch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ The usual settings:
 
 Every setting with type, default and a comment: vqr1/scoring/settings.py; docs/evaluation.md says more.
 vqr1 evaluate --cfg job model=MODEL data=NAME prints them all and starts nothing.
+"""
+
+DOCTOR = """usage: vqr1 doctor [--json] [--root FOLDER]               this machine, and whether make train would run
+       vqr1 doctor [--json] SETTING=VALUE ...            whether vqr1 train SETTING=VALUE ... would
+
+Looks at driver, GPUs, packages, attention kernels, compilers, memory, disks, data and weights, and prints a line for
+each: ok, warning, or missing with a remedy. A run that is named is looked at by the checks that it begins with itself.
+Nothing is downloaded, trained or written; a machine without a GPU is looked at as well.
+
+  vqr1 doctor experiment=kadid10k --root /data
+
+Exit codes: 0 the run would begin, 2 something is missing. docs/install.md says more.
 """
 
 

@@ -26,7 +26,7 @@ from vqr1.errors import LaunchError, UserError
 from vqr1.machine_choices import MachineChoices, choose, launched
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
-from vqr1.prerequisites import check_chosen, check_settings
+from vqr1.prerequisites import check_chosen, check_driver, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
 from vqr1.screen import outlast_stderr
 from vqr1.sweep import NAME, Sweep, parsed
@@ -161,9 +161,13 @@ def of_first_rank(name: str) -> str:
 
 
 def visible_gpus() -> int:
+    """Raises UserError where there are some that cannot be used."""
     import torch
 
-    return torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    if gpus:
+        check_driver()
+    return gpus
 
 
 def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks.program) -> list[str]:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from vqr1.gpus import ask_driver
 from vqr1.provenance import versions
 
 
@@ -48,22 +48,13 @@ def ceilings(device: torch.device) -> dict[str, float]:
     }
 
 
-def driver() -> str | None:
-    """The version of NVIDIA's driver, or None where there is no nvidia-smi."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    if shutil.which(command[0]) is None:
-        return None
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else None
-
-
 def measure(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     free, total = torch.cuda.mem_get_info() if on_gpu else (0, 0)
     return {
         "card": torch.cuda.get_device_name() if on_gpu else None,
         "capability": torch.cuda.get_device_capability() if on_gpu else None,
-        "driver": driver(),
+        "driver": ask_driver().version,
         "cuda": torch.version.cuda,
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

@@ -36,6 +36,7 @@ class DatasetSpec:
     pseudo_labels: bool = False  # no person rated these very pictures
     evaluate_test_only: bool = False  # a policy we ship has seen the other parts
     split: Division = "content"  # the authors' own, by content group, or all of it for testing
+    made_at_first_use: bool = False  # drawn by us, and nothing to fetch
     own: bool = False  # declared by its user: there are no authors to ask for a label file
     # Finds the distortion in an image_id by the named groups kind and level; a higher level is a stronger distortion.
     level: re.Pattern[str] | None = None

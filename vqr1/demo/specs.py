@@ -19,6 +19,7 @@ def _spec(name: str, title: str, scale: tuple[float, float]) -> DatasetSpec:
         range=scale,
         read=read,
         fetch="made at first use, nothing to fetch",
+        made_at_first_use=True,
         size=1250,
         group="content",
         licence="docs/demonstration_pictures.md",

@@ -53,18 +53,21 @@ def trains_in_bfloat16(name: str) -> bool:
 
 
 def resolve_attention(name: str, dtype: torch.dtype) -> str:
-    """``auto`` is flash_attention_2 where it imports and the weights are half precision, else sdpa.
+    """``auto`` is flash_attention_2 where it is installed and the weights are half precision on a GPU, else sdpa.
 
     It takes no float32, and without the import transformers would try to fetch a kernel from the hub. Raises UserError
     for a flash_attention_2 that cannot work.
     """
     if name == "auto":
-        half = dtype in (torch.bfloat16, torch.float16)
+        half = dtype in (torch.bfloat16, torch.float16) and torch.cuda.is_available()
         return "flash_attention_2" if half and importlib.util.find_spec("flash_attn") else "sdpa"
     if name == "flash_attention_2" and dtype == torch.float32:
         raise UserError("policy.attention=flash_attention_2 takes no float32 (policy.dtype); set policy.attention=sdpa")
     if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise UserError("policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa")
+        raise UserError(
+            "policy.attention=flash_attention_2, but flash-attn is not installed; use sdpa, or install it where nvcc "
+            "is: make env EXTRAS=dev,gpu,flash (docs/install.md)"
+        )
     return name
 
 
