@@ -94,6 +94,17 @@ def test_prompts_are_read_once(models):
     assert rows[1] == (6, 1)
 
 
+@pytest.mark.parametrize("order", [(0, 0, 1, 1), (0, 1, 2)])
+def test_ranks_that_share_the_weights_generate_in_step(models, order):
+    """FSDP2's weights are gathered in every pass, so no rank may end before the others."""
+    plain, _, processor = models
+    model, asked = copy.copy(plain), []
+    model.generate = lambda **inputs: asked.append(inputs)
+    read_each_prompt_once(model, in_step=True)
+    model.generate(**batch(processor, order))
+    assert [inputs["synced_gpus"] for inputs in asked] == [True]
+
+
 @pytest.mark.parametrize(
     ("order", "k"), [((0, 0, 1, 1), 2), ((0, 0, 0, 0), 4), ((0, 1, 0, 1), 1), ((0, 0, 1, 1, 1), 1)]
 )

@@ -18,7 +18,7 @@ from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward
 from vqr1.training.build_trainer import share_work
 from vqr1.training.trainer import RankingTrainer, equal_rewards
-from vqr1.training.watches import NonFiniteError, UnreadableError, UnreadableWatch
+from vqr1.training.watches import NonFiniteError, UnreadableError, UnreadableWatch, all_finite
 
 nan, inf = math.nan, math.inf
 PICTURES = 2
@@ -183,6 +183,19 @@ def test_lost_weights_are_neither_saved_nor_asked(tmp_path, policy_folder):
         with pytest.raises(NonFiniteError, match="step 0: a weight is not finite"):
             act()
     assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_lost_weight_is_seen_in_any_ranks_share_of_it(value):
+    """Under ZeRO-3 a parameter is empty, and this rank's share of the weight beside it."""
+    model = torch.nn.Linear(2, 2)
+    model.weight.ds_tensor, model.weight.data = torch.ones(2), torch.empty(0)
+    assert all_finite(model, gather=lambda norm: norm)
+    assert not all_finite(model, gather=lambda norm: torch.cat([norm, torch.tensor([value])]))  # another rank's
+    model.weight.ds_tensor[1] = value
+    assert not all_finite(model, gather=lambda norm: norm)
+    model.weight.requires_grad_(False)
+    assert all_finite(model, gather=lambda norm: norm)
 
 
 def watched(limit, shares, clipped=0.0, masked=False):

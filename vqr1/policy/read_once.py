@@ -88,12 +88,18 @@ def distinct(pictures: tuple[torch.Tensor, ...]) -> tuple[list[int], torch.Tenso
     return first, torch.tensor(copy_of)
 
 
-def read_each_prompt_once(model: Any) -> None:
-    """Let a Qwen2.5-VL's ``generate`` read equal consecutive prompts once; other batches go the usual way."""
+def read_each_prompt_once(model: Any, in_step: bool = False) -> None:
+    """Let a Qwen2.5-VL's ``generate`` read equal consecutive prompts once; other batches go the usual way.
+
+    ``in_step``: ranks share the weights, so all make as many passes as the one with the longest answer. transformers
+    sees that for itself under ZeRO-3, not under accelerate's FSDP2.
+    """
     plain = model.generate
 
     @functools.wraps(plain)
     def generate(*args: Any, **inputs: Any) -> Any:
+        if in_step:
+            inputs["synced_gpus"] = True
         k = 0 if args else copies_in_a_row(inputs)
         if k < 2:
             return plain(*args, **inputs)

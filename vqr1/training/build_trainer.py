@@ -110,7 +110,7 @@ def share_work(trainer: RankingTrainer) -> None:
     policy, reference = (
         model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
     )
-    read_each_prompt_once(policy)
+    read_each_prompt_once(policy, in_step=trainer.is_fsdp_enabled)
     if trainer.packing is not None:
         for model in filter(None, (policy, reference)):
             # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.

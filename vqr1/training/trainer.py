@@ -47,7 +47,7 @@ from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
 from vqr1.training.model_card import write_card
-from vqr1.training.watches import NonFiniteError, UnreadableWatch
+from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite
 
 # What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
 STEP_PARTS = {
@@ -160,11 +160,10 @@ class RankingTrainer(GRPOTrainer):
     def refuse_lost_weights(self) -> None:
         """Raises NonFiniteError where a trained weight is infinite or NaN: an update was too large for its precision.
 
-        Under ZeRO-3 the weights lie elsewhere, and only the loss and the gradient are watched.
+        Collective: raised on every rank.
         """
         assert self.model is not None
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        if trained and not math.isfinite(torch.nn.utils.get_total_norm(trained)):
+        if not all_finite(self.model, self.accelerator.gather):
             raise NonFiniteError(self.state.global_step, "a weight is not finite after its update")
 
     # From here on: methods of TRL's and transformers' trainers, changed.

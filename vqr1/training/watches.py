@@ -5,11 +5,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import Any
+
+import torch
 
 from vqr1.errors import UserError
 
 SHOWN = 8  # pictures in a message
 MOSTLY = 0.9  # of the answers
+
+
+def all_finite(model: torch.nn.Module, gather: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether every trained weight is a number, on all ranks; each looks at its share of them. Collective."""
+    shares = [_own_share(weight) for weight in model.parameters() if weight.requires_grad]
+    norm = torch.nn.utils.get_total_norm(shares)
+    device = shares[0].device if shares else torch.device("cpu")
+    return bool(gather(norm.detach().to(device).reshape(1)).isfinite().all())
+
+
+def _own_share(weight: Any) -> torch.Tensor:
+    """What of a weight is on this rank: ZeRO-3 keeps it beside the parameter, which is empty; FSDP2's is a DTensor."""
+    if hasattr(weight, "ds_tensor"):
+        return weight.ds_tensor
+    return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
 class NonFiniteError(UserError):
