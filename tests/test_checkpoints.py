@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vqr1.config import Launcher
 from vqr1.training.checkpoints import INDEX, checkpoint_fault
 from vqr1.training.trainer import map_numbered_cpus
 
@@ -32,8 +33,8 @@ def whole(tmp_path):
     return made
 
 
-def fault(checkpoint, processes=1, sharded=False):
-    return checkpoint_fault(checkpoint, processes, sharded)
+def fault(checkpoint, processes=1, launcher=Launcher.none):
+    return checkpoint_fault(checkpoint, processes, launcher)
 
 
 def test_a_whole_checkpoint_has_no_fault(whole):
@@ -88,14 +89,59 @@ def test_random_states_are_of_as_many_processes(whole):
     assert "written by 2 processes" in fault(whole) and "resume on as many devices" in fault(whole)
 
 
-def test_deepspeeds_states_are_in_a_folder_of_their_own(whole):
-    assert "latest" in fault(whole, sharded=True)
-    (whole / "latest").write_text("global_step4")
-    (whole / "global_step4").mkdir()
-    (whole / "optimizer.pt").rename(whole / "global_step4" / "rank_0.pt")
-    assert fault(whole, sharded=True) is None
-    (whole / "global_step4" / "rank_0.pt").write_bytes(b"PK")
-    assert "rank_0.pt is damaged" in fault(whole, sharded=True)
+def deepspeeds(checkpoint, *names):
+    """``checkpoint`` as DeepSpeed's states in files called ``names`` make it."""
+    (checkpoint / "latest").write_text("global_step4")
+    (checkpoint / "global_step4").mkdir()
+    for name in names:
+        (checkpoint / "global_step4" / name).write_bytes((checkpoint / "scheduler.pt").read_bytes())
+    (checkpoint / "optimizer.pt").unlink()
+
+
+@pytest.mark.parametrize("half", ["", "bf16_"])
+@pytest.mark.parametrize("launcher", [Launcher.zero2, Launcher.zero3])
+def test_deepspeeds_states_are_in_a_folder_of_their_own(whole, launcher, half):
+    weights = "zero_pp_rank_0_mp_rank_00" if launcher is Launcher.zero3 else "mp_rank_00"
+    names = [f"{half}zero_pp_rank_0_mp_rank_00_optim_states.pt", f"{weights}_model_states.pt"]
+    deepspeeds(whole, *names)
+    assert fault(whole, launcher=launcher) is None
+    for name in names:
+        path = whole / "global_step4" / name
+        content = path.read_bytes()
+        path.write_bytes(b"PK")
+        assert f"{name} is damaged" in fault(whole, launcher=launcher)
+        path.rename(path.with_suffix(".gone"))
+        assert "_states.pt is missing" in fault(whole, launcher=launcher)
+        path.write_bytes(content)
+    (whole / "scheduler.pt").unlink()
+    assert fault(whole, launcher=launcher) == f"{whole / 'scheduler.pt'} is missing"
+    (whole / "latest").unlink()
+    assert "scheduler.pt" in fault(whole, launcher=launcher)
+
+
+def test_every_ranks_share_must_be_there(whole):
+    deepspeeds(whole, *(f"zero_pp_rank_0_mp_rank_00_{kind}_states.pt" for kind in ("optim", "model")))
+    (whole / "rng_state.pth").rename(whole / "rng_state_0.pth")
+    (whole / "rng_state_1.pth").write_bytes((whole / "rng_state_0.pth").read_bytes())
+    assert "zero_pp_rank_1_mp_rank_00_optim_states.pt is missing" in fault(whole, 2, Launcher.zero3)
+
+
+def test_fsdps_states_are_files_of_their_own(whole):
+    (whole / "optimizer.pt").rename(whole / "optimizer.bin")
+    assert fault(whole, launcher=Launcher.fsdp2) == f"{whole / 'pytorch_model_fsdp.bin'} is missing"
+    (whole / "pytorch_model_fsdp.bin").write_bytes((whole / "optimizer.bin").read_bytes())
+    assert fault(whole, launcher=Launcher.fsdp2) is None
+    (whole / "optimizer.bin").write_bytes(b"PK")
+    assert "optimizer.bin is damaged" in fault(whole, launcher=Launcher.fsdp2)
+
+
+def test_another_way_of_sharding_cannot_go_on(whole):
+    assert "written under no sharding, whose optimiser's state zero3 cannot take over" in fault(
+        whole, launcher=Launcher.zero3
+    )
+    deepspeeds(whole, "zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt")
+    for other in (Launcher.none, Launcher.ddp, Launcher.fsdp2, Launcher.zero3):
+        assert "was written under zero2" in fault(whole, launcher=other)
 
 
 def test_the_optimiser_is_read_on_ranks_without_a_gpu(whole):

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
 from vqr1.errors import UserError
 from vqr1.launching import launch_command, memory_estimate
-from vqr1.machine_choices import choose, launched
+from vqr1.machine_choices import choose, launched, running
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
 from vqr1.policy.load import SHIPPED, find_weights
@@ -50,19 +51,68 @@ def test_the_machine_settles_what_is_left_open(tuning, launcher, gpus, expected)
     assert (choices.name, choices.policy) == ("mine", SHIPPED)
 
 
+# What accelerate tells the ranks that it starts.
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
 @pytest.mark.parametrize(
     ("environment", "gpus", "expected"),
     [
         ({}, 0, ("none", 2)),  # ranks on CPUs
         ({}, 2, ("ddp", 2)),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, 2, ("zero3", 2)),
-        ({"ACCELERATE_USE_DEEPSPEED": "true", "WORLD_SIZE": "1"}, 1, ("zero3", 1)),
+        (DEEPSPEED, 2, ("zero3", 2)),
+        ({**DEEPSPEED, "WORLD_SIZE": "1"}, 1, ("zero3", 1)),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, 2, ("zero2", 2)),
+        (FSDP, 2, ("fsdp2", 2)),
     ],
 )
 def test_a_process_that_was_started_by_a_launcher_is_one_of_many(environment, gpus, expected):
     environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
     choices = choose(config(), gpus, environment=environment)
     assert (choices.launcher.value, choices.processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "expected"),
+    [
+        (DEEPSPEED, "fsdp2", "launcher=fsdp2, but what started this process runs zero3; .*accelerate/fsdp2.yaml"),
+        ({}, "zero3", "launcher=zero3, but what started this process runs ddp; .*accelerate/zero3.yaml"),
+        (FSDP, "none", "launcher=none, but what started this process runs fsdp2; .*without a launcher"),
+        (
+            {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
+            "auto",
+            "zero_stage=1: start it with zero_stage 2 or 3",
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "auto", r"zero_stage=\(not said\)"),
+        ({**FSDP, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, "fsdp2", "=SHARDED_STATE_DICT.*needs FULL_STATE_DICT"),
+        ({**FSDP, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "auto", "efficient_loading=true, and vqr1 needs false"),
+        ({**FSDP, "FSDP_VERSION": "1"}, "auto", "fsdp_version=1, and vqr1 needs 2: .*accelerate/fsdp2.yaml"),
+    ],
+)
+def test_a_launcher_that_is_not_the_one_that_was_asked_for_is_refused(environment, asked, expected):
+    environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
+    with pytest.raises(UserError, match=expected):
+        choose(config(Tuning.full, Launcher(asked)), 2, environment=environment)
+
+
+def test_a_launcher_that_is_the_one_that_was_asked_for_runs():
+    for environment, asked in ((DEEPSPEED, "zero3"), (FSDP, "fsdp2"), ({}, "ddp")):
+        environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
+        assert choose(config(Tuning.full, Launcher(asked)), 2, environment=environment).launcher.value == asked
+    # Of one process DDP is nothing.
+    one = {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    assert choose(config(Tuning.full, Launcher.ddp), 1, environment=one).launcher is Launcher.none
+
+
+def test_more_ranks_than_pictures_are_refused():
+    with pytest.raises(UserError, match="images_per_step=4 cannot be shared by 8 devices; set it to 8"):
+        choose(config(Tuning.full, trainer={"images_per_step": 4}), 8, environment={})
 
 
 POD = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "pod", "MASTER_PORT": "29500"}
@@ -147,7 +197,7 @@ def test_a_run_without_a_name_cannot_be_gone_on_with(resume):
     assert choose(config(resume=resume, name="mine"), 0, environment={}).name == "mine"
 
 
-@pytest.mark.parametrize("launcher", ["ddp", "zero3"])
+@pytest.mark.parametrize("launcher", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_a_launcher_for_gpus_is_refused_where_there_are_none(launcher):
     with pytest.raises(UserError, match=f"launcher={launcher} needs a GPU"):
         choose(config(Tuning.full, Launcher(launcher)), 0, environment={})
@@ -163,7 +213,7 @@ def test_a_run_without_a_name_is_named_after_experiment_and_time():
     assert time.strptime(name, "demo-%Y-%m-%d-%H%M%S")
 
 
-@pytest.mark.parametrize("launcher", ["ddp", "zero3"])
+@pytest.mark.parametrize("launcher", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_several_gpus_are_started_by_accelerate_with_our_file(launcher):
     command = launch_command(Launcher(launcher), 4)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
@@ -185,6 +235,37 @@ def test_another_program_is_started_again_as_it_was():
 def test_every_launcher_has_a_file(launcher):
     name = "single" if launcher == "none" else launcher
     assert (packaged("launch") / "accelerate" / f"{name}.yaml").is_file()
+
+
+def settings_of(launcher):
+    return yaml.safe_load((packaged("launch") / "accelerate" / f"{launcher.value}.yaml").read_text())
+
+
+@pytest.mark.parametrize("launcher", [Launcher.ddp, Launcher.zero2, Launcher.zero3, Launcher.fsdp2])
+def test_no_launcher_changes_the_sums(launcher):
+    """Precision, clipping and accumulation are the experiment's: where accelerate's file says nothing, TRL's settings
+    hold."""
+    settings = settings_of(launcher)
+    assert settings["mixed_precision"] == "no"  # transformers gives its own
+    ours = {**settings.get("deepspeed_config", {}), **settings.get("fsdp_config", {})}
+    assert not {"gradient_clipping", "gradient_accumulation_steps", "deepspeed_config_file"} & set(ours)
+
+
+def test_the_file_of_fsdp_is_what_is_asked_of_anothers():
+    told = {
+        f"FSDP_{key.removeprefix('fsdp_').upper()}": value
+        for key, value in settings_of(Launcher.fsdp2)["fsdp_config"].items()
+    }
+    environment = {"ACCELERATE_USE_FSDP": "true", **{key: str(value) for key, value in told.items()}}
+    assert running(environment, 2) is Launcher.fsdp2
+
+
+def test_weights_that_are_shared_are_saved_whole():
+    assert settings_of(Launcher.zero3)["deepspeed_config"]["zero3_save_16bit_model"] is True
+    for launcher in (Launcher.zero2, Launcher.zero3):
+        settings = settings_of(launcher)["deepspeed_config"]
+        assert settings["zero_stage"] == int(launcher.value[-1])
+        assert settings["deepspeed_multinode_launcher"] == "standard"  # accelerate's own default needs pdsh
 
 
 def test_memory_of_a_7b_policy():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vqr1.answer import PROMPTS
-from vqr1.config import PolicyConfig, Tuning
+from vqr1.config import Launcher, PolicyConfig, Tuning
 from vqr1.demo.cold_start import answer_text, corpus, to_patches
 from vqr1.demo.tiny_policy import SPECIAL_TOKENS, TAGS, build_model, build_tokenizer
 from vqr1.policy.load import (
@@ -74,19 +74,31 @@ def test_padding_is_on_the_left(settings):
 def test_half_precision_without_a_master_copy_is_refused(settings):
     settings.dtype = "bfloat16"
     with pytest.raises(ValueError, match="policy.dtype=float32, use LoRA"):
-        check_precision(settings, Tuning.full, sharded=False)
-    check_precision(settings, Tuning.full, sharded=True)
-    check_precision(settings, Tuning.lora, sharded=False)
+        check_precision(settings, Tuning.full, Launcher.ddp)
+    check_precision(settings, Tuning.full, Launcher.zero3)
+    check_precision(settings, Tuning.full, Launcher.zero2)
+    check_precision(settings, Tuning.lora, Launcher.none)
+
+
+def test_fsdp_keeps_float32_weights_where_they_compute_in_bfloat16(settings, monkeypatch):
+    settings.dtype = "bfloat16"
+    with pytest.raises(
+        ValueError, match="no float32 master copy"
+    ):  # no autocast, so accelerate leaves them as they are
+        check_precision(settings, Tuning.full, Launcher.fsdp2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    check_precision(settings, Tuning.full, Launcher.fsdp2)
 
 
 @pytest.mark.parametrize("tuning", [Tuning.full, Tuning.lora])
-@pytest.mark.parametrize("sharded", [False, True])
-def test_training_in_float16_is_refused(settings, tuning, sharded):
+@pytest.mark.parametrize("launcher", [Launcher.none, Launcher.zero3])
+def test_training_in_float16_is_refused(settings, tuning, launcher):
     settings.dtype = "float16"
     with pytest.raises(
         ValueError, match="policy.dtype=float16: .*loss scaling.*; set policy.dtype=bfloat16, or float32"
     ):
-        check_precision(settings, tuning, sharded)
+        check_precision(settings, tuning, launcher)
 
 
 def test_flash_attention_takes_no_float32(monkeypatch):

@@ -92,8 +92,9 @@ def test_what_the_choices_need_is_named(monkeypatch):
     with pytest.raises(UserError, match="policy.tuning=lora needs peft"):
         check_chosen(config, replace(choices, tuning=Tuning.lora), 1)
     monkeypatch.setattr(prerequisites, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="launcher=zero3 needs deepspeed"):
-        check_chosen(config, replace(choices, launcher=Launcher.zero3), 1)
+    for launcher in (Launcher.zero2, Launcher.zero3):
+        with pytest.raises(UserError, match=f"launcher={launcher.value} needs deepspeed"):
+            check_chosen(config, replace(choices, launcher=launcher), 1)
     monkeypatch.setattr(import_utils, "is_liger_kernel_available", lambda: False)
     with pytest.raises(UserError, match="use_liger_kernel=true needs liger-kernel"):
         asked(use_liger_kernel=True)

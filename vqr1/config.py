@@ -63,7 +63,17 @@ class Launcher(Enum):
     auto = "auto"
     none = "none"
     ddp = "ddp"
+    zero2 = "zero2"
     zero3 = "zero3"
+    fsdp2 = "fsdp2"
+
+    @property
+    def of_deepspeed(self) -> bool:
+        return self in (Launcher.zero2, Launcher.zero3)
+
+    @property
+    def shards_weights(self) -> bool:
+        return self in (Launcher.zero3, Launcher.fsdp2)
 
 
 @dataclass

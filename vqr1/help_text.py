@@ -20,7 +20,7 @@ The usual settings:
   trainer.learning_rate=1e-6    and trainer.beta, trainer.max_steps, trainer.images_per_step, ...
   trainer.answers_per_device=8  answers in one pass: lower it where memory runs out
   evaluation.every=50           steps between evaluations
-  launcher=none|ddp|zero3|auto  processes on several GPUs
+  launcher=auto|none|ddp|zero2|zero3|fsdp2  processes on several GPUs (docs/cluster.md)
   seed=0
 
 Groups, and what may be chosen from each:

@@ -189,7 +189,7 @@ def _announce(
         print(why)
     from vqr1.policy.load import weight_bytes
 
-    sharing = choices.processes if choices.launcher is Launcher.zero3 else 1
+    sharing = choices.processes if choices.launcher.shards_weights else 1
     size = weight_bytes(choices.policy)
     tuning = choices.tuning.value
     print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")

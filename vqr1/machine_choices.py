@@ -18,6 +18,10 @@ from vqr1.config_checks import check_name, step_settings
 from vqr1.errors import UserError
 from vqr1.rollout_settings import TrainingEngine, settle_engine
 
+# What accelerate's FSDP must be, in the words it tells its ranks. Sharded checkpoints have no weights that others read;
+# with cpu_ram_efficient_loading only the first rank's reference policy has weights.
+FSDP = {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+
 
 @dataclass(frozen=True)
 class MachineChoices:
@@ -72,9 +76,8 @@ def choose(
     if tuning is Tuning.auto:
         tuning = Tuning.lora if devices == 1 else Tuning.full
     launcher = config.launcher
-    if started:  # it is as it is, whatever was asked for
-        sharded = environment.get("ACCELERATE_USE_DEEPSPEED") == "true"
-        launcher = Launcher.zero3 if sharded else Launcher.ddp if devices > 1 else Launcher.none
+    if started:
+        launcher = running(environment, devices, asked=launcher)
     elif launcher is Launcher.auto:
         launcher = Launcher.none if devices <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
     if gpus == 0 and launcher is not Launcher.none:
@@ -94,6 +97,40 @@ def choose(
             ours.images_per_step, config.rollout.k, processes, ours.answers_per_device, ours.steps_per_generation
         ),
         policy=find_weights(config.policy.path),
+    )
+
+
+def running(environment: Mapping[str, str], devices: int, asked: Launcher = Launcher.auto) -> Launcher:
+    """How the launcher that started this process shares the work, as accelerate tells its ranks.
+
+    torchrun and srun say nothing: DDP where there are several devices. Raises UserError where ``asked`` is another, and
+    for what no Launcher is: other stages of ZeRO, FSDP of version 1 or with the weights of checkpoints in shards.
+    """
+    if environment.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+        try:
+            found = {"2": Launcher.zero2, "3": Launcher.zero3}[stage]
+        except KeyError:
+            raise UserError(
+                f"accelerate started DeepSpeed with zero_stage={stage or '(not said)'}: start it with zero_stage 2 or "
+                "3 in accelerate's own file, not in DeepSpeed's (launch/accelerate/zero3.yaml)"
+            ) from None
+    elif environment.get("ACCELERATE_USE_FSDP") == "true":
+        for name, needed in FSDP.items():
+            if (value := environment.get(name, "")).lower() != needed.lower():
+                raise UserError(
+                    f"accelerate started FSDP with {name.lower()}={value or '(not said)'}, and vqr1 needs {needed}: "
+                    "start it with launch/accelerate/fsdp2.yaml"
+                )
+        found = Launcher.fsdp2
+    else:
+        found = Launcher.ddp if devices > 1 else Launcher.none
+    if asked in (Launcher.auto, found) or (asked is Launcher.ddp and found is Launcher.none):  # on one device
+        return found
+    file = f"accelerate launch --config_file launch/accelerate/{asked.value}.yaml"
+    raise UserError(
+        f"launcher={asked.value}, but what started this process runs {found.value}; leave launcher out, or start it "
+        + ("without a launcher" if asked is Launcher.none else f"with {file}")
     )
 
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vqr1.config import Config, Launcher, Tuning, Wandb
+from vqr1.config import Config, Tuning, Wandb
 from vqr1.errors import UserError
 from vqr1.gpus import MIB, ask_driver, why_unusable
 from vqr1.machine_choices import MachineChoices
@@ -100,8 +100,10 @@ def _check_tuning(config: Config, choices: MachineChoices, gpus: int) -> str | N
 
 
 def _check_launcher(config: Config, choices: MachineChoices, gpus: int) -> str | None:
-    if choices.launcher is Launcher.zero3 and find_spec("deepspeed") is None:
-        raise UserError("launcher=zero3 needs deepspeed: pip install 'vqr1[gpu]', or set policy.tuning=lora")
+    if choices.launcher.of_deepspeed and find_spec("deepspeed") is None:
+        raise UserError(
+            f"launcher={choices.launcher.value} needs deepspeed: pip install 'vqr1[gpu]', or set policy.tuning=lora"
+        )
     return f"{choices.launcher.value}, processes: {choices.processes}"
 
 

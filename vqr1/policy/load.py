@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vqr1.config import LoraSettings, PolicyConfig, Tuning
+from vqr1.config import Launcher, LoraSettings, PolicyConfig, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import MissingFileError, UserError
 from vqr1.policy.weight_files import (
@@ -71,23 +71,24 @@ def resolve_attention(name: str, dtype: torch.dtype) -> str:
     return name
 
 
-def check_precision(policy: PolicyConfig, tuning: Tuning, sharded: bool) -> None:
+def check_precision(policy: PolicyConfig, tuning: Tuning, launcher: Launcher) -> None:
     """Refuse float16, and full fine-tuning of bfloat16 weights without a float32 master copy. Raises UserError.
 
     Nothing scales the loss here, and float16 has no numbers under 6e-8: small gradients would be 0. bfloat16 keeps 8
-    bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, and ZeRO (``sharded``)
-    keeps float32 master weights of its own.
+    bits: at a learning rate of 1e-6 nearly every update rounds away. LoRA's weights are float32, ZeRO keeps
+    float32 master weights of its own, and accelerate makes FSDP2's float32 where they compute under autocast.
     """
     if resolve_dtype(policy.dtype) == torch.float16:
         raise UserError(
             "policy.dtype=float16: training has no loss scaling, without which small float16 gradients become 0; set "
             "policy.dtype=bfloat16, or float32 where the GPU has no bfloat16"
         )
-    if tuning is not Tuning.lora and not sharded and resolve_dtype(policy.dtype) != torch.float32:
+    kept = launcher.of_deepspeed or (launcher is Launcher.fsdp2 and trains_in_bfloat16(policy.dtype))
+    if tuning is not Tuning.lora and not kept and resolve_dtype(policy.dtype) != torch.float32:
         raise UserError(
             f"policy.dtype={policy.dtype} would train {resolve_dtype(policy.dtype)} weights with no float32 master "
             "copy, and small updates would round away; set policy.dtype=float32, use LoRA (policy.tuning=lora), or "
-            "ZeRO-3 (launcher=zero3)"
+            "share the optimiser's state (launcher=zero3, zero2 or fsdp2)"
         )
 
 

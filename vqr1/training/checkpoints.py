@@ -15,18 +15,28 @@ from pathlib import Path
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
+from vqr1.config import Launcher
 from vqr1.policy.weight_files import INDEX, SINGLE, DamagedError, whole_shapes
 
+# The optimiser's state, and what else is read back, by what wrote it.
+STATES = {
+    "no sharding": ("optimizer.pt",),
+    "fsdp2": ("optimizer.bin", "pytorch_model_fsdp.bin"),
+    "zero2": (),
+    "zero3": (),
+}
 
-def checkpoint_fault(checkpoint: Path, processes: int, sharded: bool) -> str | None:
+
+def checkpoint_fault(checkpoint: Path, processes: int, launcher: Launcher) -> str | None:
     """The first file of ``checkpoint`` that is missing or damaged, and how; None where it can be resumed from.
 
-    ``processes`` are those that will read it; ``sharded`` says whether DeepSpeed wrote the optimiser's state.
+    ``processes`` are those that will read it, under ``launcher``: DDP and a single process have the optimiser's state
+    in one file, FSDP2 in one beside another copy of the weights, DeepSpeed in files for every process.
     """
-    return next(_faults(checkpoint, processes, sharded), None)
+    return next(_faults(checkpoint, processes, launcher), None)
 
 
-def _faults(checkpoint: Path, processes: int, sharded: bool) -> Iterator[str]:
+def _faults(checkpoint: Path, processes: int, launcher: Launcher) -> Iterator[str]:
     weights = sorted(checkpoint.glob("*.safetensors"))
     index = checkpoint / INDEX
     if index.is_file():
@@ -49,16 +59,52 @@ def _faults(checkpoint: Path, processes: int, sharded: bool) -> Iterator[str]:
             f"cannot take over: resume on as many devices as before"
         )
         return
-    if not sharded:
-        states += [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+    if (writer := _written_under(checkpoint)) not in (None, _kind(launcher)):
+        yield (
+            f"{checkpoint} was written under {writer}, whose optimiser's state {_kind(launcher)} cannot take over: "
+            f"resume with the launcher that wrote it (launcher=)"
+        )
+        return
+    states += [checkpoint / name for name in (*STATES[_kind(launcher)], "scheduler.pt")]
     yield from (f"{path} is missing" for path in states if not path.is_file())
     yield from (why for path in states if (why := _torch_fault(path)))
-    if sharded:
-        latest = checkpoint / "latest"
-        shards = sorted((checkpoint / latest.read_text().strip()).glob("*.pt")) if latest.is_file() else []
-        if not shards:
-            yield f"{latest}, or the folder of DeepSpeed's states that it names, is missing"
-        yield from (f"{path} is damaged: it has no end" for path in shards if not zipfile.is_zipfile(path))
+    if launcher.of_deepspeed:
+        yield from _deepspeeds_faults(checkpoint, processes, launcher)
+
+
+def _kind(launcher: Launcher) -> str:
+    return launcher.value if launcher.value in STATES else "no sharding"
+
+
+def _written_under(checkpoint: Path) -> str | None:
+    """The kind that left files in ``checkpoint`` which no other leaves; None where there are none of any."""
+    for name, kind in (
+        ("optimizer.pt", "no sharding"),
+        ("optimizer.bin", "fsdp2"),
+        ("pytorch_model_fsdp.bin", "fsdp2"),
+    ):
+        if (checkpoint / name).is_file():
+            return kind
+    weights = [path.name for path in checkpoint.glob("global_step*/*_model_states.pt")]
+    return ("zero3" if any("zero_pp_rank" in name for name in weights) else "zero2") if weights else None
+
+
+def _deepspeeds_faults(checkpoint: Path, processes: int, launcher: Launcher) -> Iterator[str]:
+    """ZeRO's files: the optimiser's share of every process, and of the weights its share (3) or one copy (2)."""
+    latest = checkpoint / "latest"
+    folder = checkpoint / latest.read_text().strip() if latest.is_file() else None
+    if folder is None or not folder.is_dir():
+        yield f"{latest}, or the folder of DeepSpeed's states that it names, is missing"
+        return
+    ranks = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(processes)]
+    needed = [f"{rank}_optim_states.pt" for rank in ranks]
+    needed += [f"{rank}_model_states.pt" for rank in (ranks if launcher is Launcher.zero3 else ["mp_rank_00"])]
+    for name in needed:
+        if not any(folder.glob(f"*{name}")):  # bf16_zero_pp_... where the weights are half precision
+            yield f"{folder / name} is missing"
+    yield from (
+        f"{path} is damaged: it has no end" for path in sorted(folder.glob("*.pt")) if not zipfile.is_zipfile(path)
+    )
 
 
 def _safetensors_fault(path: Path) -> str | None:

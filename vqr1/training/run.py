@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from vqr1.answer import build_prompt
-from vqr1.config import Config, Launcher, Tuning, Wandb, as_dict
+from vqr1.config import Config, Tuning, Wandb, as_dict
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
 from vqr1.errors import StoppedError, UserError, file_trouble
@@ -114,7 +114,7 @@ def _train(
     check_pictures(data, load, screen)
     screen.note(f"loading the policy {config.policy.path}")
     sampler = cohort_sampler(config, data.train, choices.batches, grpo.num_iterations)
-    check_precision(config.policy, choices.tuning, sharded=choices.launcher is Launcher.zero3)
+    check_precision(config.policy, choices.tuning, choices.launcher)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
     for warning in check_policy(config, choices, grpo, processor, load(data.train[0].image)):
@@ -122,7 +122,7 @@ def _train(
     max_length = check_engine(config, choices, processor)
 
     pictures = picture_rows(data, load)
-    fault = partial(checkpoint_fault, processes=state.num_processes, sharded=choices.launcher is Launcher.zero3)
+    fault = partial(checkpoint_fault, processes=state.num_processes, launcher=choices.launcher)
 
     def opened() -> list[str]:
         return folder.open(settled, data.splits, fault, pictures, policy_hashes(choices.policy))
