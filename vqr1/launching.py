@@ -69,7 +69,7 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
     check_chosen(config, choices, gpus)
     if under_launcher:
         if not config.name:
-            choices = replace(choices, name=of_first_rank(choices.name))
+            choices = replace(choices, name=of_first_rank(choices.name, config))
         if not started_by_us() and os.environ.get("RANK", "0") == "0":
             _announce(config, choices, gpus, None, _why(choices.processes, gpus))
         _train(config, choices, hooks)
@@ -150,13 +150,13 @@ def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
         raise KeyboardInterrupt(going_on(config, choices.name)) from stop
 
 
-def of_first_rank(name: str) -> str:
+def of_first_rank(name: str, config: Config) -> str:
     """The first rank's ``name``, on every rank: their clocks may differ."""
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=not torch.cuda.is_available())
+    from vqr1.training.ranks import join
+
+    join(config)
     return str(broadcast_object_list([name])[0])
 
 
@@ -176,7 +176,8 @@ def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks
         return [sys.executable, *program]
     configuration = packaged("launch") / "accelerate" / f"{launcher.value}.yaml"
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-    return [*accelerate, "--num_processes", str(max(gpus, 1)), *program]
+    # 0: a free port, for another run may be on this machine.
+    return [*accelerate, "--main_process_port", "0", "--num_processes", str(max(gpus, 1)), *program]
 
 
 def _announce(

@@ -42,6 +42,7 @@ from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.model_card import card_facts, model_card
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.quiet import quiet_libraries
+from vqr1.training.ranks import check_same, digests, join
 from vqr1.training.run_data import check_pictures, picture_rows, read_data, set_names
 from vqr1.training.run_folder import WANDB, RunFolder
 from vqr1.training.run_log import Logger, StepCallback
@@ -68,7 +69,7 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
     if config.threads:
         torch.set_num_threads(config.threads)
     with StopSignals() as signals, told_of_files(config, choices.name), ExitStack() as ending:
-        state = PartialState(cpu=not torch.cuda.is_available())  # the first call decides: gloo where there is no GPU
+        state = join(config)
         assert state.num_processes == choices.processes, (state.num_processes, choices)
         folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
         ending.callback(folder.close)
@@ -122,10 +123,13 @@ def _train(
     max_length = check_engine(config, choices, processor)
 
     pictures = picture_rows(data, load)
+    # Each node's own files, read by one of its ranks.
+    hashes = policy_hashes(choices.policy) if state.is_local_main_process else {}
+    check_same(digests(data.splits, pictures, hashes))
     fault = partial(checkpoint_fault, processes=state.num_processes, launcher=choices.launcher)
 
     def opened() -> list[str]:
-        return folder.open(settled, data.splits, fault, pictures, policy_hashes(choices.policy))
+        return folder.open(settled, data.splits, fault, pictures, hashes)
 
     for note in on_first_rank(opened):
         screen.say(note)

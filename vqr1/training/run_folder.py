@@ -72,6 +72,7 @@ FREE = (
     "trainer.save_total_limit",
     "trainer.logging_steps",
     "trainer.dataloader_num_workers",
+    "trainer.ddp_timeout",
 )
 
 

@@ -1,0 +1,76 @@
+"""The ranks of a run find each other, and see that they run the same code on the same data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from trl import GRPOConfig
+
+from vqr1.config import Config
+from vqr1.errors import UserError
+from vqr1.meeting import meet
+from vqr1.provenance import versions
+
+
+def join(config: Config) -> PartialState:
+    """accelerate's state of this process, once all ranks are here and run the same versions. Collective.
+
+    The first call decides how long ranks wait for each other, then and in every step: ``trainer.ddp_timeout`` seconds.
+    transformers takes that setting to be of the group that it would start itself, and finds this one.
+    Raises UserError for a rank that does not come, a port that is taken, and other versions.
+    """
+    seconds = float(config.trainer.get("ddp_timeout", GRPOConfig.ddp_timeout))
+    world = int(os.environ.get("WORLD_SIZE") or 1)
+    by_itself = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ  # torchrun's have met
+    store = None
+    if by_itself and world > 1 and not torch.distributed.is_initialized():
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+            raise UserError(
+                f"WORLD_SIZE={world} and LOCAL_RANK without {' and '.join(missing)}: ranks that are started without "
+                "torchrun need all five (launch/slurm.sbatch sets them)"
+            )
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = meet(int(os.environ["RANK"]), world, *place, seconds, "rank")
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds))  # CPUs: gloo
+    check_same(versions())
+    del store  # until here: torch's start listens at the same port
+    return state
+
+
+def check_same(mine: Mapping[str, str | None]) -> None:
+    """Raises UserError, on all ranks, where one has another value of a name than the first rank. Collective."""
+    told = difference(gather_object([(socket.gethostname(), dict(mine))]))
+    if told:
+        raise UserError(told)
+
+
+def difference(of_ranks: Sequence[tuple[str, Mapping[str, str | None]]]) -> str | None:
+    """What the first two ranks that differ, each its host and its values by name, differ in. None counts too."""
+    first_host, first = of_ranks[0]
+    for rank, (host, theirs) in enumerate(of_ranks[1:], start=1):
+        for name in first:
+            if name in theirs and theirs[name] != first[name]:
+                return (
+                    f"{name} is {first[name]} on {first_host} (rank 0) and {theirs[name]} on {host} (rank {rank}): all "
+                    "nodes of a run need the same; install the same versions, and give all the same files"
+                )
+    return None
+
+
+def digests(splits: Mapping[str, Any], pictures: Sequence[Any], policy: Mapping[str, str]) -> dict[str, str]:
+    """What a run's nodes must have in common, by name: splits and pictures of its data, the policy's files."""
+    rows = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
+    return {
+        **{f"the split of {name}": split["hash"] for name, split in splits.items()},
+        "the hash of the pictures and their scores": rows,
+        **{f"the hash of {name} of the policy": value for name, value in policy.items()},
+    }
