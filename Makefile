@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 VENV_VLLM ?= .venv-vllm
 VENV_OLDEST ?= .venv-oldest
+VENV_CLUSTER ?= .venv-cluster
 EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 SEED   ?= 0
 JOBS   ?= 2
@@ -56,6 +57,13 @@ $(VENV_OLDEST)/.made: pyproject.toml constraints.txt | $(UV)
 	$(UV) pip install --quiet --python $(VENV_OLDEST)/bin/python $(VOCABULARY)
 	@touch $@
 
+# DeepSpeed, FSDP2 and Slurm's jobs on CPUs. DS_BUILD_OPS=0: no kernel is compiled before it is needed.
+$(VENV_CLUSTER)/.made: pyproject.toml constraints.txt | $(UV)
+	@test -x $(VENV_CLUSTER)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV_CLUSTER)
+	DS_BUILD_OPS=0 $(UV) pip install --quiet --python $(VENV_CLUSTER)/bin/python --constraint constraints.txt \
+		--editable '.[dev,cluster]'
+	@touch $@
+
 env: $(MADE) ## make the environment in .venv, with vLLM and DeepSpeed on a machine with a GPU (EXTRAS=dev,gpu)
 
 train: $(MADE) ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
@@ -77,19 +85,27 @@ bench-train: $(MADE) ## how fast shared prompts train against TRL's own path (AR
 	$(BIN)/python -m vqr1.bench.train $(ARGS)
 
 test: $(MADE) ## the tests that run without a GPU, slow ones included
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not full" \
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-full: $(MADE) ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
-	$(BIN)/python -m pytest -m full --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "full and not cluster" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
-	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not gpu and not vllm and not distributed" \
+	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
+
+CLUSTER_TESTS := OMP_NUM_THREADS=1 $(VENV_CLUSTER)/bin/python -m pytest tests/test_cluster.py
+
+test-cluster: $(VENV_CLUSTER)/.made ## DDP, ZeRO-3 and FSDP2 on two ranks without a GPU: the same sums as one process
+	$(CLUSTER_TESTS) -m "cluster and not full" $(ARGS)
+
+test-cluster-full: $(VENV_CLUSTER)/.made ## also ZeRO-2, two nodes, LoRA, and runs that are killed and resumed
+	$(CLUSTER_TESTS) -m cluster $(ARGS)
 
 gpu: $(MADE) ## measure what requires a GPU, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)
 	$(if $(filter cpu,$(DEVICE)),OMP_NUM_THREADS=1) $(BIN)/python -m vqr1.bench.gpu \
@@ -122,5 +138,6 @@ wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-wheel gpu bench-rollout bench-train prove-vllm check \
+.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-cluster \
+	test-cluster-full test-wheel gpu bench-rollout bench-train prove-vllm check \
 	format wheel
