@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "packaged": set(),
     "child_process": set(),
     "help_text": {"packaged"},
-    "sweep": {"child_process", "config_checks"},
+    "sweep": {"child_process", "config", "config_checks"},
     "gpus": set(),
     "doctor": {
         "child_process",

@@ -63,6 +63,10 @@ class Starter:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
+    def take(self, number: signal.Signals) -> None:
+        """Pass ``number``, which processes of ours do not know, on as SIGUSR1."""
+        self._before[number] = signal.signal(number, self._pass_on)
+
     def run(self, command: Sequence[str], ranks: bool = False) -> Ended:
         """Start ``command`` and wait for its end. ``ranks``: it is a launcher, and signals are for its children.
 
@@ -95,6 +99,7 @@ class Starter:
         self.received = self.received or signal.Signals(number)
         if self._running is None:
             return
+        number = number if number in PASSED_ON else signal.SIGUSR1
         ranks = _children(self._running) if self._ranks else []
         for process in ranks or [self._running]:
             try:
@@ -160,5 +165,7 @@ def _end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     _end_with(int(sys.argv[1]))
+    # submitit's process takes it, but Slurm may send it to all of the job.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ[PARENT] = str(os.getpid())
     os.execv(sys.argv[2], sys.argv[2:])

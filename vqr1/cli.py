@@ -51,7 +51,7 @@ def train(start: Start | None = None) -> None:
     from vqr1.launching import start as plain_start
     from vqr1.packaged import packaged
     from vqr1.prerequisites import say_where_caches_are
-    from vqr1.sweep import Sweep, set_name
+    from vqr1.sweep import Job, Sweep, set_name
 
     say_where_caches_are()
     register()
@@ -63,14 +63,16 @@ def train(start: Start | None = None) -> None:
         # Argparse, which Hydra uses, takes no option between settings.
         made = sorted(train_words(given), key=lambda word: word not in ("-m", "--multirun"))
         set_name(made)
+        sweep.words = made
         return made
 
     def run(composed: DictConfig) -> None:
         begin(from_hydra(composed))
 
-    def run_job(composed: DictConfig) -> None:
+    def run_job(composed: DictConfig) -> Job:
         with sweep.job(str(composed.runs)):
             begin(from_hydra(composed), sweep=sweep)
+        return sweep.jobs[-1]
 
     with sweep:
         run_hydra("train", packaged("conf"), words, run, run_job)
@@ -290,7 +292,7 @@ def run_hydra(
     conf: Path,
     words: Callable[[Sequence[str]], list[str]],
     run: Callable[[DictConfig], None],
-    run_job: Callable[[DictConfig], None] | None = None,
+    run_job: Callable[[DictConfig], Any] | None = None,
     name: str | None = None,
 ) -> None:
     """Compose what the words of the command line say and ``run`` it, or ``run_job`` each job of a sweep.
@@ -310,13 +312,12 @@ def run_hydra(
     composing = True
 
     @hydra.main(config_path=str(conf.resolve()), config_name=name or command, version_base="1.3")
-    def main(composed: DictConfig) -> None:
+    def main(composed: DictConfig) -> Any:
         nonlocal composing
         composing = False
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            (run_job or run)(composed)
-        else:
-            report_user_errors(command, lambda: run(composed))
+            return (run_job or run)(composed)
+        return report_user_errors(command, lambda: run(composed))
 
     def compose_and_run() -> None:
         try:

@@ -2,6 +2,9 @@
 
 The same command is the same sweep, whatever the order of its words, so it goes on where it was interrupted: jobs whose
 run has ended are left alone, the others are resumed.
+
+Hydra's own launcher runs the jobs in turn, in this process. Its submitit launcher sends each, with its Sweep, to a
+process of its own, on this machine or as a job of Slurm's, and takes what the job returns back.
 """
 
 from __future__ import annotations
@@ -11,19 +14,21 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 
 from vqr1.child_process import INTERRUPTED, STOPPED, Starter
+from vqr1.config import register
 from vqr1.config_checks import check_name
-from vqr1.errors import LaunchError, UserError
+from vqr1.errors import UserError
 
 NAME = "VQR1_SWEEP"  # names the sweep's folder below runs; conf/train.yaml reads it
 LONGEST = 100  # letters of a job's name
@@ -42,6 +47,18 @@ class Job:
             return f"stopped  {self.folder}"
         return f"failed   {self.folder}: {self.line}"
 
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[str, int, str]]:
+        return returned, (str(self.folder), self.code, self.line)
+
+
+RETURNED: list[Job] = []
+
+
+def returned(folder: str, code: int, line: str) -> Job:
+    """A job that another process has returned. Noted as it is unpickled, for Hydra drops what jobs return."""
+    RETURNED.append(Job(Path(folder), code, line))
+    return RETURNED[-1]
+
 
 @dataclass
 class Sweep:
@@ -50,22 +67,34 @@ class Sweep:
     jobs: list[Job] = field(default_factory=list)
     starter: Starter = field(default_factory=Starter)
     folder: Path = Path()  # of the job in progress
+    words: list[str] = field(default_factory=list)  # of the command line
     _opened: bool = False
 
     def __enter__(self) -> Sweep:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"words": self.words, NAME: os.environ[NAME]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In the process of a job that submitit has sent: what the command line has set up in its own."""
+        vars(self).update(vars(Sweep(words=state["words"])))
+        os.environ[NAME] = state[NAME]
+        register()
+
     @contextmanager
     def job(self, runs: str) -> Iterator[None]:
-        """Around a job of Hydra's. From the first on, signals go to the job that runs; one that fails stops no other.
-
-        Raises LaunchError where another launcher than Hydra's own may run jobs in processes of which nothing is known.
-        """
+        """Around a job. From the first on, signals go to the job that runs; one that fails stops no other."""
+        hydra = HydraConfig.get()
+        sent = hydra.runtime.choices["hydra/launcher"] != "basic"
+        # Submitit's, in its processes: requeues the job and ends the process.
+        requeue = signal.getsignal(signal.SIGUSR2) if sent else None
         if not self._opened:
             self._opened = True
             self.starter.__enter__()
-        hydra = HydraConfig.get()
-        name = job_name(hydra.overrides.task, sys.argv[1:], hydra.sweeper.get("params") or {})
+        if callable(requeue):
+            self.starter.take(signal.SIGUSR2)
+        name = job_name(hydra.overrides.task, self.words, hydra.sweeper.get("params") or {})
         self.folder = Path(runs).expanduser() / os.environ[NAME] / name
         print(f"job {len(self.jobs) + 1}: {self.folder}", flush=True)
         try:
@@ -73,22 +102,44 @@ class Sweep:
         except UserError as error:
             print(f"vqr1 train: {error}", file=sys.stderr)
             self.note(error.exit_code, str(error).splitlines()[0])
+        if sent and self._returns(requeue):
+            print(self.jobs[-1], flush=True)
+            return
         if self.starter.received is not None:
             sys.exit(self.exit_code())
-        if hydra.runtime.choices["hydra/launcher"] != "basic" and self.jobs[-1].code:
-            raise LaunchError(f"{name} failed: {self.jobs[-1].line}", self.jobs[-1].code)
+
+    def _returns(self, requeue: Any) -> bool:
+        """Whether a job that submitit has sent has a result, and is not left to be started again."""
+        self.starter.__exit__(None, None, None)
+        if not self.jobs:  # a signal came before it was begun
+            self.note(STOPPED)
+        if self.starter.received is None or self.jobs[-1].code != STOPPED:
+            return True
+        if self.starter.received is not signal.SIGUSR2 or not callable(requeue):
+            return False
+        try:
+            requeue(signal.SIGUSR2, None)
+        except RuntimeError as why:  # as often as hydra.launcher.max_num_timeout allows
+            print(f"vqr1 train: {why}", file=sys.stderr)
+        return True
 
     def note(self, code: int, line: str = "") -> None:
         """How the job in progress has ended."""
         self.jobs.append(Job(self.folder, code, line))
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if not self._opened:
+        if self._opened:
+            self.starter.__exit__(None, None, None)
+        self.jobs += RETURNED
+        lost = kind is not None and kind.__module__.startswith("submitit.")  # a job that returned nothing
+        if not (self._opened or self.jobs or lost):
             return
-        self.starter.__exit__(None, None, None)
-        if kind is not None and not issubclass(kind, SystemExit):
+        if kind is not None and not issubclass(kind, SystemExit) and not lost:
             return
         print(*self.jobs, sep="\n", flush=True)
+        if lost:
+            print(f"vqr1 train: {error}\nvqr1 train: a job was lost; the same command goes on", file=sys.stderr)
+            sys.exit(self.exit_code() or 1)
         code = self.exit_code()
         if code in (STOPPED, INTERRUPTED):
             print("vqr1 train: the sweep was stopped; the same command goes on", file=sys.stderr)

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 STEPS = 3
 
@@ -20,9 +21,13 @@ def main() -> None:
     settings = dict(word.split("=", 1) for word in sys.argv[2:])
     folder = Path(settings["runs"]) / settings["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    # Save and leave, as a run does.
-    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        signal.signal(number, lambda *_, code=code: sys.exit(code))
+
+    def leave(number: int, frame: FrameType | None) -> None:  # and save, as a run does
+        (folder / "signal").write_text(signal.Signals(number).name)
+        sys.exit(130 if number == signal.SIGINT else 75)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, leave)
     (folder / "process").write_text(str(os.getpid()))
     (folder / "words").write_text("\n".join(sys.argv))
     (folder / "environment").write_text("\n".join(os.environ))
