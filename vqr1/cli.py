@@ -25,6 +25,7 @@ USAGE = """usage: vqr1 COMMAND ...
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
+  stopped   for job scripts, exit code 75 if a signal has stopped a run: torchrun ... || vqr1 stopped runs/NAME
 
 The datasets are in --root FOLDER (every command takes it), else in the folder that VQR1_DATA names, else in data.
 vqr1 COMMAND --help says more of a command, vqr1 --version which release this is.
@@ -254,6 +255,29 @@ def data() -> None:
     report_user_errors("data", run)
 
 
+def stopped() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        "vqr1 stopped",
+        description="Ends with exit code 75 if a signal has stopped the run, which the same command goes on with, and "
+        "with 1 if not. It is told once. For job scripts, behind launchers that turn every exit code into 1: "
+        "torchrun ... || vqr1 stopped runs/NAME",
+    )
+    parser.add_argument("run", type=_path, metavar="RUN", help="the run's folder")
+    asked = parser.parse_args()
+
+    def run() -> None:
+        from vqr1.child_process import STOPPED
+        from vqr1.training.run_folder import take_stopped
+
+        signal = take_stopped(asked.run)
+        print(f"{asked.run}: " + (f"stopped by {signal}" if signal else "not stopped by a signal"), file=sys.stderr)
+        sys.exit(STOPPED if signal else 1)
+
+    report_user_errors("stopped", run)
+
+
 def report_user_errors(command: str, run: Callable[[], None]) -> None:
     """What the user can put right is one message and exit code 2. A defect keeps its stack, with Python's exit code 1.
 
@@ -340,6 +364,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "evaluate": evaluate,
     "table": table,
     "compare": compare,
+    "stopped": stopped,
 }
 
 

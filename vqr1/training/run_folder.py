@@ -333,6 +333,16 @@ class RunFolder:
         return read_json_lines(self.path / name)
 
 
+def take_stopped(folder: Path) -> str | None:
+    """The signal that has stopped the run in ``folder``, told once: a later start that fails was not stopped by it."""
+    file = folder / STOPPED
+    if not file.is_file():
+        return None
+    signal = str(json.loads(file.read_text())["signal"])
+    file.unlink()
+    return signal
+
+
 def is_finished(folder: Path, config: Config) -> bool:
     """Whether the run in ``folder`` has ended with all the steps that ``config`` asks for."""
     summary = folder / "summary.json"
