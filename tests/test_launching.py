@@ -17,7 +17,7 @@ from vqr1.cli import USAGE
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
 from vqr1.errors import UserError
-from vqr1.launching import launch_command, memory_estimate
+from vqr1.launching import launch_command, memory_estimate, told_by_accelerate
 from vqr1.machine_choices import choose, launched, running
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
@@ -51,7 +51,8 @@ def test_the_machine_settles_what_is_left_open(tuning, launcher, gpus, expected)
     assert (choices.name, choices.policy) == ("mine", SHIPPED)
 
 
-# What accelerate tells the ranks that it starts.
+# What torchrun and accelerate tell the ranks that they start.
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -65,7 +66,8 @@ FSDP = {
     ("environment", "gpus", "expected"),
     [
         ({}, 0, ("none", 2)),  # ranks on CPUs
-        ({}, 2, ("ddp", 2)),
+        (TORCHRUN, 2, ("ddp", 2)),
+        ({}, 2, ("zero3", 2)),  # by srun, which leaves it to us
         (DEEPSPEED, 2, ("zero3", 2)),
         ({**DEEPSPEED, "WORLD_SIZE": "1"}, 1, ("zero3", 1)),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, 2, ("zero2", 2)),
@@ -82,7 +84,7 @@ def test_a_process_that_was_started_by_a_launcher_is_one_of_many(environment, gp
     ("environment", "asked", "expected"),
     [
         (DEEPSPEED, "fsdp2", "launcher=fsdp2, but what started this process runs zero3; .*accelerate/fsdp2.yaml"),
-        ({}, "zero3", "launcher=zero3, but what started this process runs ddp; .*accelerate/zero3.yaml"),
+        (TORCHRUN, "zero3", "launcher=zero3, but what started this process runs ddp; .*accelerate/zero3.yaml"),
         (FSDP, "none", "launcher=none, but what started this process runs fsdp2; .*without a launcher"),
         (
             {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
@@ -220,6 +222,13 @@ def test_several_gpus_are_started_by_accelerate_with_our_file(launcher):
     assert command[-4:] == ["--num_processes", "4", "-m", "vqr1"]
     file = command[command.index("--config_file") + 1]
     assert file == str(packaged("launch") / "accelerate" / f"{launcher}.yaml")
+
+
+def test_ranks_that_were_told_nothing_are_told_what_accelerate_tells():
+    told = told_by_accelerate(Launcher.zero3, 16)
+    assert (told["ACCELERATE_USE_DEEPSPEED"], told["ACCELERATE_DEEPSPEED_ZERO_STAGE"]) == ("true", "3")
+    assert not [key for key in told_by_accelerate(Launcher.ddp, 16) if key.startswith("ACCELERATE_USE_")]
+    assert told_by_accelerate(Launcher.none, 1) == {}
 
 
 def test_one_device_needs_no_launcher():

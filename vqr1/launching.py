@@ -23,7 +23,7 @@ from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, ScreenKind, Tuning
 from vqr1.data import check_size, read_dataset
 from vqr1.errors import LaunchError, UserError
-from vqr1.machine_choices import MachineChoices, choose, launched
+from vqr1.machine_choices import MachineChoices, choose, launched, tells
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
 from vqr1.prerequisites import check_chosen, check_driver, check_settings
@@ -68,6 +68,8 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
     choices = choose(config, gpus, scripted)
     check_chosen(config, choices, gpus)
     if under_launcher:
+        if not tells():
+            os.environ.update(told_by_accelerate(choices.launcher, choices.processes))
         if not config.name:
             choices = replace(choices, name=of_first_rank(choices.name, config))
         if not started_by_us() and os.environ.get("RANK", "0") == "0":
@@ -178,6 +180,20 @@ def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
     # 0: a free port, for another run may be on this machine.
     return [*accelerate, "--main_process_port", "0", "--num_processes", str(max(gpus, 1)), *program]
+
+
+def told_by_accelerate(launcher: Launcher, processes: int) -> dict[str, str]:
+    """The variables in which accelerate would tell its ranks how they share the work. Slurm's srun tells nothing."""
+    if launcher is Launcher.none:
+        return {}
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    words = launch_command(launcher, processes)
+    asked, *_ = _validate_launch_command(launch_command_parser().parse_args(words[words.index("--config_file") :]))
+    asked.main_process_port = 0  # the ranks have another
+    told = prepare_deepspeed_cmd_env(asked)[1] if asked.use_deepspeed else prepare_multi_gpu_env(asked)
+    return {key: value for key, value in told.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
 
 
 def _announce(

@@ -76,7 +76,7 @@ def choose(
     if tuning is Tuning.auto:
         tuning = Tuning.lora if devices == 1 else Tuning.full
     launcher = config.launcher
-    if started:
+    if started and (tells(environment) or launcher is Launcher.none):
         launcher = running(environment, devices, asked=launcher)
     elif launcher is Launcher.auto:
         launcher = Launcher.none if devices <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
@@ -103,7 +103,7 @@ def choose(
 def running(environment: Mapping[str, str], devices: int, asked: Launcher = Launcher.auto) -> Launcher:
     """How the launcher that started this process shares the work, as accelerate tells its ranks.
 
-    torchrun and srun say nothing: DDP where there are several devices. Raises UserError where ``asked`` is another, and
+    torchrun says nothing: DDP where there are several devices. Raises UserError where ``asked`` is another, and
     for what no Launcher is: other stages of ZeRO, FSDP of version 1 or with the weights of checkpoints in shards.
     """
     if environment.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -132,6 +132,11 @@ def running(environment: Mapping[str, str], devices: int, asked: Launcher = Laun
         f"launcher={asked.value}, but what started this process runs {found.value}; leave launcher out, or start it "
         + ("without a launcher" if asked is Launcher.none else f"with {file}")
     )
+
+
+def tells(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether what started this rank tells how the ranks share the work. torchrun and accelerate do, srun does not."""
+    return "TORCHELASTIC_RUN_ID" in environment or any(key.startswith("ACCELERATE_USE_") for key in environment)
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
