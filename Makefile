@@ -99,12 +99,12 @@ test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the olde
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
-CLUSTER_TESTS := OMP_NUM_THREADS=1 $(VENV_CLUSTER)/bin/python -m pytest tests/test_cluster.py
+CLUSTER_TESTS := OMP_NUM_THREADS=1 $(VENV_CLUSTER)/bin/python -m pytest tests/test_cluster.py tests/test_slurm.py
 
 test-cluster: $(VENV_CLUSTER)/.made ## DDP, ZeRO-3 and FSDP2 on two ranks without a GPU: the same sums as one process
 	$(CLUSTER_TESTS) -m "cluster and not full" $(ARGS)
 
-test-cluster-full: $(VENV_CLUSTER)/.made ## also ZeRO-2, two nodes, LoRA, and runs that are killed and resumed
+test-cluster-full: $(VENV_CLUSTER)/.made ## also ZeRO-2, two nodes, LoRA, and runs that are killed and resumed, Slurm (after .ci/debian)
 	$(CLUSTER_TESTS) -m cluster $(ARGS)
 
 gpu: $(MADE) ## measure what requires a GPU, for docs/performance.md (DEVICE=cpu SHAPE=tiny rehearses it)

@@ -30,11 +30,11 @@ LAUNCHER = (
 )
 
 
-def when(ready, act):
+def when(ready, act, seconds=20):
     """In the background, for the signal has to come while the main thread waits."""
 
     def watch():
-        end = time.monotonic() + 20
+        end = time.monotonic() + seconds
         while not ready() and time.monotonic() < end:
             time.sleep(0.01)
         act()
