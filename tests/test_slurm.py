@@ -145,7 +145,6 @@ def submit(cluster, folder, *words, **environment):
 
 
 @pytest.mark.cluster
-@pytest.mark.slurm
 @pytest.mark.full
 def test_ranks_are_the_tasks_of_all_nodes_and_are_stopped_before_their_time_is_up(cluster, tmp_path):
     """Slurm sends the signal; only exit code 75 brings the job back, under the name that it had."""
@@ -173,7 +172,6 @@ def test_ranks_are_the_tasks_of_all_nodes_and_are_stopped_before_their_time_is_u
 
 
 @pytest.mark.cluster
-@pytest.mark.slurm
 @pytest.mark.full
 def test_a_job_that_fails_is_ended_whole_and_not_queued_again(cluster, tmp_path):
     command = program(tmp_path, '[ "$RANK" = 1 ] && exit 3; sleep 60')
@@ -182,7 +180,6 @@ def test_a_job_that_fails_is_ended_whole_and_not_queued_again(cluster, tmp_path)
 
 
 @pytest.mark.cluster
-@pytest.mark.slurm
 @pytest.mark.full
 def test_a_run_on_slurm_that_is_stopped_and_requeued_ends_as_an_undisturbed_one(cluster, tmp_path, data_root):
     """On two ranks: by the signal before the end of its time, then by scontrol requeue, which sends SIGTERM."""
@@ -211,7 +208,6 @@ def test_a_run_on_slurm_that_is_stopped_and_requeued_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.cluster
-@pytest.mark.slurm
 @pytest.mark.full
 def test_a_sweep_is_an_array_of_slurms(cluster, tmp_path, monkeypatch):
     """The time of its jobs is up: they save and are queued again, and the sweep waits for them."""
@@ -236,7 +232,6 @@ def test_a_sweep_is_an_array_of_slurms(cluster, tmp_path, monkeypatch):
 
 
 @pytest.mark.cluster
-@pytest.mark.slurm
 @pytest.mark.full
 def test_a_job_that_may_not_be_queued_again_is_stopped(cluster, tmp_path, monkeypatch):
     for key, value in cluster.environment.items():
