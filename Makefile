@@ -84,6 +84,9 @@ ceiling: $(MADE) ## what the tiny policy reaches when trained on the true labels
 bench-train: $(MADE) ## how fast shared prompts train against TRL's own path (ARGS="--geometries kadid")
 	$(BIN)/python -m vqr1.bench.train $(ARGS)
 
+bench-preparation: $(MADE) ## what pictures and prompts cost before the policy reads them, TRL's way against ours
+	$(BIN)/python -m vqr1.bench.preparation $(ARGS)
+
 test: $(MADE) ## the tests that run without a GPU, slow ones included
 	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -139,5 +142,5 @@ wheel: $(MADE) ## build dist/*.whl
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-cluster \
-	test-cluster-full test-wheel gpu bench-rollout bench-train prove-vllm check \
+	test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation prove-vllm check \
 	format wheel

@@ -18,6 +18,7 @@ from vqr1.bench.train import Geometry, make_batch, make_trainer
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.policy import segments
 from vqr1.policy.load import TINY, load_policy, lora_config
+from vqr1.policy.read_once import PictureCutter
 from vqr1.policy.segments import Segments, attend, has_kernel
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities, pack
 from vqr1.ranking import fidelity_reward
@@ -86,6 +87,13 @@ def random_model(device: torch.device, dtype: torch.dtype):
     add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
     model.set_attn_implementation({"text_config": segments.NAME})
     return model
+
+
+@pytest.mark.parametrize("sent_as", [torch.uint8, torch.bfloat16])
+def test_pictures_are_normalised_to_the_bits_of_the_cpu(device, sent_as):
+    patches = torch.arange(256, dtype=torch.uint8).repeat(588).view(-1, 588)
+    cutter = PictureCutter()
+    assert torch.equal(cutter.as_read(patches.to(device, sent_as)).cpu(), cutter.as_read(patches))
 
 
 def by_rows(model, batch):

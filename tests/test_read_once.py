@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessor
 
 from vqr1.answer import build_prompt
 from vqr1.policy.read_once import (
-    OncePerPicture,
+    PER_TOKEN,
+    OncePerPrompt,
+    PictureCutter,
     copies_in_a_row,
     distinct,
     encode_each_picture_once,
+    of_rows,
     read_each_prompt_once,
+    take_bytes,
 )
 from vqr1.rollout.offline import encode_prompts
 
@@ -27,6 +33,14 @@ def models(policy_folder):
     plain, shared = (Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_folder) for _ in range(2))
     encode_each_picture_once(shared.model.visual)
     return plain, shared, AutoProcessor.from_pretrained(policy_folder, padding_side="left")
+
+
+def reading_once(plain, processor):
+    """A copy of the model, and the processor for it, that read equal prompts once."""
+    model, once = copy.deepcopy(plain), OncePerPrompt.of(processor)
+    take_bytes(model.model.visual, once.image_processor)
+    read_each_prompt_once(model)
+    return model, once
 
 
 def batch(processor, order=(0, 1, 0, 2, 1, 1)):
@@ -70,25 +84,26 @@ def test_the_tower_sees_each_picture_once(models):
 @pytest.mark.parametrize("order", [(0, 0, 0, 1, 1, 1, 2, 2, 2), (0, 0, 1, 1, 1, 1), (0, 1, 2), (0, 0, 1, 2, 2)])
 def test_the_same_answers_are_drawn_when_prompts_are_read_once(models, order):
     plain, _, processor = models
-    model = copy.deepcopy(plain)
-    read_each_prompt_once(model)
-    inputs = batch(processor, order)
+    model, once = reading_once(plain, processor)
     found = []
-    for each in (plain, model):
+    for each, inputs in (
+        (plain, batch(processor, order)),
+        (model, batch(once, order)),
+        (model, batch(processor, order)),
+    ):
         torch.manual_seed(3)
         found.append(each.generate(**inputs, max_new_tokens=8, do_sample=True, top_k=0))
-    assert torch.equal(*found)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])  # a batch of the plain processor's
 
 
 def test_prompts_are_read_once(models):
-    plain, _, processor = models
-    model = copy.deepcopy(plain)
-    read_each_prompt_once(model)
+    model, once = reading_once(models[0], models[2])
     rows = []
     model.model.language_model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
     )
-    inputs = batch(processor, (0, 0, 0, 1, 1, 1))
+    inputs = batch(once, (0, 0, 0, 1, 1, 1))
     model.generate(**inputs, max_new_tokens=2, do_sample=False)
     assert rows[0] == (2, inputs["input_ids"].shape[1] - 1)
     assert rows[1] == (6, 1)
@@ -109,9 +124,8 @@ def test_ranks_that_share_the_weights_generate_in_step(models, order):
     ("order", "k"), [((0, 0, 1, 1), 2), ((0, 0, 0, 0), 4), ((0, 1, 0, 1), 1), ((0, 0, 1, 1, 1), 1)]
 )
 def test_copies_in_a_row(models, order, k):
-    inputs = dict(batch(models[2], order))
-    assert copies_in_a_row(inputs) == k
-    assert copies_in_a_row({**inputs, "pixel_values": None}) == 0
+    inputs = batch(OncePerPrompt.of(models[2]), order)
+    assert copies_in_a_row(inputs, inputs["picture"]) == k
 
 
 def test_equal_sums_are_not_equal_pictures():
@@ -121,36 +135,92 @@ def test_equal_sums_are_not_equal_pictures():
     assert copy_of.tolist() == [0, 1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("order", [(0, 0, 0, 1, 1, 1), (2, 0, 1, 0, 2, 2), (1,)])
-def test_a_picture_is_prepared_once_and_as_ever(models, order, monkeypatch):
-    from transformers import Qwen2VLImageProcessor
-
-    plain = models[2].image_processor
-    ours = OncePerPicture(**plain.to_dict())
+def some_pictures(*sizes):
     rng = np.random.default_rng(0)
-    sizes = ((112, 112), (56, 84), (112, 112))
-    pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
-    asked = [[pictures[i]] for i in order]  # nested, as the processor hands them on
-    expected = plain(asked, return_tensors="pt")
-    prepared = []
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def asked(pictures, order):
+    return [{"image": pictures[i], "prompt": build_prompt("paper")} for i in order]
+
+
+@pytest.mark.parametrize("order", [(0, 0, 0, 1, 1, 1), (2, 0, 1, 0, 2, 2), (1,)])
+@pytest.mark.parametrize("padding", [True, False])
+def test_every_row_is_as_ever_and_every_picture_is_there_once(models, order, padding):
+    pictures = some_pictures((112, 112), (56, 84), (100, 70))  # the last is resized
+    plain = models[2]
+    expected = encode_prompts(plain, asked(pictures, order), padding)
+    once = OncePerPrompt.of(plain)
+    found = encode_prompts(once, asked(pictures, order), padding)
+    for name in PER_TOKEN:
+        assert np.array_equal(found[name], expected[name]) if padding else found[name] == expected[name]
+    grid = torch.as_tensor(expected["image_grid_thw"])
+    assert torch.equal(found["image_grid_thw"], grid)
+    assert found["pixel_values"].dtype == torch.uint8
+    assert len(found["pixel_values"]) == sum(grid[order.index(i)].prod() for i in set(order))
+    rows = of_rows(found["pixel_values"], grid, found["picture"].tolist())
+    assert len({row.data_ptr() for row in rows}) == len(set(order))
+    assert torch.equal(once.image_processor.as_read(torch.cat(rows)), torch.as_tensor(expected["pixel_values"]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_std": [0.1, 1, 9]}])
+@pytest.mark.parametrize("sent_as", [torch.uint8, torch.bfloat16, torch.float16, torch.float32])
+def test_bytes_become_the_bits_of_the_image_processor(settings, sent_as):
+    every_value = Image.fromarray(np.arange(3 * 28 * 28).reshape(28, 28, 3).astype(np.uint8))
+    plain = Qwen2VLImageProcessor(**settings)
+    cutter = PictureCutter(**plain.to_dict())
+    expected = plain([every_value], return_tensors="pt")["pixel_values"]
+    patches = cutter([every_value])["pixel_values"]
+    assert patches.numel() * 8 == expected.numel() * expected.element_size()
+    assert torch.equal(cutter.as_read(patches.to(sent_as)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_tower_is_given_the_same_bits(models, dtype):
+    plain, processor = copy.deepcopy(models[0]).to(dtype), models[2]
+    ours, once = copy.deepcopy(plain), OncePerPrompt.of(processor)
+    take_bytes(ours.model.visual, once.image_processor)
+    pictures, seen = some_pictures((112, 112), (56, 84)), []
+    for model, inputs in ((plain, processor), (ours, once), (ours, processor)):
+        model.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        batch = dict(encode_prompts(inputs, asked(pictures, (0, 1))))
+        batch.pop("picture", None)
+        model(**batch)
+    assert seen[0].dtype == dtype
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+def test_pictures_are_cut_once_for_who_asks_twice(models, monkeypatch):
+    cut = []
     usual = Qwen2VLImageProcessor._preprocess
     monkeypatch.setattr(
-        Qwen2VLImageProcessor,
-        "_preprocess",
-        lambda self, images, **kw: prepared.append(len(images)) or usual(self, images, **kw),
+        Qwen2VLImageProcessor, "_preprocess", lambda self, images, **kw: cut.append(1) or usual(self, images, **kw)
     )
-    found = ours(asked, return_tensors="pt")
-    assert prepared == [len(set(order))]
-    assert torch.equal(found["pixel_values"], expected["pixel_values"])
-    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+    once = OncePerPrompt.of(models[2])
+    pictures = some_pictures((56, 56), (56, 84))
+    first, again = (encode_prompts(once, asked(pictures, order)) for order in ((0, 0, 1), (0, 1, 1, 1)))
+    assert len(cut) == 2 and first["pixel_values"] is again["pixel_values"]
+    encode_prompts(once, asked(pictures, (1, 0)))
+    assert len(cut) == 4
+    changed = [picture.copy() for picture in pictures]  # equal, but nothing says that they are
+    encode_prompts(once, asked(changed, (1, 0)))
+    assert len(cut) == 6
+
+
+def test_the_number_of_threads_changes_no_bit(models, monkeypatch):
+    pictures, found = some_pictures(*[(56, 84), (84, 112), (56, 56)] * 4), []
+    for cores in (1, 5):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n))
+        found.append(OncePerPrompt.of(models[2]).image_processor(pictures)["pixel_values"])
+    assert torch.equal(*found)
 
 
 def test_a_saved_processor_is_a_plain_one(tmp_path, models):
     from transformers import AutoProcessor
 
-    processor = copy.copy(models[2])
-    processor.image_processor = OncePerPicture(**models[2].image_processor.to_dict())
-    processor.save_pretrained(tmp_path)
+    once = OncePerPrompt.of(models[2])
+    encode_prompts(once, asked(some_pictures((56, 56)), (0, 0)))
+    once.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
-    assert type(again.image_processor) is type(models[2].image_processor)
-    assert again.image_processor.size == models[2].image_processor.size
+    assert type(again) is type(models[2])
+    assert again.to_dict() == models[2].to_dict()

@@ -120,9 +120,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch",
         "RankingTrainer._run_epoch",
     ),
-    (utils.split_pixel_values_by_grid, "batch", "RankingTrainer._prepare_inputs"),
     (utils.split_tensor_dict, "tensor_dict, num_chunks", "RankingTrainer._prepare_inputs"),
-    (utils.unsplit_pixel_values_by_grid, "batch", "RankingTrainer._prepare_inputs"),
     (prepare_multimodal_messages, "messages, images=None", "RankingTrainer.answer"),
     (VLLMGeneration._init_vllm, "self", "SyncedGeneration._init_vllm"),
     (VLLMGeneration._iter_named_params, "self", "SyncedGeneration._iter_named_params"),
@@ -145,7 +143,7 @@ def test_signatures_are_those_we_call_and_override(function, recorded, ours):
 
 
 def prepare_inputs(self, generation_batch):
-    """TRL's, which RankingTrainer._prepare_inputs copies with another shuffle."""
+    """TRL's, which RankingTrainer._prepare_inputs copies with another shuffle, and pictures that are split already."""
     mode = "train" if self.model.training else "eval"
     if mode == "train":
         generate_every = self.args.steps_per_generation * self.num_iterations

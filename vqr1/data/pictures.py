@@ -344,8 +344,9 @@ def _loader_of_process(min_pixels: int, max_pixels: int, folder: str | None) -> 
 
 
 def decoders() -> ThreadPoolExecutor:
-    """Threads to decode in: Pillow lets others run while it decodes."""
-    return ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
+    """Threads to decode or cut in, as many as this process may use cores: Pillow and torch let others run meanwhile."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(min(DECODERS, cores))
 
 
 def load_many(load: Load, paths: Sequence[str]) -> list[Image.Image]:

@@ -29,7 +29,7 @@ from vqr1.demo.datasets import DEMO_DATASETS
 from vqr1.demo.specs import register_demonstration
 from vqr1.packaged import data_root
 from vqr1.policy.load import SHIPPED, TINY, load_policy, load_processor, vision_tower
-from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, read_each_prompt_once, take_bytes
 from vqr1.rollout.offline import Policy, encode_prompts
 from vqr1.training.evaluator import Evaluator
 
@@ -131,7 +131,9 @@ def measure_ceiling(policy: Path, root: Path, seconds: float, say: Callable[[str
         model = load_policy(settings)
         encode_each_picture_once(vision_tower(model))
         read_each_prompt_once(model)
-        rated = Policy(model, processor, max_tokens=48)
+        asking = OncePerPrompt.of(processor)
+        take_bytes(vision_tower(model), asking.image_processor)
+        rated = Policy(model, asking, max_tokens=48)
         return rated, Evaluator(rated, load, build_prompt("paper"), batch=192, seed=0)
 
     _, evaluator = fresh()

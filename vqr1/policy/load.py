@@ -162,16 +162,14 @@ def load_processor(policy: PolicyConfig) -> Any:
 
     The limits are set on the image processor itself; set anywhere else they have no effect.
     """
-    from transformers import AutoProcessor
-
-    from vqr1.policy.read_once import OncePerPicture
+    from transformers import AutoProcessor, Qwen2VLImageProcessor
 
     weights = find_weights(policy.path)
     try:
         processor = AutoProcessor.from_pretrained(
             str(weights), padding_side="left", trust_remote_code=False, local_files_only=True
         )
-        processor.image_processor = OncePerPicture.from_pretrained(str(weights), local_files_only=True)
+        processor.image_processor = Qwen2VLImageProcessor.from_pretrained(str(weights), local_files_only=True)
     except (ValueError, OSError, ImportError, AttributeError, KeyError, TypeError) as error:
         if "trust_remote_code" in str(error):
             raise needs_code(weights, "its processor") from error

@@ -1,45 +1,138 @@
-"""Each picture prepared and encoded once, and each prompt read once, however many answers are asked for.
+"""Each picture cut and encoded once, and each prompt read once, however many answers are asked for.
 
 K answers are asked for by K copies of a prompt, each with its picture. Cutting a picture into patches and encoding it
 are functions of the picture alone, so either is done once for the equal pictures of a batch and the result is handed
 to every copy; gradients of the copies add up on the one encoding. When answers are generated, the cache of one reading
 of the prompt is handed to every copy. Exact: nothing is approximated, and the same random state draws the same answers.
+
+Pictures wait for the policy as the bytes they are, an eighth of what it reads: float32, and each patch twice, for it
+reads a still picture as a film of two frames. They become that on its device, picture by picture as they are read.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature, DynamicCache, Qwen2VLImageProcessor
+from transformers import BatchFeature, DynamicCache, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
 from transformers.image_utils import make_flat_list_of_images
 
+from vqr1.data.pictures import decoders
+
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+AS_BYTES = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
 
 
-class OncePerPicture(Qwen2VLImageProcessor):
-    """Qwen2-VL's image processor, which prepares a picture that appears several times in a batch once.
+class PictureCutter(Qwen2VLImageProcessor):
+    """Qwen2-VL's image processor up to the point where pictures stop being bytes.
 
-    The same picture is the same object: what loads pictures hands one to every answer that is asked for.
+    Its ``pixel_values`` are (N, 3 p p) uint8: of each of N patches of p x p pixels one frame, not yet normalised.
     """
 
-    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
-        pictures: Any = make_flat_list_of_images(images)
-        firsts = list({id(picture): picture for picture in pictures}.values())
-        prepared = super().preprocess(firsts, **{**kwargs, "return_tensors": "pt"})
-        place = {id(picture): i for i, picture in enumerate(firsts)}
-        copies = [place[id(picture)] for picture in pictures]
-        grid = prepared["image_grid_thw"]
-        patches = torch.split(prepared["pixel_values"], grid.prod(-1).tolist())
-        return BatchFeature(
-            {"pixel_values": torch.cat([patches[i] for i in copies]), "image_grid_thw": grid[copies]},
-            tensor_type=kwargs.get("return_tensors"),
-        )
+    _latest: tuple[list[Any], dict[str, Any], BatchFeature] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "image_processor_type": Qwen2VLImageProcessor.__name__}
+    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """As Qwen2VLImageProcessor's, as tensors, several pictures at a time.
+
+        The last call's patches are kept: who asks again for the same objects, as TRL does, gets the same tensors.
+        """
+        pictures: Any = make_flat_list_of_images(images)
+        asked = {**kwargs, **AS_BYTES, "return_tensors": "pt"}
+        latest = self._latest
+        if latest is None or latest[1] != asked or list(map(id, latest[0])) != list(map(id, pictures)):
+            cut = super().preprocess
+            with decoders() as pool:
+                parts = list(pool.map(lambda picture: cut([picture], **asked), pictures))
+            names = "pixel_values", "image_grid_thw"
+            latest = pictures, asked, BatchFeature({name: torch.cat([part[name] for part in parts]) for name in names})
+            self._latest = latest
+        return BatchFeature(dict(latest[2]))
+
+    def as_read(self, patches: torch.Tensor) -> torch.Tensor:
+        """What the vision tower reads, (N, 3 t p p) float32, t frames of a patch: the bits that Qwen2-VL's makes.
+
+        ``patches`` may lie on any device, in any type that holds the integers up to 255.
+        """
+        p, t = self.patch_size, self.temporal_patch_size
+        values = self.rescale_and_normalize(
+            patches.float().view(-1, 3, p, p),
+            self.do_rescale,
+            self.rescale_factor,
+            self.do_normalize,
+            self.image_mean,
+            self.image_std,
+        )
+        return values.unsqueeze(2).expand(-1, -1, t, -1, -1).reshape(len(patches), -1)
+
+
+class OncePerPrompt(Qwen2_5_VLProcessor):
+    """Qwen2.5-VL's processor for R prompts with a picture each, of which many are copies.
+
+    The same picture is the same object: what loads pictures hands one to every answer that is asked for. Equal prompts
+    are read once. Tokens and ``image_grid_thw`` come row by row as ever; ``pixel_values`` holds each picture once, as
+    :class:`PictureCutter` cuts it, and ``picture`` (R,) says which of them is each row's (:func:`of_rows`).
+    """
+
+    _plain: Any
+
+    @classmethod
+    def of(cls, processor: Any) -> OncePerPrompt:
+        """``processor`` for such batches; saved, it is plain again."""
+        cutter = PictureCutter(**processor.image_processor.to_dict())
+        once = cls(cutter, processor.tokenizer, processor.video_processor, chat_template=processor.chat_template)
+        once._plain = processor
+        return once
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        if images is None:
+            return super().__call__(text=text, **kwargs)
+        pictures: Any = make_flat_list_of_images(images)
+        first, number = numbered(list(zip(map(id, pictures), text, strict=True)))
+        once = super().__call__([pictures[i] for i in first], [text[i] for i in first], **kwargs)
+
+        def copied(values: Any) -> Any:
+            return values[number] if isinstance(values, torch.Tensor) else [values[n] for n in number]
+
+        rows = {name: copied(values) for name, values in once.items() if name != "pixel_values"}
+        return BatchFeature({**rows, "pixel_values": once["pixel_values"], "picture": torch.tensor(number)})
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+        return self._plain.save_pretrained(save_directory, **kwargs)
+
+
+def numbered(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """The first place of each distinct key, and of every key the number of the distinct one that it is."""
+    number: dict[Hashable, int] = {}
+    of_each = [number.setdefault(key, len(number)) for key in keys]
+    return [of_each.index(n) for n in range(len(number))], of_each
+
+
+def of_rows(pixels: torch.Tensor, grid_R: torch.Tensor, number: Sequence[int]) -> list[torch.Tensor]:
+    """Each of R rows' picture, views of ``pixels``, which holds each once: picture ``number[r]`` is row r's."""
+    first, number = numbered(number)
+    pictures = torch.split(pixels, grid_R[first].prod(-1).tolist())
+    return [pictures[n] for n in number]
+
+
+def take_bytes(visual: Any, cutter: PictureCutter) -> None:
+    """Let a Qwen2.5-VL vision tower take pictures as ``cutter`` cuts them, too.
+
+    It computes on its own device what Qwen2-VL's image processor would have sent there. On their way the bytes are
+    cast to the tower's type, which holds all of them.
+    """
+    width = 3 * cutter.patch_size**2
+
+    def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        patches = args[0] if args else kwargs["hidden_states"]
+        if patches.shape[-1] != width:
+            return None
+        kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        return (cutter.as_read(patches).to(patches.dtype), *args[1:]), kwargs
+
+    visual.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def encode_each_picture_once(visual: Any) -> None:
@@ -89,31 +182,31 @@ def distinct(pictures: tuple[torch.Tensor, ...]) -> tuple[list[int], torch.Tenso
 
 
 def read_each_prompt_once(model: Any, in_step: bool = False) -> None:
-    """Let a Qwen2.5-VL's ``generate`` read equal consecutive prompts once; other batches go the usual way.
+    """Let a Qwen2.5-VL's ``generate`` take :class:`OncePerPrompt`'s batches and read equal consecutive prompts once.
 
-    ``in_step``: ranks share the weights, so all make as many passes as the one with the longest answer. transformers
-    sees that for itself under ZeRO-3, not under accelerate's FSDP2.
+    Other batches go the usual way. ``in_step``: ranks share the weights, so all make as many passes as the one with the
+    longest answer. transformers sees that for itself under ZeRO-3, not under accelerate's FSDP2.
     """
     plain = model.generate
 
     @functools.wraps(plain)
-    def generate(*args: Any, **inputs: Any) -> Any:
+    def generate(*args: Any, picture: torch.Tensor | None = None, **inputs: Any) -> Any:
         if in_step:
             inputs["synced_gpus"] = True
-        k = 0 if args else copies_in_a_row(inputs)
-        if k < 2:
+        if picture is None:
             return plain(*args, **inputs)
-        patches = inputs["image_grid_thw"].prod(-1).tolist()
-        once = {
-            "pixel_values": torch.cat(torch.split(inputs.pop("pixel_values"), patches)[::k]),
-            "image_grid_thw": inputs.pop("image_grid_thw")[::k],
-            # All but the last token, which generate takes up from the cache.
-            **{name: inputs[name][::k, :-1] for name in PER_TOKEN},
-        }
+        grid = inputs.pop("image_grid_thw")
+        pictures = of_rows(inputs.pop("pixel_values"), grid, picture.tolist())
+        k = copies_in_a_row(inputs, picture)
+        seen = {"pixel_values": torch.cat(pictures[::k]), "image_grid_thw": grid[::k]}
+        if k == 1:
+            return plain(**inputs, **seen)
+        # All but the last token, which generate takes up from the cache.
+        once = {name: inputs[name][::k, :-1] for name in PER_TOKEN}
         del inputs["mm_token_type_ids"]
         cache = DynamicCache(config=model.config.get_text_config())
         with torch.no_grad():
-            model(**once, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(**once, **seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(k)
         model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(k, dim=0)
         return plain(**inputs, past_key_values=cache)
@@ -121,14 +214,9 @@ def read_each_prompt_once(model: Any, in_step: bool = False) -> None:
     model.generate = generate
 
 
-def copies_in_a_row(inputs: dict[str, Any]) -> int:
-    """K where a batch is prompts with one picture each, every one K times in a row; else 0."""
-    if any(inputs.get(name) is None for name in (*PER_TOKEN, "pixel_values", "image_grid_thw")):
-        return 0
-    grid, rows = inputs["image_grid_thw"], inputs["input_ids"]
-    if len(grid) != len(rows) or "past_key_values" in inputs:
-        return 0
-    _, picture = distinct(torch.split(inputs["pixel_values"], grid.prod(-1).tolist()))
+def copies_in_a_row(inputs: dict[str, Any], picture: torch.Tensor) -> int:
+    """K where a batch is prompts with one picture each, every one K times in a row."""
+    rows = inputs["input_ids"]
     row = torch.cat([rows, inputs["attention_mask"], picture[:, None].to(rows)], dim=1)
     _, lengths = torch.unique_consecutive(row, dim=0, return_counts=True)
     # Runs of different lengths, or one prompt's copies that were meant as several runs, share their largest divisor.

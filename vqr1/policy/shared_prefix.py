@@ -72,13 +72,18 @@ class AnswerBatch:
         attention_mask: torch.Tensor,
         answer_tokens: int,
         *,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor],
         image_grid_thw: torch.Tensor,
         mm_token_type_ids: torch.Tensor,
         **_: Any,
     ) -> AnswerBatch:
-        """From what TRL hands to its forward pass: one picture to a row, the last ``answer_tokens`` the answer's."""
-        pictures = torch.split(pixel_values, image_grid_thw.prod(-1).tolist())
+        """From what TRL hands to its forward pass: one picture to a row, the last ``answer_tokens`` the answer's.
+
+        ``pixel_values``: the rows' patches, in one tensor or a tensor for each row, which is the same for copies.
+        """
+        pictures = pixel_values
+        if isinstance(pictures, torch.Tensor):
+            pictures = torch.split(pictures, image_grid_thw.prod(-1).tolist())
         assert len(pictures) == len(input_ids), "a prompt has one picture"
         rest = input_ids.shape[1] - answer_tokens
         prompt, answer = input_ids[:, :rest], input_ids[:, rest:]
@@ -143,7 +148,8 @@ def same_prompt(batch: AnswerBatch) -> torch.Tensor:
 
     equal = repeats(batch.prompt_RP) & repeats(batch.prompt_mask_RP) & repeats(batch.grid_R)
     for i in equal.nonzero().flatten().tolist():
-        equal[i] = torch.equal(batch.pictures_R[i], batch.pictures_R[i + 1])
+        one, other = batch.pictures_R[i], batch.pictures_R[i + 1]
+        equal[i] = one is other or torch.equal(one, other)
     return torch.cat([equal.new_zeros(1, dtype=torch.long), (~equal).cumsum(0)])
 
 

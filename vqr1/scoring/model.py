@@ -15,7 +15,7 @@ from vqr1.config import PolicyConfig
 from vqr1.data.splits import SplitRule
 from vqr1.errors import UserError
 from vqr1.policy.load import SHIPPED, TINY, add_adapter, find_weights, load_policy, load_processor
-from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once
+from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, read_each_prompt_once, take_bytes
 from vqr1.policy.weight_files import check_adapter_files, check_folder
 from vqr1.rollout.prompt_checks import check_prompt
 from vqr1.scoring.sets import Seen
@@ -75,8 +75,10 @@ def load_model(model: Model) -> tuple[Any, Any]:
     """Model and processor, ready to answer on the GPU where there is one."""
     loaded = load_weights(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     encode_each_picture_once(loaded.model.visual)
+    processor = OncePerPrompt.of(load_processor(model.policy))
+    take_bytes(loaded.model.visual, processor.image_processor)
     read_each_prompt_once(loaded)
-    return loaded, load_processor(model.policy)
+    return loaded, processor
 
 
 def load_weights(model: Model) -> Any:

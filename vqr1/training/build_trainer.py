@@ -18,8 +18,8 @@ from vqr1.data import Sample, find_spec
 from vqr1.data.pictures import Load
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy import segments
-from vqr1.policy.load import base_model, load_policy, lora_config
-from vqr1.policy.read_once import read_each_prompt_once
+from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
+from vqr1.policy.read_once import read_each_prompt_once, take_bytes
 from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.run_data import as_dataset
@@ -106,11 +106,16 @@ def packing(step: StepSettings) -> Packing | None:
 
 
 def share_work(trainer: RankingTrainer) -> None:
-    """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score."""
+    """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score.
+
+    Both take pictures as the trainer's processor cuts them.
+    """
     policy, reference = (
         model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
     )
     read_each_prompt_once(policy, in_step=trainer.is_fsdp_enabled)
+    for model in filter(None, (policy, reference)):
+        take_bytes(vision_tower(model), trainer.processor.image_processor)
     if trainer.packing is not None:
         for model in filter(None, (policy, reference)):
             # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.

@@ -39,9 +39,10 @@ import torch
 from accelerate.utils import gather_object, is_peft_model, set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import split_tensor_dict
 
 from vqr1.policy.load import base_model, load_folder
+from vqr1.policy.read_once import OncePerPrompt, numbered, of_rows
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
@@ -82,6 +83,7 @@ class RankingTrainer(GRPOTrainer):
     def __init__(
         self,
         *args: Any,
+        processing_class: Any,
         cohorts: Iterable[int],
         script: Script | None = None,
         packing: Packing | None = None,
@@ -96,7 +98,8 @@ class RankingTrainer(GRPOTrainer):
         self._pictures: list[str] = []  # whose answers the next update is of
         self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
         self.generation_seconds = 0.0  # spent so far
-        super().__init__(*args, **kwargs)
+        self.processor = OncePerPrompt.of(processing_class)
+        super().__init__(*args, processing_class=self.processor, **kwargs)
 
     def use(self, generation: SyncedGeneration, canary: Canary | None) -> None:
         """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used.
@@ -221,6 +224,8 @@ class RankingTrainer(GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but for the shuffle: it moves pictures with all their answers, however these are scored.
 
+        A part's ``pixel_values`` is a list: for each answer its picture, one tensor for all answers to it.
+
         Relies on: TRL's body is the one that is copied here; ``_step`` counts micro-batches from 0, and
         ``_buffered_inputs`` is None until the first generation of a process.
         """
@@ -230,9 +235,7 @@ class RankingTrainer(GRPOTrainer):
         passes = self.args.steps_per_generation
         if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch: Any = self._generate_and_score_completions(generation_batch)
-            batch = shuffled_groups(split_pixel_values_by_grid(batch), self.args.num_generations)
-            parts: Any = split_tensor_dict(batch, passes)
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+            self._buffered_inputs = split_tensor_dict(shuffled_groups(batch, self.args.num_generations), passes)
         return self._buffered_inputs[self._step % passes]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -284,7 +287,12 @@ class RankingTrainer(GRPOTrainer):
         given the model the fused head that ``log_probabilities`` uses; the third result, a mixture-of-experts model's
         loss, is None for a Qwen2.5-VL.
         """
+        if "picture" in fields:  # as the processor made them, before they are shuffled
+            number = fields.pop("picture").tolist()
+            fields["pixel_values"] = of_rows(fields["pixel_values"], fields["image_grid_thw"], number)
         if self.packing is None:
+            pixels = fields["pixel_values"]
+            fields["pixel_values"] = pixels if isinstance(pixels, torch.Tensor) else torch.cat(pixels)
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
             )
@@ -318,6 +326,8 @@ class RankingTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(inputs)
         scored["advantages"] = scored["advantages"].masked_fill(equal_R[first : first + len(inputs)], 0.0)
         scored["image_id"] = [example["image_id"] for example in inputs]
+        _, number = numbered([id(example["image"]) for example in inputs])
+        scored["pixel_values"] = of_rows(scored["pixel_values"], scored["image_grid_thw"], number)
         if self.unreadable is not None:
             latest = {name: self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED)}
             self.unreadable.after(
