@@ -143,11 +143,8 @@ def main() -> None:
         results[size] = measure(size, args.pictures, args.rounds)
         print(json.dumps({size: results[size]}), flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "machine": f"one torch thread of {platform.processor() or platform.machine()}",
-        "versions": versions(),
-        "results": results,
-    }
+    machine = platform.processor() or platform.machine()
+    report = {"machine": f"one torch thread of {machine}", "versions": versions(), "results": results}
     args.output.write_text(json.dumps(report, indent=2) + "\n")
     print(table(results), f"\n{args.output}")
 
