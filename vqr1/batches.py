@@ -24,13 +24,15 @@ def plan_batches(
     world_size: int,
     answers_per_device: int | None = None,
     steps_per_generation: int | None = None,
+    cohort_size: int = 1,
 ) -> BatchPlan:
     """Divide ``images_per_step`` pictures with ``k`` answers each into ``world_size`` devices.
 
     ``answers_per_device`` bounds the answers in one pass (memory). A pass holds all answers to as many pictures as the
     bound allows and a device's share divides into, for answers to one picture share its prompt; where the bound is
     below ``k``, the largest number of answers that divides the share. ``steps_per_generation`` defaults to one
-    generation batch per optimiser step.
+    generation batch per optimiser step. ``cohort_size``: pictures that stay together, of which sizes that are offered
+    are multiples too.
 
     Raises UserError for an image count that does not divide over the devices (naming those that do), or a
     generation batch that would leave the answers to one picture on two devices.
@@ -43,8 +45,9 @@ def plan_batches(
         if number is not None and number < 1:
             raise UserError(f"trainer.{name}={number}: set it to 1 or more")
     if images_per_step % world_size:
-        below = images_per_step // world_size * world_size
-        fitting = " or ".join(str(n) for n in (below, below + world_size) if n > 0)
+        multiple = math.lcm(world_size, cohort_size)
+        below = images_per_step // multiple * multiple
+        fitting = " or ".join(str(n) for n in (below, below + multiple) if n > 0)
         raise UserError(
             f"trainer.images_per_step={images_per_step} cannot be shared by {world_size} devices; set it to {fitting}"
         )

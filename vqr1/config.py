@@ -96,7 +96,7 @@ class DataConfig:
 class LoraSettings:
     r: int = 64
     alpha: int = 128
-    dropout: float = 0.05
+    dropout: float = 0.0  # above 0, the passes that a ratio of probabilities compares would differ by it
     # Every linear layer of the language model; the vision tower stays as it is. A regular expression.
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -108,7 +108,7 @@ class PolicyConfig:
     path: str = MISSING  # a hub id or a folder in the same format; "tiny" is the policy shipped with the package
     dtype: str = "auto"  # auto: bfloat16 on a GPU that has it, else float32; what each does: docs/configuration.md
     attention: str = "auto"  # auto: flash_attention_2 on a GPU where it is installed, else sdpa
-    tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, else all weights
+    tuning: Tuning = Tuning.full  # auto: LoRA on one GPU, all weights on several that they fit, or without one
     train_vision: bool = True
     lora: LoraSettings = field(default_factory=LoraSettings)
     min_pixels: int = 3136
@@ -174,7 +174,7 @@ class StepSettings:
     """Settings of ours under ``trainer``, beside those of TRL's GRPOConfig. Their defaults stand here alone."""
 
     images_per_step: int = 128  # pictures an optimiser step learns from, over all devices
-    answers_per_device: int | None = 8  # at most so many in one forward and backward pass: memory; None: no bound
+    answers_per_device: int | None = None  # at most so many in one forward and backward pass; None: what fits
     steps_per_generation: int | None = None  # passes to a generation batch; None: those of an optimiser step
     shared_prefix: bool = True  # a prompt goes through the policy once for its answers; false: TRL's own path
     shared_prefix_attention: SharedPrefixAttention = "auto"  # auto: whichever is faster

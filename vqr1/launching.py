@@ -20,13 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 
 from vqr1.child_process import INTERRUPTED, PLACE, STOPPED, Starter, started_by_us
 from vqr1.command_words import quoted
-from vqr1.config import Config, Launcher, ScreenKind, Tuning
+from vqr1.config import Config, Launcher, ScreenKind
 from vqr1.data import check_size, read_dataset
 from vqr1.errors import LaunchError, UserError
-from vqr1.machine_choices import MachineChoices, choose, launched, tells
+from vqr1.estimate.sizes import read_sizes
+from vqr1.fitting import Devices, summed
+from vqr1.machine_choices import MachineChoices, choose, estimated, launched, tells
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
-from vqr1.prerequisites import check_chosen, check_driver, check_settings
+from vqr1.prerequisites import check_chosen, check_disk, check_driver, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
 from vqr1.screen import outlast_stderr
 from vqr1.sweep import NAME, Sweep, parsed
@@ -65,13 +67,16 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
                 check_size(name, root, splits, "data.partial")
     _starting(config)
     gpus = visible_gpus()
-    choices = choose(config, gpus, scripted)
+    half = has_bfloat16(gpus)
+    choices = choose(config, gpus, scripted, memory=device_memory(gpus), bfloat16=half)
     check_chosen(config, choices, gpus)
+    if os.environ.get("RANK", "0") == "0":
+        check_disk(config, choices, half, gpus)
     if under_launcher:
         if not tells():
             os.environ.update(told_by_accelerate(choices.launcher, choices.processes))
-        if not config.name:
-            choices = replace(choices, name=of_first_rank(choices.name, config))
+        if not started_by_us():  # else it was told
+            choices = of_first_rank(choices, config)
         if not started_by_us() and os.environ.get("RANK", "0") == "0":
             _announce(config, choices, gpus, None, _why(choices.processes, gpus))
         _train(config, choices, hooks)
@@ -152,14 +157,15 @@ def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
         raise KeyboardInterrupt(going_on(config, choices.name)) from stop
 
 
-def of_first_rank(name: str, config: Config) -> str:
-    """The first rank's ``name``, on every rank: their clocks may differ."""
+def of_first_rank(choices: MachineChoices, config: Config) -> MachineChoices:
+    """The first rank's name, tuning and batches, on every rank: their clocks may differ, and their memory."""
     from accelerate.utils import broadcast_object_list
 
     from vqr1.training.ranks import join
 
     join(config)
-    return str(broadcast_object_list([name])[0])
+    name, tuning, batches = broadcast_object_list([choices.name, choices.tuning, choices.batches])
+    return replace(choices, name=name, tuning=tuning, batches=batches)
 
 
 def visible_gpus() -> int:
@@ -170,6 +176,24 @@ def visible_gpus() -> int:
     if gpus:
         check_driver()
     return gpus
+
+
+def device_memory(gpus: int) -> float:
+    """Bytes that each process may use: of the smallest GPU, or its share of the machine's memory."""
+    if gpus:
+        import torch
+
+        return float(min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus)))
+    from vqr1.policy.without_gpu import memory_limit
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    return memory_limit() / here
+
+
+def has_bfloat16(gpus: int) -> bool:
+    import torch
+
+    return bool(gpus) and torch.cuda.is_bf16_supported()
 
 
 def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks.program) -> list[str]:
@@ -204,26 +228,18 @@ def _announce(
         return
     if why:
         print(why)
-    from vqr1.policy.load import weight_bytes
-
-    sharing = choices.processes if choices.launcher.shards_weights else 1
-    size = weight_bytes(choices.policy)
-    tuning = choices.tuning.value
-    print(f"policy: {config.policy.path}, {size / 1e9:.1f} GB of weights; tuning: {tuning}; GPUs: {gpus}")
+    sizes = read_sizes(choices.policy)
+    devices = Devices(True, choices.processes, device_memory(gpus), has_bfloat16(gpus))
+    found = estimated(config, choices, devices)
+    tuning = f"{choices.tuning.value}, launcher: {choices.launcher.value}"
+    print(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
     idle = choices.engine is TrainingEngine.transformers and idle_vllm(config.rollout.vllm)
     print(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
-    print(f"memory: about {memory_estimate(size, tuning, sharing):.0f} GB per GPU, plus activations and the cache")
+    print(
+        f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
+    )
+    print(
+        f"memory: about {found.total / 1e9:.1f} GB of each GPU's {devices.memory / 1e9:.1f}, estimated: {summed(found)}"
+    )
     if command:
         print("command: " + shlex.join(command), flush=True)
-
-
-def memory_estimate(weight_bytes: int, tuning: str, sharing: int) -> float:
-    """GB per GPU for weights, gradients, optimiser and reference, without activations.
-
-    ``weight_bytes`` are of bfloat16 weights, 2 a parameter. LoRA keeps those, with the reference being the same
-    weights without the adapters, whose own share is below 5 %. Training all weights takes 2 + 2 bytes for weights and
-    gradients, 12 for float32 weights and AdamW's two moments, and 2 for the reference, spread over ``sharing`` GPUs.
-    """
-    parameters = weight_bytes / 2
-    total = 2.1 * parameters if tuning == Tuning.lora.value else 18 * parameters / sharing
-    return total / 1e9

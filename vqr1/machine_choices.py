@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from vqr1.batches import BatchPlan, plan_batches
+from vqr1.batches import BatchPlan
 from vqr1.config import Config, Launcher, Tuning
-from vqr1.config_checks import check_name, step_settings
+from vqr1.config_checks import check_name
 from vqr1.errors import UserError
+from vqr1.estimate.memory import Memory, Question
+from vqr1.estimate.sizes import Sizes, read_sizes
+from vqr1.fitting import Devices, Method, check_fits, choose_method, largest_picture, needed, question
 from vqr1.rollout_settings import TrainingEngine, settle_engine
 
 # What accelerate's FSDP must be, in the words it tells its ranks. Sharded checkpoints have no weights that others read;
@@ -37,6 +41,7 @@ class MachineChoices:
         """What another process needs to be told, to choose the same."""
         return {
             "policy.tuning": self.tuning.value,
+            "trainer.answers_per_device": str(self.batches.per_device),
             "rollout.engine": self.engine.value,
             "launcher": self.launcher.value,
             "name": self.name,
@@ -48,22 +53,31 @@ class MachineChoices:
             config,
             name=self.name,
             launcher=self.launcher,
+            trainer={**config.trainer, "answers_per_device": self.batches.per_device},
             policy=replace(config.policy, tuning=self.tuning),
             rollout=replace(config.rollout, engine=self.engine),
         )
 
 
 def choose(
-    config: Config, gpus: int, scripted: bool = False, environment: Mapping[str, str] = os.environ
+    config: Config,
+    gpus: int,
+    scripted: bool = False,
+    environment: Mapping[str, str] = os.environ,
+    memory: float | None = None,
+    bfloat16: bool = True,
 ) -> MachineChoices:
     """What to train with how, on a machine with ``gpus`` GPUs.
 
-    One GPU holds a 7B policy only with LoRA; several share all its weights under ZeRO-3. Without a GPU the policy is
-    small and everything is trained. vLLM answers where there is a GPU and it is installed, unless a script does.
-    ``environment`` shows whether a launcher has started this process already; then its number of processes counts.
+    One GPU trains a policy with LoRA; several share all its weights under ZeRO-3 where they fit, else each trains with
+    LoRA under DDP. Without a GPU the policy is small and everything is trained. vLLM answers where there is a GPU and
+    it is installed, unless a script does. A pass has as many answers as ``memory`` allows, the bytes of each device;
+    where it is None, every policy fits. ``environment`` shows whether a launcher has started this process already; then
+    its number of processes counts. ``bfloat16``: whether the GPUs have it.
 
-    Raises UserError for an engine or launcher that cannot be here, a step that does not divide over the devices, or
-    resume without a name; MissingFileError, saying what to fetch, where the policy is missing.
+    Raises UserError for an engine or launcher that cannot be here, a step that does not divide over the devices, what
+    does not fit their memory, or resume without a name; MissingFileError, saying what to fetch, where the policy is
+    missing.
     """
     from vqr1.policy.load import find_weights
 
@@ -71,33 +85,53 @@ def choose(
         raise UserError(f"resume={str(config.resume).lower()} needs name=, the run's folder below {config.runs}")
     started = launched(environment)
     processes = int(environment.get("WORLD_SIZE", "1")) if started else gpus
-    devices = processes if gpus else 0
-    tuning = config.policy.tuning
-    if tuning is Tuning.auto:
-        tuning = Tuning.lora if devices == 1 else Tuning.full
-    launcher = config.launcher
+    launcher = None if config.launcher is Launcher.auto else config.launcher
     if started and (tells(environment) or launcher is Launcher.none):
-        launcher = running(environment, devices, asked=launcher)
-    elif launcher is Launcher.auto:
-        launcher = Launcher.none if devices <= 1 else Launcher.ddp if tuning is Tuning.lora else Launcher.zero3
-    if gpus == 0 and launcher is not Launcher.none:
-        raise UserError(f"launcher={launcher.value} needs a GPU and none is visible; leave launcher out")
+        launcher = running(environment, processes if gpus else 0, asked=config.launcher)
+    if gpus == 0 and launcher not in (None, Launcher.none):
+        raise UserError(f"launcher={config.launcher.value} needs a GPU and none is visible; leave launcher out")
     if not started and launcher is Launcher.none:
         processes = 1
-    ours = step_settings(config.trainer)
+    devices = Devices(gpus > 0, max(processes, 1), memory, bfloat16)
     name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     check_name(name, "name" if config.name else "experiment_name")
-    return MachineChoices(
-        name=name,
-        tuning=tuning,
-        engine=settle_engine(config.rollout.engine, devices, scripted),
-        launcher=launcher,
-        processes=processes,
-        batches=plan_batches(
-            ours.images_per_step, config.rollout.k, processes, ours.answers_per_device, ours.steps_per_generation
-        ),
-        policy=find_weights(config.policy.path),
-    )
+    weights = find_weights(config.policy.path)
+    engine = settle_engine(config.rollout.engine, devices.ranks if gpus else 0, scripted)
+    sizes = read_sizes(weights)
+    asked = question(config, sizes, largest_picture(config))
+    return MachineChoices(name=name, policy=weights, **fitted(config, sizes, engine, devices, launcher, asked))
+
+
+def fitted(
+    config: Config,
+    sizes: Sizes,
+    engine: TrainingEngine,
+    devices: Devices,
+    launcher: Launcher | None,
+    asked: Question,
+) -> dict[str, Any]:
+    """``tuning``, ``engine``, ``launcher``, ``processes`` and ``batches`` that fit ``devices``; imports no torch.
+
+    ``launcher``: None where it is to be chosen; ``asked``: the longest question. Raises UserError as :func:`choose`.
+    """
+    method = choose_method(config, sizes, engine, devices, launcher and launcher.value, asked)
+    return {
+        "tuning": method.tuning,
+        "engine": engine,
+        "launcher": Launcher(method.launcher),
+        "processes": devices.ranks,
+        "batches": check_fits(config, sizes, method, devices, asked),
+    }
+
+
+def estimated(
+    config: Config, choices: MachineChoices, devices: Devices, picture: tuple[int, int] | None = None
+) -> Memory:
+    """Memory of a rank at its peak, with pictures of so many pixels, else the largest of the training sets."""
+    sizes = read_sizes(choices.policy)
+    asked = question(config, sizes, picture or largest_picture(config))
+    method = Method(choices.tuning, choices.launcher.value, choices.engine)
+    return needed(config, sizes, method, devices, choices.batches, asked)
 
 
 def running(environment: Mapping[str, str], devices: int, asked: Launcher = Launcher.auto) -> Launcher:

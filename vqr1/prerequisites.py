@@ -5,6 +5,7 @@ All of it is looked at before a run folder is made, and nothing is asked of a ne
 
 from __future__ import annotations
 
+import math
 import netrc
 import os
 import shutil
@@ -19,6 +20,9 @@ from urllib.parse import urlsplit
 
 from vqr1.config import Config, Tuning, Wandb
 from vqr1.errors import UserError
+from vqr1.estimate.memory import checkpoint_bytes, saved_weights
+from vqr1.estimate.sizes import read_sizes
+from vqr1.fitting import Devices, Method, question, training
 from vqr1.gpus import MIB, ask_driver, why_unusable
 from vqr1.machine_choices import MachineChoices
 from vqr1.rollout_settings import TrainingEngine
@@ -175,6 +179,39 @@ OF_CHOICES: dict[str, Callable[[Config, MachineChoices, int], str | None]] = {
     "compiler": _check_compilation,
     "shared memory": _check_shared_memory,
 }
+
+
+def check_disk(config: Config, choices: MachineChoices, bfloat16: bool, gpus: int) -> None:
+    """Raises UserError where the disk of ``runs`` cannot hold the checkpoints and weights that the run will keep.
+
+    What an earlier part of the run has written there already counts as free: it is written over.
+    """
+    sizes = read_sizes(choices.policy)
+    devices = Devices(gpu=gpus > 0, ranks=choices.processes, bfloat16=bfloat16)
+    method = Method(choices.tuning, choices.launcher.value, choices.engine)
+    how = training(config, sizes, method, devices, question(config, sizes))
+    trainer = config.trainer
+    limit, steps, every = (trainer.get(key) for key in ("save_total_limit", "max_steps", "save_steps"))
+    checkpoints = (limit or 0) + 1  # one is written before another is removed
+    if steps and steps > 0 and every:
+        ever = math.ceil(steps / every)
+        checkpoints = min(checkpoints, ever) if limit else ever
+    # best/, as it was at each checkpoint, one that is being written, and final/.
+    weights = checkpoints + 3 if config.data.validation else 1
+    each, alone = checkpoint_bytes(how), saved_weights(how)
+    needed = checkpoints * each + weights * alone
+    place = Path(config.runs) / choices.name
+    there = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free + there
+    if needed > free:
+        raise UserError(
+            f"runs={config.runs}: the run keeps up to {checkpoints} checkpoints of {each / 1e9:.1f} GB and {weights} "
+            f"times its weights of {alone / 1e9:.1f} GB (best/, final/), {needed / 1e9:.1f} GB in all, and {place} has "
+            f"{free / 1e9:.1f} GB for it; free some space, set runs= to a larger disk, or keep fewer with "
+            "trainer.save_total_limit=1"
+        )
 
 
 def check_driver() -> None:

@@ -58,5 +58,7 @@ KADID10K = DatasetSpec(
     licence="originals from Pixabay; terms on the database's page",
     spread="variance",
     split="official",
+    train=6125,
+    picture=(512, 384),
     level=re.compile(r"_(?P<kind>\d\d)_(?P<level>\d\d)\."),
 )

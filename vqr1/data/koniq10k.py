@@ -82,4 +82,6 @@ KONIQ10K = DatasetSpec(
     licence="pictures from YFCC100M under their own Creative Commons licences; terms on the database's page",
     spread="std",
     split="official",
+    train=7058,
+    picture=(1024, 768),
 )

@@ -149,6 +149,7 @@ TID2013 = DatasetSpec(
     fetch="download TID2013 from its authors' page (ponomarenko.info/tid2013.htm) and unpack it, so that "
     "mos_with_names.txt, mos_std.txt and the folder distorted_images are in {folder}",
     size=3000,
+    picture=(512, 384),
     group="reference",
     licence="terms on the authors' page",
     spread="std",

@@ -37,6 +37,8 @@ class DatasetSpec:
     evaluate_test_only: bool = False  # a policy we ship has seen the other parts
     split: Division = "content"  # the authors' own, by content group, or all of it for testing
     made_at_first_use: bool = False  # drawn by us, and nothing to fetch
+    train: int | None = None  # pictures of the training part, where the authors' split is fixed
+    picture: tuple[int, int] | None = None  # pixels, wide and high, where all pictures have one size
     own: bool = False  # declared by its user: there are no authors to ask for a label file
     # Finds the distortion in an image_id by the named groups kind and level; a higher level is a stronger distortion.
     level: re.Pattern[str] | None = None

@@ -32,6 +32,8 @@ LIVE_PARAMETERS = 1e9
 
 # On a GPU: CUDA's and NCCL's own, the workspaces of matrix products, and what an allocator cannot use.
 RUNTIME = 2.5e9
+# Without one: what torch's libraries take when they first compute, and its allocator does not give back.
+RUNTIME_WITHOUT_GPU = 0.2e9
 
 Attention = Literal["kernel", "segments", "mask", "rows"]
 MASKED_TOKENS = 1024  # where there is no kernel, longer groups are attended to by segments (policy.shared_prefix.LONG)
@@ -48,6 +50,7 @@ class Question:
     patches: int
     answer: int  # tokens
     k: int
+    at_most: bool = False  # so many patches: what the pictures have is not known
 
     def prompt(self, sizes: Sizes) -> int:
         """Tokens of the prompt, the picture's among them."""
@@ -155,7 +158,7 @@ class Memory:
     reference: float
     sharding: float  # buffers of DDP, DeepSpeed or FSDP2: gathered weights, gradients under way
     activations: float  # of one pass, at its largest
-    head: float  # tiles of logits, and the output layer's gradient while it is made
+    head: float  # tiles of logits, and the output layer's gradient, beyond gradients that are not there yet
     cache: float  # keys, values and logits where transformers generates; never at once with the last two
     pictures: float  # patches of a generation batch
     vllm: float  # its weights and its cache
@@ -173,6 +176,11 @@ class Memory:
         passing, drawing = self.activations + self.head, self.cache
         peak = max(passing, drawing + self.vllm) if self.sleeps else max(passing, drawing) + self.vllm
         return self.held + self.sharding + peak + self.pictures + self.runtime
+
+    @property
+    def without_pictures(self) -> float:
+        """What no size of a picture or an answer changes."""
+        return self.held + self.sharding + self.vllm * (not self.sleeps) + self.runtime
 
     def parts(self) -> dict[str, float]:
         """What takes anything, by name."""
@@ -201,18 +209,26 @@ def memory(training: Training, passes: Passes, rollouts: Rollouts = Rollouts()) 
         sharding = s * (root + 2 * size.layer_parameters)
         if passes.count > 1:  # gradients are summed up before they are shared out
             sharding += s * learnt
+    gradients = each * learnt / shards
+    passing = activations(how, passes)
+    # The output layer's gradient, in float32 before it is added to others, comes first in a backward pass, and that of
+    # the word embeddings, which may be the same weights', last. Of a first pass nothing else is there at its beginning.
+    summed = passes.count > 1 or how.launcher in STATE_LAUNCHERS
+    own = size.embedding_parameters * FLOAT * (how.lora is None)
+    first = head_tiles(how, passes) + own - (0 if summed else gradients)
+    last = own * (size.tied + summed) - passing
     return Memory(
         weights=(each * learnt + s * frozen) / weight_shards,
-        gradients=each * learnt / shards,
+        gradients=gradients,
         optimiser=(MOMENTS + MASTER * deepspeed) * learnt / shards,
         reference=reference,
         sharding=sharding,
-        activations=activations(how, passes),
-        head=head(how, passes),
+        activations=passing,
+        head=max(first, last, 0.0),
         cache=rollouts.own * (cache_bytes(size, passes.question.longest(size), s) + LOGITS * FLOAT * size.vocabulary),
         pictures=passes.pictures * passes.question.patches * size.patch_numbers * FLOAT,
         vllm=rollouts.vllm,
-        runtime=RUNTIME if how.gpu else 0.0,
+        runtime=RUNTIME if how.gpu else RUNTIME_WITHOUT_GPU,
         sleeps=rollouts.sleeps,
     )
 
@@ -237,9 +253,10 @@ def saved_by_layer(training: Training, passes: Passes) -> float:
     if how.attention in ("kernel", "segments"):  # keys and values gathered for each branch, by torch for every head
         width = size.key_width if how.attention == "kernel" else wide
         keys = 2 * pictures * question.keys(size, answers) * width * s
-    else:  # one copy for every head, and the mask as numbers
-        row = question.packed(size, answers) if how.shared else question.longest(size)
-        keys = 2 * tokens * wide * s + tokens * row * s
+    elif how.attention == "mask":  # one copy for every head, and the mask as numbers
+        keys = 2 * tokens * wide * s + tokens * question.packed(size, answers) * s
+    else:
+        keys = 2 * tokens * size.key_width * s
     return tokens * kept + keys
 
 
@@ -301,18 +318,15 @@ def saved(training: Training, passes: Passes) -> float:
     return kept
 
 
-def head(training: Training, passes: Passes) -> float:
-    """Bytes that TRL's fused head holds for a moment of the backward pass: tiles of logits, and its own gradients."""
-    how, size, s = training, training.sizes, training.itemsize
+def head_tiles(training: Training, passes: Passes) -> float:
+    """Bytes that TRL's fused head holds for a moment of the backward pass: tiles of logits, gradients of its input."""
+    how, size = training, training.sizes
     # With Triton, answers alone are scored; without it, every token.
     scored = passes.answers * passes.question.answer if how.gpu else passes.tokens(size, how.shared)
     rows = min(scored, TILE_TOKENS)
-    held = rows * TILE_ENTRIES * s + scored * size.hidden * FLOAT
+    held = rows * TILE_ENTRIES * how.itemsize + scored * size.hidden * FLOAT
     if not how.gpu:
         held += rows * min(TILE_ENTRIES, size.vocabulary) * TILE_COPIES * FLOAT
-    if how.lora is None:
-        # The output layer's gradient in float32 before it is added; where it is the word embeddings', theirs too.
-        held += size.embedding_parameters * FLOAT * (2 if size.tied else 1)
     return held
 
 

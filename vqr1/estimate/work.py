@@ -7,6 +7,7 @@ products, and five products of attention instead of two.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,40 +61,46 @@ def vision(sizes: Sizes, patches: int) -> Operations:
     return Operations(2 * patches * products, 4 * sizes.vision_hidden * pairs)
 
 
+class Parts(NamedTuple):
+    """A forward pass."""
+
+    text: Operations
+    eyes: Operations
+    logits: Operations
+    adapters: Operations
+
+
+def _parts(training: Training, passes: Passes) -> Parts:
+    how, size, (pictures, answers) = training, training.sizes, passes.per_picture()
+    tokens, seen = passes.tokens(size, how.shared), passes.patches(how.shared) // passes.question.patches
+    scored = passes.answers * passes.question.answer if how.gpu else tokens  # without Triton every token is scored
+    return Parts(
+        language(size, passes.question, answers, how.attention).times(pictures),
+        vision(size, passes.question.patches).times(seen),
+        head(size, scored),
+        Operations(0 if how.lora is None else 2 * how.trained * tokens, 0),
+    )
+
+
 def forward(training: Training, passes: Passes) -> Operations:
     """Of one pass."""
-    size, (pictures, answers) = training.sizes, passes.per_picture()
-    scored = passes.answers * passes.question.answer if training.gpu else passes.tokens(size, training.shared)
-    pictures_seen = passes.patches(training.shared) // passes.question.patches
-    found = language(size, passes.question, answers, training.attention).times(pictures)
-    return found.plus(head(size, scored)).plus(vision(size, passes.question.patches).times(pictures_seen))
+    return functools.reduce(Operations.plus, _parts(training, passes))
 
 
 def training_pass(training: Training, passes: Passes) -> Operations:
     """Forward, again what checkpointing forgets, and backward, of one pass."""
-    how, size, (pictures, answers) = training, training.sizes, passes.per_picture()
-    scored = passes.answers * passes.question.answer if how.gpu else passes.tokens(size, how.shared)
-    seen = passes.patches(how.shared) // passes.question.patches
-    text = language(size, passes.question, answers, how.attention).times(pictures)
-    eyes = vision(size, passes.question.patches).times(seen)
-    logits = head(size, scored)
+    how, parts = training, _parts(training, passes)
     learnt = how.lora is None
     # The gradient of the inputs, and where weights are learnt theirs; the head's tiles are made again.
-    back = text.times(2 if learnt else 1, 2.5)
-    back = back.plus(logits.times(3 if learnt else 2))
+    made = [*parts, parts.text.times(2 if learnt else 1, 2.5), parts.logits.times(3 if learnt else 2)]
+    made.append(parts.adapters.times(2))
     if how.through_vision:
-        back = back.plus(eyes.times(2 if learnt else 1, 2.5))
+        made.append(parts.eyes.times(2 if learnt else 1, 2.5))
     if how.checkpointing:
-        back = back.plus(text).plus(eyes if how.through_vision else Operations(0, 0))
-    return text.plus(eyes).plus(logits).plus(back).plus(adapters(how, passes))
-
-
-def adapters(training: Training, passes: Passes) -> Operations:
-    """Forward, again and backward through LoRA's maps of the language model."""
-    if training.lora is None:
-        return Operations(0, 0)
-    once = 2 * training.trained * passes.tokens(training.sizes, training.shared)
-    return Operations(once * (3 + training.checkpointing), 0)
+        made += [parts.text, parts.adapters]
+        if how.through_vision:
+            made.append(parts.eyes)
+    return functools.reduce(Operations.plus, made)
 
 
 @dataclass(frozen=True)

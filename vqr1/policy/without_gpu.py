@@ -1,41 +1,14 @@
-"""What training costs without a GPU: the memory it needs at the least, and about how long a step takes."""
+"""What training has without a GPU: so much memory, so fast a processor; and what to say where that is slow."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-
-from vqr1.errors import UserError
 
 LONG = 60.0  # seconds of a step that are worth a warning
 CGROUPS = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one process. ``trained``: parameters that are learnt; ``total``: all that are loaded."""
-
-    total: int
-    trained: int
-    itemsize: int  # bytes of a weight
-    reference: bool  # whether the start policy is kept beside the trained one
-
-    @property
-    def memory(self) -> int:
-        """Bytes of weights, gradients, Adam's two moments and the reference; activations come on top."""
-        copies = self.total * (2 if self.reference else 1) + 3 * self.trained
-        return copies * self.itemsize
-
-
-def lora_parameters(model: Any, targets: list[str], rank: int) -> int:
-    """Of adapters on the linear maps ``targets`` of ``model``."""
-    return sum(rank * sum(model.get_submodule(name).weight.shape) for name in targets)
 
 
 def memory_limit(groups: Path = CGROUPS, mine: Path = Path("/proc/self/cgroup")) -> int:
@@ -51,31 +24,10 @@ def memory_limit(groups: Path = CGROUPS, mine: Path = Path("/proc/self/cgroup"))
     return min(limits + [int(word) for word in words if word.isdigit()])
 
 
-def check_memory(path: str, cost: Cost, processes: int, limit: int) -> None:
-    """Raises UserError where ``processes`` that train do not fit into ``limit`` bytes."""
-    needed = cost.memory * processes
-    if needed <= limit:
-        return
-    parts = "weights, gradients, Adam's moments" + (" and the reference (trainer.beta)" if cost.reference else "")
-    raise UserError(
-        f"policy.path={path} needs at least {needed / 1e9:.1f} GB to be trained without a GPU ({parts} of "
-        f"{cost.trained / 1e9:.2f} billion parameters), and there are {limit / 1e9:.1f} GB. Train it where there is a "
-        "GPU, lower the need with policy.tuning=lora, or take a smaller policy (policy=tiny)"
-    )
-
-
-def step_seconds(cost: Cost, prompt_tokens: int, answer_tokens: int, checkpointing: bool, speed: float) -> float:
-    """About, at ``speed`` multiplications and additions a second. The tokens are those of all prompts, all answers.
-
-    Two operations a parameter and token, for: generation, the forward pass and twice that for the backward pass, one
-    more where activations are recomputed, and one of the reference.
-    """
-    passes = 4 + checkpointing + cost.reference
-    return 2 * cost.total * passes * (prompt_tokens + answer_tokens) / speed
-
-
 def matmul_speed(size: int = 512, seconds: float = 0.03) -> float:
     """Multiplications and additions a second of float32 matrix products in this process, the best of several."""
+    import torch
+
     matrix = torch.ones(size, size)
     best, until = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < until or best == math.inf:

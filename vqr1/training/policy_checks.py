@@ -1,69 +1,49 @@
-"""Whether a run's policy can be trained here, before it is loaded: its files, its prompt, its adapters, its memory."""
+"""Whether a run's policy can be trained here, before it is loaded: its files, its prompt, its adapters, its speed."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
-from trl import GRPOConfig
 
 from vqr1.answer import prompt_warning
 from vqr1.config import Config, LoraSettings, Tuning
-from vqr1.config_checks import step_settings
-from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
+from vqr1.estimate.sizes import read_sizes
+from vqr1.estimate.work import generation, step
+from vqr1.fitting import Devices, Method, passes, question, scoring, training
 from vqr1.machine_choices import MachineChoices
-from vqr1.policy.load import resolve_dtype
-from vqr1.policy.weight_files import check_folder, parameter_count
-from vqr1.policy.without_gpu import (
-    Cost,
-    check_memory,
-    lora_parameters,
-    matmul_speed,
-    memory_limit,
-    step_seconds,
-    step_warning,
-)
+from vqr1.policy.weight_files import check_folder
+from vqr1.policy.without_gpu import matmul_speed, step_warning
 from vqr1.rollout.offline import text_tokens
 from vqr1.rollout.prompt_checks import check_prompt
 
 
-def check_policy(
-    config: Config, choices: MachineChoices, grpo: GRPOConfig, processor: Any, picture: Image.Image
-) -> list[str]:
+def check_policy(config: Config, choices: MachineChoices, processor: Any, picture: Image.Image) -> list[str]:
     """Raises UserError for what can be put right; returns what to warn of. ``picture`` is one of the run's."""
     warnings = [prompt_warning(config.rollout.prompt)]
     template = chat_template(config)
     check_prompt(processor, config.rollout.prompt, template)
     model = check_folder(choices.policy)
-    targets = lora_targets(model, config.policy.lora) if choices.tuning is Tuning.lora else []
+    if choices.tuning is Tuning.lora:
+        lora_targets(model, config.policy.lora)
     if torch.cuda.is_available():
         return [warning for warning in warnings if warning]
-    policy, step = config.policy, step_settings(config.trainer)
-    total = parameter_count({name: tuple(weight.shape) for name, weight in model.named_parameters()})
-    vision = sum(weight.numel() for weight in model.model.visual.parameters())
-    full = choices.tuning is Tuning.full
-    cost = Cost(
-        total=total,
-        trained=total - vision * (not policy.train_vision) if full else lora_parameters(model, targets, policy.lora.r),
-        itemsize=resolve_dtype(policy.dtype).itemsize,
-        reference=full and grpo.beta != 0,
-    )
-    check_memory(policy.path, cost, choices.processes, memory_limit())
-    prompt = text_tokens(processor, config.rollout.prompt, template) + picture.width * picture.height // TOKEN_PIXELS**2
-    images = step.images_per_step
-    answers = images * config.rollout.k
-    seconds = step_seconds(
-        cost,
-        prompt_tokens=prompt * (images if step.shared_prefix else answers),
-        answer_tokens=answers * config.rollout.max_tokens,
-        checkpointing=policy.gradient_checkpointing,
-        speed=matmul_speed(),
-    )
-    warnings.append(step_warning(policy.path, seconds / choices.processes))
+    sizes = read_sizes(choices.policy)
+    asked = question(config, sizes, picture.size)
+    asked = replace(asked, text=text_tokens(processor, config.rollout.prompt, template))
+    devices = Devices(gpu=False, ranks=choices.processes)
+    method = Method(choices.tuning, choices.launcher.value, choices.engine)
+    how, share = training(config, sizes, method, devices, asked), passes(config, choices.batches, devices, asked)
+    operations = sum(step(how, share, scoring(config, method)).values())
+    answers = share.answers * share.count
+    operations += generation(sizes, asked, answers, asked.k)
+    seconds = operations / matmul_speed()
+    warnings.append(step_warning(config.policy.path, seconds))
     return [warning for warning in warnings if warning]
 
 

@@ -118,7 +118,7 @@ def _train(
     check_precision(config.policy, choices.tuning, choices.launcher)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
-    for warning in check_policy(config, choices, grpo, processor, load(data.train[0].image)):
+    for warning in check_policy(config, choices, processor, load(data.train[0].image)):
         screen.say(warning)
     max_length = check_engine(config, choices, processor)
 

@@ -12,6 +12,8 @@ from transformers import AutoConfig
 from vqr1.config import Config, Tuning
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
+from vqr1.estimate.memory import cache_bytes
+from vqr1.estimate.sizes import read_sizes
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy.load import find_weights, trains_in_bfloat16, weight_bytes
 from vqr1.rollout.engine import Engine, vision_tokens
@@ -58,16 +60,9 @@ def check_engine(config: Config, choices: MachineChoices, processor: Any) -> int
         model = AutoConfig.from_pretrained(str(weights), trust_remote_code=False)
         precision = torch.bfloat16 if trains_in_bfloat16(policy.dtype) else torch.float32
         size = weight_bytes(weights) * precision.itemsize // (model.dtype or precision).itemsize
-        cache = cache_bytes(model, length, precision.itemsize)
+        cache = cache_bytes(read_sizes(weights), length, precision.itemsize)
         check_memory(size, cache, settings.memory_share, total, settings.tensor_parallel)
     return length
-
-
-def cache_bytes(policy: Any, length: int, each: int) -> int:
-    """Of the keys and values of ``length`` tokens in a Qwen2.5-VL with this configuration, ``each`` bytes a number."""
-    text = policy.get_text_config()
-    heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
-    return 2 * each * length * text.num_hidden_layers * heads * size
 
 
 def use_vllm(
