@@ -16,6 +16,7 @@ from tests.test_architecture import ROOMS
 from vqr1.cli import COMMANDS
 from vqr1.config import Config
 from vqr1.config_checks import OURS
+from vqr1.plan import PlanSettings
 
 ROOT = Path(__file__).parents[1]
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -45,7 +46,7 @@ MADE = {
     *("conf/local", "conf/local/default.yaml", "tests/", "data/"),
 }
 SUFFIXES = "py|md|yaml|json|jsonl|csv|png|sh|txt|toml|jinja"
-SECTIONS = ("data", "policy", "rollout", "reward", "evaluation", "logger", "trainer")  # of settings
+SECTIONS = ("data", "policy", "rollout", "reward", "evaluation", "logger", "trainer", "plan")  # of settings
 
 
 def text_of(document: Path) -> str:
@@ -164,7 +165,7 @@ def settings(schema: Any, section: str = "") -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_named_settings_exist(document):
     listed = yaml.safe_load((ROOT / "conf" / "trainer" / "grpo.yaml").read_text())
-    known = settings(Config()) | {f"trainer.{key}" for key in {*listed, *OURS}}
+    known = settings(Config()) | {f"trainer.{key}" for key in {*listed, *OURS}} | settings(PlanSettings(), "plan.")
     sections = "|".join(SECTIONS)
     for name in re.findall(rf"(?<![\w.+/])(?:{sections})(?:\.[a-z_]+)+(?![\w(/.])", code(document)):
         of_trl = name.startswith("trainer.") and f"+{name}" in text_of(document)

@@ -20,6 +20,7 @@ USAGE = """usage: vqr1 COMMAND ...
 
   train     train a policy by reinforcement learning to rank: vqr1 train experiment=demo seed=0
             (-m sweeps: vqr1 train -m experiment=demo rollout.k=4,6 seed=0,1; --cfg job shows the configuration)
+  plan      what a run would need on machines that are not here: vqr1 plan experiment=kadid10k plan.gpus=8 plan.nodes=2
   data      which datasets there are, whether one is whole and sound, what it looks like: vqr1 data check kadid10k
   doctor    what this machine has and lacks for training, with remedies: vqr1 doctor experiment=kadid10k
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
@@ -77,6 +78,35 @@ def train(start: Start | None = None) -> None:
 
     with sweep:
         run_hydra("train", packaged("conf"), words, run, run_job)
+
+
+def plan() -> None:
+    """The words of train, plan.SETTING=VALUE, and --json FILE."""
+    from vqr1.command_words import train_words
+    from vqr1.config import register
+    from vqr1.config_checks import from_hydra
+    from vqr1.demo.specs import register_demonstration
+    from vqr1.packaged import packaged
+
+    register()
+    register_demonstration()
+    asked: dict[str, Any] = {}
+
+    def words(given: Sequence[str]) -> list[str]:
+        from vqr1.plan import plan_words
+
+        asked["settings"], asked["json"], asked["words"] = plan_words(given)
+        return train_words(asked["words"])
+
+    def run(composed: DictConfig) -> None:
+        from vqr1.plan import as_plain, make_plan, text
+
+        made = make_plan(from_hydra(composed), asked["settings"])
+        print(text(made, asked["words"]), end="")
+        if asked["json"]:
+            _write_json(_path(asked["json"]), as_plain(made, asked["words"]))
+
+    run_hydra("plan", packaged("conf"), words, run, name="train")
 
 
 def doctor() -> None:
@@ -359,6 +389,7 @@ def run_hydra(
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": train,
+    "plan": plan,
     "data": data,
     "doctor": doctor,
     "evaluate": evaluate,
@@ -393,10 +424,10 @@ def main(start: Start | None = None) -> None:
     end_with_parent()
     quiet_environment()
     command = sys.argv.pop(1)
-    if command in ("train", "evaluate", "doctor") and {"-h", "--help"} & set(sys.argv[1:]):
-        from vqr1.help_text import DOCTOR, EVALUATE, train_help
+    if command in ("train", "evaluate", "plan", "doctor") and {"-h", "--help"} & set(sys.argv[1:]):
+        from vqr1.help_text import DOCTOR, EVALUATE, PLAN, train_help
 
-        print({"evaluate": EVALUATE, "doctor": DOCTOR}.get(command) or train_help(), end="")
+        print({"evaluate": EVALUATE, "plan": PLAN, "doctor": DOCTOR}.get(command) or train_help(), end="")
         sys.exit(0)
     try:
         if command == "train":

@@ -1,4 +1,4 @@
-"""What ``--help`` says of ``vqr1 train``, ``evaluate`` and ``doctor``. Imports neither Hydra nor torch."""
+"""What ``--help`` says of ``vqr1 train``, ``evaluate``, ``plan`` and ``doctor``. Imports neither Hydra nor torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ The usual settings:
   resume=true|auto              go on with the run called NAME; auto begins it where there is none
   rollout.k=6                   answers to each picture
   trainer.learning_rate=1e-6    and trainer.beta, trainer.max_steps, trainer.images_per_step, ...
-  trainer.answers_per_device=8  answers in one pass: lower it where memory runs out
+  trainer.answers_per_device=6  answers in one pass; null, the default: as many as fit
   evaluation.every=50           steps between evaluations
   launcher=auto|none|ddp|zero2|zero3|fsdp2  processes on several GPUs (docs/cluster.md)
   seed=0
@@ -60,6 +60,24 @@ Nothing is downloaded, trained or written; a machine without a GPU is looked at 
   vqr1 doctor experiment=kadid10k --root /data
 
 Exit codes: 0 the run would begin, 2 something is missing. docs/install.md says more.
+"""
+
+PLAN = """usage: vqr1 plan [plan.SETTING=VALUE ...] [--json FILE] WORDS OF vqr1 train
+
+Estimates what a run would need on machines that are not at hand, and starts nothing: what is chosen, the command that
+starts it, memory by part, tokens, operations, seconds a step, GPU hours and what the GPUs send each other. It needs
+neither a GPU, data nor weights: the policy's sizes are in its config.json, and those of Qwen2.5-VL are known by name.
+
+  plan.gpus=8            GPUs of a machine
+  plan.nodes=1           machines
+  plan.gpu_memory=80     GB of a GPU, as it is sold
+  plan.answer=100        tokens of an answer, on average; memory is that of the longest, rollout.max_tokens
+  plan.picture=512x384   pixels of the pictures, where the training sets have no published size
+  plan.pictures=6000     training pictures, where they have no published number
+  plan.tflops=989        1e12 operations a second of a GPU in bfloat16 (an H100's)
+  plan.utilisation=0.35  of that, in passes
+
+How it is counted: docs/scale.md.
 """
 
 
