@@ -175,7 +175,7 @@ def step(found: Result) -> dict[str, str]:
         "step": f"{found['step_seconds']:.2f} s ({parts})",
         "answers/s": f"{found['answers_per_second']:.1f}",
         "canary": "none" if canary is None else f"mean {canary:.4f}, max {found['canary_max']:.4f}",
-        "peak": "not measured" if peak is None else f"{peak:.1f} GB",
+        "peak": ("not measured" if peak is None else f"{peak:.1f} GB") + f", estimated {found['estimated_gb']:.1f} GB",
     }
 
 

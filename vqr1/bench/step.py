@@ -24,7 +24,8 @@ from PIL import Image
 
 from vqr1.bench.shapes import SHAPES, kept_policy
 from vqr1.config import Config, DataConfig, EvaluationConfig, LoggerConfig, PolicyConfig, RolloutConfig, Tuning, Wandb
-from vqr1.machine_choices import choose
+from vqr1.fitting import Devices
+from vqr1.machine_choices import MachineChoices, choose, estimated
 from vqr1.provenance import versions
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.rollout_settings import TrainingEngine, VllmSettings, vllm_installed
@@ -184,7 +185,9 @@ def measure(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     config = configuration(folder / "data", policy, runs, steps, tiny)
     watch = Stopwatch()
     counted = watched_step(watch)
-    run = train(config, choose(config, min(1, torch.cuda.device_count())))
+    gpus = min(1, torch.cuda.device_count())
+    choices = choose(config, gpus)
+    run = train(config, choices)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     timings = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
     later = [row for row in timings if row["step"] > 1 and "speed/step_seconds" in row]
@@ -206,9 +209,19 @@ def measure(folder: Path, shape: str, steps: int) -> dict[str, Any]:
         "canary_mean": fmean(canary) if canary else None,
         "canary_max": max(canary) if canary else None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None,
+        "estimated_gb": estimated_gb(config, choices, (112, 84) if tiny else SIZE),
         "reserved_gb": torch.cuda.max_memory_reserved() / 1e9 if on_gpu else None,
         "versions": versions(),
     }
+
+
+def estimated_gb(config: Config, choices: MachineChoices, picture: tuple[int, int]) -> float:
+    """What the peak is estimated at, without what torch does not count of a GPU: CUDA's own."""
+    on_gpu = torch.cuda.is_available()
+    memory = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else None
+    devices = Devices(on_gpu, 1, memory, on_gpu and torch.cuda.is_bf16_supported())
+    found = estimated(config, choices, devices, picture)
+    return (found.total - found.runtime) / 1e9
 
 
 def main() -> None:
