@@ -178,13 +178,13 @@ def fitting_plan(config: Config, sizes: Sizes, method: Method, devices: Devices,
 def check_fits(config: Config, sizes: Sizes, method: Method, devices: Devices, asked: Question) -> BatchPlan:
     """:func:`fitting_plan`. Raises UserError with the arithmetic and the remedies where nothing fits."""
     plan = fitting_plan(config, sizes, method, devices, asked)
-    assert plan is not None or devices.memory is not None
     if method.engine is TrainingEngine.vllm_colocate and devices.gpu and devices.memory is not None:
         each, vllm = itemsize(config.policy.dtype, devices), config.rollout.vllm
         cache = cache_bytes(sizes, asked.longest(sizes), each)
         check_memory(sizes.parameters * each, cache, vllm.memory_share, int(devices.memory), vllm.tensor_parallel)
     if plan is not None:
         return plan
+    assert devices.memory is not None  # else everything fits
     *_, smallest = plans(config, devices.ranks)
     found = needed(config, sizes, method, devices, smallest, asked)
     device = "GPU" if devices.gpu else "process"

@@ -229,7 +229,8 @@ def _announce(
     if why:
         print(why)
     sizes = read_sizes(choices.policy)
-    devices = Devices(True, choices.processes, device_memory(gpus), has_bfloat16(gpus))
+    memory = device_memory(gpus)
+    devices = Devices(True, choices.processes, memory, has_bfloat16(gpus))
     found = estimated(config, choices, devices)
     tuning = f"{choices.tuning.value}, launcher: {choices.launcher.value}"
     print(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
@@ -239,7 +240,7 @@ def _announce(
         f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
     )
     print(
-        f"memory: about {found.total / 1e9:.1f} GB of each GPU's {devices.memory / 1e9:.1f}, estimated: {summed(found)}"
+        f"memory: about {found.total / 1e9:.1f} GB of each GPU's {memory / 1e9:.1f}, estimated: {summed(found)}"
     )
     if command:
         print("command: " + shlex.join(command), flush=True)

@@ -85,7 +85,7 @@ def choose(
         raise UserError(f"resume={str(config.resume).lower()} needs name=, the run's folder below {config.runs}")
     started = launched(environment)
     processes = int(environment.get("WORLD_SIZE", "1")) if started else gpus
-    launcher = None if config.launcher is Launcher.auto else config.launcher
+    launcher: Launcher | None = None if config.launcher is Launcher.auto else config.launcher
     if started and (tells(environment) or launcher is Launcher.none):
         launcher = running(environment, processes if gpus else 0, asked=config.launcher)
     if gpus == 0 and launcher not in (None, Launcher.none):

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vqr1.config import Config, Launcher
+from vqr1.config import Config
 from vqr1.data import SplitRule, check_size, find_spec, read_dataset
 from vqr1.doctor.finding import Finding, found_by
 from vqr1.errors import UserError
-from vqr1.launching import visible_gpus
+from vqr1.launching import device_memory, has_bfloat16, visible_gpus
 from vqr1.machine_choices import choose
-from vqr1.prerequisites import OF_CHOICES, OF_SETTINGS
+from vqr1.prerequisites import OF_CHOICES, OF_SETTINGS, check_disk
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked
 
 GB = 1e9
@@ -42,17 +42,19 @@ def run_findings(config: Config, probes: Mapping[str, Mapping[str, Any]]) -> Ite
     else:
         yield from found_by("policy", partial(_policy, config.policy.path))
     try:
-        choices = choose(config, gpus)
+        half = has_bfloat16(gpus)
+        choices = choose(config, gpus, memory=device_memory(gpus), bfloat16=half)
     except UserError as error:
         yield Finding("choices", "missing", str(error))
         return
     yield Finding("engine", "ok", choices.engine.value)
     if choices.engine is not TrainingEngine.transformers:
         yield from _loads("vllm", choices.engine.value, probes)
-    if choices.launcher is Launcher.zero3:
+    if choices.launcher.of_deepspeed:
         yield from _loads("deepspeed", choices.launcher.value, probes)
     for what, check_choice in OF_CHOICES.items():
         yield from found_by(what, partial(check_choice, config, choices, gpus))
+    yield from found_by("disk", partial(check_disk, config, choices, half, gpus))
 
 
 def _loads(library: str, asked_by: str, probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

@@ -245,7 +245,7 @@ def saved_by_layer(training: Training, passes: Passes) -> float:
     pictures, answers = passes.per_picture()
     tokens = passes.tokens(size, how.shared)
     # Inputs of two norms, in float32; queries and outputs of the attention; gate, its activation and up.
-    kept = 2 * wide * FLOAT + 2 * wide * s + 3 * inner * s
+    kept: float = 2 * wide * FLOAT + 2 * wide * s + 3 * inner * s
     if how.lora is None:  # the norms before their weights, and the inputs of the linear maps
         kept += 2 * wide * s + 3 * wide * s + inner * s
     else:
@@ -281,7 +281,7 @@ def saved_by_block(training: Training, patches: float) -> float:
     size, s = training.sizes, training.itemsize
     wide, inner = size.vision_hidden, size.vision_intermediate
     # Inputs of two norms in float32; queries, keys, and values within their whole projection; outputs of the attention.
-    kept = 2 * wide * FLOAT + 6 * wide * s + 3 * inner * s
+    kept: float = 2 * wide * FLOAT + 6 * wide * s + 3 * inner * s
     if training.lora is None:
         kept += 2 * wide * s + 3 * wide * s + inner * s
     else:
@@ -305,7 +305,7 @@ def saved(training: Training, passes: Passes) -> float:
     tokens, patches = passes.tokens(size, how.shared), passes.patches(how.shared)
     learnt = how.lora is None
     # The last norm, and the head's input.
-    kept = tokens * size.hidden * (FLOAT + (2 if learnt else 1) * s)
+    kept: float = tokens * size.hidden * (FLOAT + (2 if learnt else 1) * s)
     layer = tokens * size.hidden * s if how.checkpointing else saved_by_layer(how, passes)
     kept += size.layers * layer
     if how.through_vision:
@@ -324,7 +324,7 @@ def head_tiles(training: Training, passes: Passes) -> float:
     # With Triton, answers alone are scored; without it, every token.
     scored = passes.answers * passes.question.answer if how.gpu else passes.tokens(size, how.shared)
     rows = min(scored, TILE_TOKENS)
-    held = rows * TILE_ENTRIES * how.itemsize + scored * size.hidden * FLOAT
+    held: float = rows * TILE_ENTRIES * how.itemsize + scored * size.hidden * FLOAT
     if not how.gpu:
         held += rows * min(TILE_ENTRIES, size.vocabulary) * TILE_COPIES * FLOAT
     return held

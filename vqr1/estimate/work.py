@@ -53,7 +53,7 @@ def head(sizes: Sizes, tokens: int) -> Operations:
 
 def vision(sizes: Sizes, patches: int) -> Operations:
     """Forward, one picture of so many patches; a window that is cut by the picture's edge counts as a whole one."""
-    products = sizes.vision_depth * sum(m.inputs * m.outputs for m in sizes.block())
+    products: float = sizes.vision_depth * sum(m.inputs * m.outputs for m in sizes.block())
     products += sizes.patch_numbers * sizes.vision_hidden
     products += sum(m.inputs * m.outputs for m in sizes.merger()) / sizes.merge**2
     pairs = sizes.vision_whole * patches**2

@@ -99,8 +99,8 @@ class OncePerPrompt(Qwen2_5_VLProcessor):
         rows = {name: copied(values) for name, values in once.items() if name != "pixel_values"}
         return BatchFeature({**rows, "pixel_values": once["pixel_values"], "picture": torch.tensor(number)})
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
-        return self._plain.save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        return self._plain.save_pretrained(save_directory, push_to_hub, **kwargs)
 
 
 def numbered(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:

@@ -82,7 +82,7 @@ class RankingTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        *args: Any,
+        *,
         processing_class: Any,
         cohorts: Iterable[int],
         script: Script | None = None,
@@ -99,7 +99,7 @@ class RankingTrainer(GRPOTrainer):
         self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
         self.generation_seconds = 0.0  # spent so far
         self.processor = OncePerPrompt.of(processing_class)
-        super().__init__(*args, processing_class=self.processor, **kwargs)
+        super().__init__(processing_class=self.processor, **kwargs)
 
     def use(self, generation: SyncedGeneration, canary: Canary | None) -> None:
         """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used.
