@@ -33,6 +33,8 @@ SETTINGS = {
     "trainer__answers_per_device": 6,
     "evaluation__every": EVERY,
     "policy__train_vision": "true",
+    # Adam divides a weight's gradient by its size. Beside that of the gradient's rounding it would make steps of noise.
+    "+trainer.adam_epsilon": "1e-3",
 }
 SLOW = ("zero2", "two nodes")
 WAYS = ["ddp", "zero3", "fsdp2", *(pytest.param(way, marks=pytest.mark.full) for way in SLOW)]
@@ -140,12 +142,12 @@ def test_rewards_are_equal_and_loss_gradient_and_weights_agree(runs, way):
 
 
 def test_a_run_that_clips_or_learns_otherwise_is_told_apart(runs, policy_folder):
-    """A guard on the test above: the weights have moved, and a hundredth of a setting shows in what is compared."""
+    """A guard on the test above: weights have moved, and hundredths of a setting show in what is compared."""
     plain = runs("one process")
     assert furthest(policy_folder, plain / "final") > 100 * WEIGHT
     with pytest.raises(AssertionError):
         assert_same_sums(plain, runs("one process", trainer__beta=0.0101))
-    clipped = runs("one process", trainer__max_grad_norm=0.99)
+    clipped = runs("one process", trainer__max_grad_norm=0.97)
     assert furthest(plain / "final", clipped / "final") > WEIGHT
 
 

@@ -98,18 +98,23 @@ def test_a_process_that_was_started_by_a_launcher_is_one_of_many(environment, gp
     ],
 )
 def test_a_launcher_that_is_not_the_one_that_was_asked_for_is_refused(environment, asked, expected):
-    environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
+    environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", **environment}
     with pytest.raises(UserError, match=expected):
         choose(config(Tuning.full, Launcher(asked)), 2, environment=environment)
 
 
 def test_a_launcher_that_is_the_one_that_was_asked_for_runs():
     for environment, asked in ((DEEPSPEED, "zero3"), (FSDP, "fsdp2"), ({}, "ddp")):
-        environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", **environment}
+        environment = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", **environment}
         assert choose(config(Tuning.full, Launcher(asked)), 2, environment=environment).launcher.value == asked
     # Of one process DDP is nothing.
-    one = {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    one = {"LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}
     assert choose(config(Tuning.full, Launcher.ddp), 1, environment=one).launcher is Launcher.none
+
+
+def test_adapters_under_fsdp_are_refused():
+    with pytest.raises(UserError, match="launcher=fsdp2 trains all weights; with policy.tuning=lora set launcher=ddp"):
+        choose(config(Tuning.lora, Launcher.fsdp2), 2, environment={})
 
 
 def test_more_ranks_than_pictures_are_refused():

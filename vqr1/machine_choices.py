@@ -115,6 +115,9 @@ def fitted(
     ``launcher``: None where it is to be chosen; ``asked``: the longest question. Raises UserError as :func:`choose`.
     """
     method = choose_method(config, sizes, engine, devices, launcher and launcher.value, asked)
+    if method.launcher == Launcher.fsdp2.value and method.tuning is Tuning.lora:
+        # peft generates by the model inside, whose layers FSDP2 would take for roots of their own.
+        raise UserError("launcher=fsdp2 trains all weights; with policy.tuning=lora set launcher=ddp, or zero3")
     return {
         "tuning": method.tuning,
         "engine": engine,
