@@ -237,7 +237,7 @@ class Kept:
         return sum(size for size, _ in self.held.values())
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[2], CASES[5], CASES[7]])
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[2], CASES[4], CASES[5], CASES[7]])
 def test_operations_are_those_that_torch_counts(case, processor):
     trainer = make_trainer(processor, *case)
     how, passes = estimated(trainer, *case)
@@ -258,9 +258,9 @@ def test_operations_of_a_kadid_step():
     picture = forward(GPU, passes).total / 8
     assert picture == pytest.approx(14.6e12, rel=0.01)
     found = step(GPU, passes, Scoring(reference=True, old=True))
-    # The forward pass, again for what is forgotten, twice back; the reference's and the old policy's.
-    assert sum(found.values()) == pytest.approx(6 * 48 / 6 * picture, rel=0.02)
-    assert found["old"] == found["reference"] == pytest.approx(found["training"] / 4, rel=0.02)
+    # The forward pass, most of it again, twice back; the reference's and the old policy's.
+    assert found["old"] == found["reference"] == pytest.approx(8 * picture)
+    assert 3.6 < found["training"] / found["old"] < 4
     # Two operations for each weight that a drawn token meets: all but the word embeddings and the vision tower.
     drawn = generation(SEVEN, replace(KADID, patches=4), 6, 6)
     met = SEVEN.language_parameters - SEVEN.embedding_parameters

@@ -239,8 +239,6 @@ def _announce(
     print(
         f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
     )
-    print(
-        f"memory: about {found.total / 1e9:.1f} GB of each GPU's {memory / 1e9:.1f}, estimated: {summed(found)}"
-    )
+    print(f"memory: about {found.total / 1e9:.1f} GB of each GPU's {memory / 1e9:.1f}, estimated: {summed(found)}")
     if command:
         print("command: " + shlex.join(command), flush=True)

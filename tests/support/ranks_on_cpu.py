@@ -21,12 +21,15 @@ from trl import GRPOConfig
 
 from tests.support.scripted import answer
 from vqr1 import cli, launching
+from vqr1.policy.without_gpu import memory_limit
 from vqr1.training import ranks
 
 
 def as_on_gpus() -> None:
     torch.set_num_threads(1)
     launching.visible_gpus = lambda: int(os.environ["GPUS"])
+    launching.device_memory = lambda gpus: memory_limit() / int(os.environ["GPUS"])
+    launching.has_bfloat16 = lambda gpus: False
     zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if not zero and os.environ.get("ACCELERATE_USE_FSDP") != "true":
         return  # DDP needs no more

@@ -306,12 +306,12 @@ def saved(training: Training, passes: Passes) -> float:
     learnt = how.lora is None
     # The last norm, and the head's input.
     kept: float = tokens * size.hidden * (FLOAT + (2 if learnt else 1) * s)
-    layer = tokens * size.hidden * s if how.checkpointing else saved_by_layer(how, passes)
+    layer: float = tokens * size.hidden * s if how.checkpointing else saved_by_layer(how, passes)
     kept += size.layers * layer
     if how.through_vision:
         # The merger: its norm, and both sides of its activation.
         kept += patches * size.vision_hidden * (FLOAT + (4 if learnt else 1) * s)
-        block = patches * size.vision_hidden * s if how.checkpointing else saved_by_block(how, patches)
+        block: float = patches * size.vision_hidden * s if how.checkpointing else saved_by_block(how, patches)
         kept += size.vision_depth * block
         if learnt:
             kept += patches * size.patch_numbers * s

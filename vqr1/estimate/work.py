@@ -8,11 +8,11 @@ products, and five products of attention instead of two.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vqr1.estimate.memory import FLOAT, Passes, Question, Training, cache_bytes
-from vqr1.estimate.sizes import Sizes
+from vqr1.estimate.sizes import Linear, Sizes
 
 
 class Operations(NamedTuple):
@@ -37,6 +37,7 @@ def language(sizes: Sizes, question: Question, answers: int, attention: str = "k
     tokens = question.packed(sizes, answers, attention != "rows")
     products = 2 * tokens * sum(m.inputs * m.outputs for m in sizes.layer())
     prompt, answer = question.prompt(sizes), question.answer
+    pairs: float
     if attention == "rows":
         pairs = answers * question.longest(sizes) ** 2
     elif attention == "mask":
@@ -96,11 +97,16 @@ def training_pass(training: Training, passes: Passes) -> Operations:
     made.append(parts.adapters.times(2))
     if how.through_vision:
         made.append(parts.eyes.times(2 if learnt else 1, 2.5))
-    if how.checkpointing:
-        made += [parts.text, parts.adapters]
+    if how.checkpointing:  # a layer is computed again up to its last map, whose output nothing needs
+        made += [_without_last(parts.text, how.sizes.layer()), parts.adapters]
         if how.through_vision:
-            made.append(parts.eyes)
+            made.append(_without_last(parts.eyes, how.sizes.block()))
     return functools.reduce(Operations.plus, made)
+
+
+def _without_last(whole: Operations, maps: list[Linear]) -> Operations:
+    numbers = [m.inputs * m.outputs for m in maps]
+    return Operations(whole.products * sum(numbers[:-1]) / sum(numbers), whole.attention)
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,11 @@ class Scoring:
 
 def step(training: Training, passes: Passes, scoring: Scoring) -> dict[str, float]:
     """Operations of one rank in one step, generation without: ``training``, ``reference``, ``old``."""
-    scored = forward(training, passes).total * passes.count
+    policy, plain = (forward(how, passes).total * passes.count for how in (training, replace(training, lora=None)))
     return {
         "training": training_pass(training, passes).total * passes.count,
-        "reference": scored * scoring.reference,
-        "old": scored * scoring.old,
+        "reference": plain * scoring.reference,  # with LoRA, the policy without its adapters
+        "old": policy * scoring.old,
     }
 
 
