@@ -131,7 +131,7 @@ def test_a_result_of_another_form_spoils_no_table(tmp_path):
 @pytest.mark.parametrize(("device", "shape"), [("cuda", "3b"), ("cpu", "tiny")])
 def test_every_part_names_a_module_and_words_that_it_takes(device, shape, tmp_path, monkeypatch):
     parts = gpu.gpu_parts(device, shape, tmp_path)
-    assert [p.name for p in parts][:3] == ["machine", "tests", "train"]
+    assert [p.name for p in parts][:4] == ["machine", "tests", "vision", "train"]
     assert ("zero3" in {p.name for p in parts}) == (device == "cuda")
     for each in parts:
         assert each.words[0] == "-m" and each.expected < each.limit

@@ -27,6 +27,7 @@ from vqr1.data.splits import split_hash
 from vqr1.errors import UserError
 from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
 from vqr1.packaged import packaged
+from vqr1.policy import windows
 from vqr1.policy.load import files_hash
 from vqr1.scoring.evaluate import PictureBatch, default_folder, opened, plan, rate
 from vqr1.scoring.model import find_model, load_model
@@ -267,6 +268,7 @@ def test_an_adapter_is_laid_on_the_weights_it_was_trained_over(tmp_path, policy_
     assert model.policy.path == str(policy_folder)
     assert len(model.files()) == 2  # the base and the adapter
     loaded, _ = load_model(model)
+    assert loaded.config.vision_config._attn_implementation == windows.NAME
     key = "model.language_model.layers.0.self_attn.q_proj.weight"
     expected = adapted.merge_and_unload().state_dict()[key]
     assert torch.allclose(loaded.state_dict()[key].cpu(), expected, atol=1e-6)

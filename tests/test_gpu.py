@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 from vqr1.bench.shapes import SHAPES, shape_config
 from vqr1.bench.train import Geometry, make_batch, make_trainer
 from vqr1.config import LoraSettings, PolicyConfig
-from vqr1.policy import segments
+from vqr1.policy import segments, windows
 from vqr1.policy.load import TINY, load_policy, lora_config
 from vqr1.policy.read_once import PictureCutter
 from vqr1.policy.segments import Segments, attend, has_kernel
@@ -74,6 +74,64 @@ def test_the_kernel_errs_no_more_than_sdpa(device):
     for name, true, found, plain in zip(("output", "query", "key", "value"), exact, ours, theirs, strict=True):
         scale = true.abs().max()
         assert (found - true).abs().max() <= 2 * (plain - true).abs().max() + 1e-3 * scale, name
+
+
+def kadid_windows(device: torch.device) -> torch.Tensor:
+    """The ends of the windows of a picture of 28 x 36 patches: 8 x 8 each, smaller at two edges."""
+    lengths = [h * w for h in (8, 8, 8, 4) for w in (8, 8, 8, 8, 4)]
+    return torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+
+
+def looked_at(heads, ends, dtype):
+    """Output and gradients of the vision tower's attention in ``dtype``, as float32."""
+    inputs = [x.detach().to(dtype).requires_grad_() for x in heads]
+    longest = int(ends.diff().max())
+    output, _ = windows.attend(
+        torch.nn.Module(), *inputs, None, scaling=80**-0.5, cu_seq_lens_q=ends, max_length_q=longest, is_causal=False
+    )
+    output.float().square().sum().backward()
+    return [output.detach().float(), *(x.grad.float() for x in inputs)]
+
+
+def one_by_one(heads, ends, dtype):
+    """The same without the kernel: window by window, by torch's sdpa."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "kernel_takes", lambda _: False)
+        return looked_at(heads, ends, dtype)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["windows", "whole pictures"])
+def test_the_vision_kernel_errs_no_more_than_sdpa(device, whole):
+    torch.manual_seed(0)
+    ends = kadid_windows(device)
+    ends = ends[[0, 9, -1]] if whole else ends
+    heads = [torch.randn(1, 16, int(ends[-1]), 80, device=device).bfloat16().float() for _ in range(3)]  # both shapes'
+    exact = one_by_one(heads, ends, torch.float32)
+    ours, theirs = looked_at(heads, ends, torch.bfloat16), one_by_one(heads, ends, torch.bfloat16)
+    for name, true, found, plain in zip(("output", "query", "key", "value"), exact, ours, theirs, strict=True):
+        scale = true.abs().max()
+        assert (found - true).abs().max() <= 2 * (plain - true).abs().max() + 1e-3 * scale, name
+
+
+def test_the_vision_tower_errs_no_more_than_with_sdpa(device):
+    """A picture of several windows through a whole tower in bfloat16, with the gradient of its weights."""
+    exact_model, half_model = random_model(device, torch.float32), random_model(device, torch.bfloat16)
+    grid = torch.tensor([[1, 18, 10], [1, 8, 8]], device=device)
+    pixels = torch.randn(244, 1176, device=device).bfloat16().float()
+
+    def encoded(model):
+        visual = model.model.visual
+        visual.zero_grad()
+        output = visual(pixels.to(visual.dtype), grid_thw=grid).pooler_output
+        output.float().square().sum().backward()
+        return output.detach().float(), torch.cat([weight.grad.float().flatten() for weight in visual.parameters()])
+
+    exact, gradient = encoded(exact_model)
+    plain, plain_gradient = encoded(half_model)
+    windows.attend_at_once(half_model)
+    found, found_gradient = encoded(half_model)
+    assert (found - exact).norm() <= 2 * (plain - exact).norm() + 1e-3 * exact.norm()
+    assert (found_gradient - gradient).norm() <= 2 * (plain_gradient - gradient).norm() + 1e-2 * gradient.norm()
 
 
 def random_model(device: torch.device, dtype: torch.dtype):

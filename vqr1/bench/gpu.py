@@ -7,6 +7,7 @@ The parts in their order, what matters most first:
 
     machine     card, driver, versions, free memory and disk; a matrix product and a copy as ceilings
     tests       pytest -m gpu: kernels, shared prompts, rewards, a LoRA step in bfloat16
+    vision      the vision tower's windows in one call of torch's kernel beside sdpa window by window
     train       passes that score answers, shared prompts beside TRL's own path, at three geometries
     train-7b    the same without an optimiser for the 7B shape
     rollout     vLLM beside transformers, answers and tokens per second, answers that change with the batch
@@ -54,6 +55,7 @@ def gpu_parts(device: str, shape: str, state: Path) -> list[Part]:
         return lambda: _missing(0.0 if tiny or not on_gpu else memory, 0.0 if tiny else disk, module, state)
 
     geometries = ["demo"] if tiny else ["kadid", "kadid-k16", "spaq"]
+    spaq = [] if tiny else ["spaq"]
     train = ["-m", "vqr1.bench.train", "--output", "{result}", "--rounds", "1" if tiny else "2"]
     passes = ["--passes", "forward", "forward_backward"]
     rollout = ["-m", "vqr1.bench.rollout", "--policy", shape, "--keep", "{state}", "--out", "{result}"]
@@ -75,6 +77,13 @@ def gpu_parts(device: str, shape: str, state: Path) -> list[Part]:
             *seconds(60, 25),
             tests,
             missing(module=str(TESTS)),
+        ),
+        Part(
+            "vision",
+            ["-m", "vqr1.bench.vision", "{result}", "--shape", shape, "--geometries", *geometries[:1], *spaq],
+            *seconds(25, 15),
+            vision,
+            missing(memory=10),
         ),
         Part(
             "train",
@@ -136,6 +145,17 @@ def machine(found: Result) -> dict[str, str]:
 
 def tests(found: Result) -> dict[str, str]:
     return {"passed": str(found["passed"]), "failed": ", ".join(found["failed"]) or "none"}
+
+
+def vision(found: Result) -> dict[str, str]:
+    shown = {"kernel": "torch's" if found["kernel"] else "none here: sdpa both times"}
+    for name, row in found["results"].items():
+        seconds, error = row["seconds"], row["error"]
+        shown[f"{found['shape']} {name}, one by one over at once"] = (
+            f"{seconds['one_by_one'] / seconds['at_once']:.2f}, at once {seconds['at_once']:.4f} s; "
+            f"error {error['one_by_one']:.1e} and {error['at_once']:.1e}"
+        )
+    return shown
 
 
 def training(found: Result) -> dict[str, str]:

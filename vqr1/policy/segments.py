@@ -29,6 +29,11 @@ def has_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def kernel_takes(heads: torch.Tensor) -> bool:
+    """Whether torch's flash attention runs on these numbers."""
+    return heads.dtype in (torch.bfloat16, torch.float16) and has_kernel(heads.device)
+
+
 @dataclass(frozen=True)
 class Segments:
     """N stretches of a row of T tokens, in order, each with its keys; the last query is aligned with the last key."""
@@ -63,7 +68,7 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))  # (T, H, D)
     k, v = (x.index_select(0, attention_mask.gather) for x in (k, v))
-    whole = _by_kernel if has_kernel(v.device) and v.dtype != torch.float32 else _one_by_one
+    whole = _by_kernel if kernel_takes(v) else _one_by_one
     return whole(attention_mask, q.to(v.dtype), k.to(v.dtype), v, scaling)[None], None
 
 

@@ -17,6 +17,7 @@ from vqr1.errors import UserError
 from vqr1.policy.load import SHIPPED, TINY, add_adapter, find_weights, load_policy, load_processor
 from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, read_each_prompt_once, take_bytes
 from vqr1.policy.weight_files import check_adapter_files, check_folder
+from vqr1.policy.windows import attend_at_once
 from vqr1.rollout.prompt_checks import check_prompt
 from vqr1.scoring.sets import Seen
 from vqr1.scoring.settings import EvaluateConfig
@@ -74,6 +75,7 @@ def check_model(model: Model) -> str | None:
 def load_model(model: Model) -> tuple[Any, Any]:
     """Model and processor, ready to answer on the GPU where there is one."""
     loaded = load_weights(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    attend_at_once(loaded)
     encode_each_picture_once(loaded.model.visual)
     processor = OncePerPrompt.of(load_processor(model.policy))
     take_bytes(loaded.model.visual, processor.image_processor)

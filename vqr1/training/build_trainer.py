@@ -17,7 +17,7 @@ from vqr1.config_checks import step_settings
 from vqr1.data import Sample, find_spec
 from vqr1.data.pictures import Load
 from vqr1.machine_choices import MachineChoices
-from vqr1.policy import segments
+from vqr1.policy import segments, windows
 from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
 from vqr1.policy.read_once import read_each_prompt_once, take_bytes
 from vqr1.policy.shared_prefix import Packing
@@ -108,7 +108,7 @@ def packing(step: StepSettings) -> Packing | None:
 def share_work(trainer: RankingTrainer) -> None:
     """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score.
 
-    Both take pictures as the trainer's processor cuts them.
+    Both take pictures as the trainer's processor cuts them, and their vision towers attend to all windows at once.
     """
     policy, reference = (
         model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
@@ -116,7 +116,7 @@ def share_work(trainer: RankingTrainer) -> None:
     read_each_prompt_once(policy, in_step=trainer.is_fsdp_enabled)
     for model in filter(None, (policy, reference)):
         take_bytes(vision_tower(model), trainer.processor.image_processor)
-    if trainer.packing is not None:
-        for model in filter(None, (policy, reference)):
-            # The vision tower keeps its own. FlashAttention, which policy.attention may ask for, takes no such masks.
+        windows.attend_at_once(model)
+        if trainer.packing is not None:
+            # FlashAttention, which policy.attention may ask for, takes no such masks.
             model.set_attn_implementation({"text_config": segments.NAME})
