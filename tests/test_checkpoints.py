@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from vqr1.config import Launcher
-from vqr1.training.checkpoints import INDEX, checkpoint_fault
-from vqr1.training.trainer import map_numbered_cpus
+from vqr1.training.checkpoints import INDEX, checkpoint_fault, map_numbered_cpus
 
 
 class Evil:

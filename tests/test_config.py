@@ -438,6 +438,7 @@ def test_our_trainer_settings_of_the_wrong_type_are_refused(setting, message):
         (("trainer.beta=0", "+trainer.top_entropy_quantile=0.2"), "with trainer.top_entropy_quantile=0.2"),
         (("trainer.shared_prefix=false",), "needs trainer.shared_prefix=true"),
         (("trainer.shared_prefix_tokens=0",), "trainer.shared_prefix_tokens=0: set it to 1 or more, or null"),
+        (("trainer.scoring_answers_per_device=0",), "scoring_answers_per_device=0: set it to 1 or more, or null"),
     ],
 )
 def test_nothing_is_skipped_that_has_a_gradient(words, message):

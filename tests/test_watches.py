@@ -17,8 +17,8 @@ from vqr1.policy.load import TINY, load_policy, load_processor
 from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward
 from vqr1.training.build_trainer import share_work
-from vqr1.training.trainer import RankingTrainer, equal_rewards
-from vqr1.training.watches import NonFiniteError, UnreadableError, UnreadableWatch, all_finite
+from vqr1.training.trainer import RankingTrainer
+from vqr1.training.watches import NonFiniteError, UnreadableError, UnreadableWatch, all_finite, equal_rewards
 
 nan, inf = math.nan, math.inf
 PICTURES = 2

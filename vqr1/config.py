@@ -175,6 +175,7 @@ class StepSettings:
 
     images_per_step: int = 128  # pictures an optimiser step learns from, over all devices
     answers_per_device: int | None = None  # at most so many in one forward and backward pass; None: what fits
+    scoring_answers_per_device: int | None = None  # in a pass without gradients; None: what takes no more memory
     steps_per_generation: int | None = None  # passes to a generation batch; None: those of an optimiser step
     shared_prefix: bool = True  # a prompt goes through the policy once for its answers; false: TRL's own path
     shared_prefix_attention: SharedPrefixAttention = "auto"  # auto: whichever is faster

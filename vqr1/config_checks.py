@@ -162,9 +162,10 @@ def check(config: Config) -> None:
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
     """Which settings make sense beside each other where answers share their prompt."""
     ours = step_settings(trainer)
-    tokens = ours.shared_prefix_tokens
-    if tokens is not None and tokens < 1:
-        raise UserError(f"trainer.shared_prefix_tokens={tokens}: set it to 1 or more, or null")
+    for key in ("shared_prefix_tokens", "scoring_answers_per_device"):
+        value = getattr(ours, key)
+        if value is not None and value < 1:
+            raise UserError(f"trainer.{key}={value}: set it to 1 or more, or null")
     if not ours.skip_zero_advantages:
         return
     if not ours.shared_prefix:

@@ -245,6 +245,7 @@ def measure(
         for what, run in runs.items():
             spent, held = measured(run)
             found[path][what] = min(spent, found[path].get(what, math.inf))
+            found[path][f"{what}_bytes"] = held
         found[path]["peak_bytes"] = held  # of the last of them
     peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if DEVICE.type == "cuda" else None
     for row in found.values():  # model operations: what checkpointing runs again does not count

@@ -237,6 +237,12 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
+def drops_out(model: Any) -> bool:
+    """Whether a training pass of the policy is random: LoRA's dropout, or the model's own."""
+    attention = base_model(model).config.get_text_config().attention_dropout
+    return attention > 0 or any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+
+
 def lora_config(settings: LoraSettings) -> Any:
     from peft import LoraConfig
 

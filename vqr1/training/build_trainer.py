@@ -95,9 +95,25 @@ def make_trainer(
         packing=packing(step),
         skip_zero_advantages=step.skip_zero_advantages,
     )
+    text = base_model(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
+    trainer.scoring_answers = step.scoring_answers_per_device or scoring_answers(
+        grpo.per_device_train_batch_size, text, config.policy.gradient_checkpointing
+    )
     trainer.remove_callback(PrinterCallback)
     share_work(trainer)
     return trainer
+
+
+def scoring_answers(training_answers: int, text: Any, checkpointing: bool) -> int:
+    """How many answers a pass without gradients scores in no more memory than a training pass of ``training_answers``.
+
+    Numbers that are held for a token at once, in a language model ``text`` of L layers, H and I wide: in the layer at
+    work about W = 4 I + 6 H. A training pass holds as much for the layer's gradients, and with checkpointing the inputs
+    of all layers, L H + 2 W together; without, all layers, (L + 1) W. The vision tower's needs stay below that.
+    """
+    layers, working = text.num_hidden_layers, 4 * text.intermediate_size + 6 * text.hidden_size
+    training = layers * text.hidden_size + 2 * working if checkpointing else (layers + 1) * working
+    return training_answers * training // working
 
 
 def packing(step: StepSettings) -> Packing | None:

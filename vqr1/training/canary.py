@@ -15,6 +15,7 @@ import torch
 from vqr1.rollout.engine import RolloutError
 
 LOGP_DIFFERENCE = "canary/logp_difference"
+RATIO = "sampling/importance_sampling_ratio/mean"  # TRL's name
 
 CAUSES = (
     "vLLM answers as another policy than the one that is trained: other pictures or prompts, weights or encodings that "
@@ -22,22 +23,70 @@ CAUSES = (
 )
 
 
-def logp_difference(scored: dict[str, Any], gather: Callable[[torch.Tensor], torch.Tensor]) -> float:
+Gather = Callable[[torch.Tensor], torch.Tensor]  # of every rank's rows
+
+
+def logp_difference(scored: dict[str, Any], gather: Gather) -> float:
     """Mean absolute difference of both log-probabilities over all ranks' tokens; 0 where nothing was drawn. Collective.
 
     NaN where a token has none in vLLM or in the trained model. TRL's own figure leaves such tokens out, and is 0 where
     no other is left.
     """
-    drawn = scored["completion_mask"].bool()
-    difference = (scored["old_per_token_logps"] - scored["sampling_per_token_logps"])[drawn].abs()
-    total, count = gather(torch.stack([difference.sum(), drawn.sum()])[None]).sum(0).tolist()
+    return _mean(gather(_differences(scored["old_per_token_logps"], scored)[None]))
+
+
+def _differences(logps_RS: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+    """Absolute differences from vLLM's log-probabilities summed over the tokens drawn, and how many these are: (2,)."""
+    drawn = batch["completion_mask"].bool()
+    difference = (logps_RS - batch["sampling_per_token_logps"])[drawn].abs()
+    return torch.stack([difference.sum(), drawn.sum()])
+
+
+def _mean(sums_W2: torch.Tensor) -> float:
+    total, count = sums_W2.sum(0).tolist()
     return total / count if count else 0.0
+
+
+def importance_ratio(
+    logps_RS: torch.Tensor, batch: dict[str, Any], mode: str, low: float | None, high: float | None
+) -> torch.Tensor:
+    """The policy's probability of what was drawn over vLLM's: of each token, (R, S), or of each answer, (R, 1).
+
+    ``mode`` is one of :class:`vqr1.rollout_settings.Correction`: a ratio out of ``low`` to ``high`` becomes the nearer
+    of them (truncate), or 0 (mask). 1 where there is no token, or where vLLM gives it no probability. TRL's, which has
+    no function for it.
+    """
+    level, remedy = mode.split("_")
+    difference = ((logps_RS - batch["sampling_per_token_logps"]) * batch["completion_mask"]).nan_to_num(nan=0.0)
+    ratio = (difference if level == "token" else difference.sum(-1, keepdim=True)).exp()
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if remedy == "truncate":
+        return ratio.clamp(low, high)
+    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
+
+
+class PassByPass:
+    """Difference and importance ratio of a generation batch, of which every training pass scores a part."""
+
+    def __init__(self) -> None:
+        self._sums: list[torch.Tensor] = []
+
+    def add(self, logps_RS: torch.Tensor, batch: dict[str, Any], ratio: torch.Tensor) -> None:
+        """Of a part: the policy's log-probabilities, TRL's micro-batch, and :func:`importance_ratio` of both."""
+        kept = ratio[batch["completion_mask"].bool()] if ratio.shape == logps_RS.shape else ratio.flatten()
+        self._sums.append(torch.stack([*_differences(logps_RS, batch), kept.sum(), kept.new_tensor(kept.numel())]))
+
+    def take(self, gather: Gather) -> tuple[float, float]:
+        """:func:`logp_difference` and TRL's mean ratio, of each rank and then of all. Forgets the batch. Collective."""
+        sums_W4 = gather(torch.stack(self._sums).sum(0)[None])
+        self._sums.clear()
+        return _mean(sums_W4[:, :2]), float((sums_W4[:, 2] / sums_W4[:, 3].clamp(min=1)).mean())
 
 
 class Canary:
     """Watches the mean absolute difference of log-probabilities of every generation batch, from the first one on.
 
-    Over ``limit`` it raises RolloutError, before anything is learnt from that batch, or where ``stop`` is False
+    Over ``limit`` it raises RolloutError, before the optimiser's step that the batch is for, or where ``stop`` is False
     warns, once. NaN counts as over the limit.
     """
 

@@ -7,6 +7,7 @@ rate, without the random states with other draws.
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from collections.abc import Iterator
@@ -125,3 +126,11 @@ def _torch_fault(path: Path) -> str | None:
     except Exception as error:  # noqa: BLE001 - torch has many words for what it cannot read, none of them for users
         return f"{path} is damaged or not one that a run wrote ({type(error).__name__})"
     return None
+
+
+@functools.cache  # torch keeps them in a list, and cannot order two of one priority
+def map_numbered_cpus() -> None:
+    """Let torch.load map to ``cpu:N``, which is the memory of this machine."""
+    torch.serialization.register_package(
+        0, lambda tensor: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )

@@ -62,6 +62,7 @@ FREE = (
     "evaluation.probes",
     "rollout.stop_unreadable",
     "trainer.answers_per_device",
+    "trainer.scoring_answers_per_device",
     "trainer.shared_prefix",
     "trainer.shared_prefix_attention",
     "trainer.shared_prefix_tokens",

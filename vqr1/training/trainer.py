@@ -28,7 +28,6 @@ VLLMGeneration. ``tests/test_trl_internals.py`` compares all of it with the inst
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -41,14 +40,15 @@ from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_tensor_dict
 
-from vqr1.policy.load import base_model, load_folder
+from vqr1.policy.load import base_model, drops_out, load_folder
 from vqr1.policy.read_once import OncePerPrompt, numbered, of_rows
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
-from vqr1.training.canary import LOGP_DIFFERENCE, Canary, logp_difference
+from vqr1.training.canary import LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
+from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.model_card import write_card
-from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite
+from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite, equal_rewards
 
 # What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
 STEP_PARTS = {
@@ -76,6 +76,7 @@ class RankingTrainer(GRPOTrainer):
 
     args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
+    scoring_answers: int | None = None  # in one pass without gradients; None: as many as in a training pass
     unreadable: UnreadableWatch | None = None
     card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
     _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
@@ -96,6 +97,8 @@ class RankingTrainer(GRPOTrainer):
         self._skip_zero_advantages = skip_zero_advantages
         self._asked: Sequence[dict[str, Any]] = []
         self._pictures: list[str] = []  # whose answers the next update is of
+        self._compared = PassByPass()
+        self._without_ratio: dict[str, Any] | None = None  # the micro-batch in a training pass that is to give it one
         self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
         self.generation_seconds = 0.0  # spent so far
         self.processor = OncePerPrompt.of(processing_class)
@@ -169,6 +172,16 @@ class RankingTrainer(GRPOTrainer):
         if not all_finite(self.model, self.accelerator.gather):
             raise NonFiniteError(self.state.global_step, "a weight is not finite after its update")
 
+    @property
+    def old_policy_is_known(self) -> bool:
+        """Whether a training pass gives an answer the log-probabilities of the policy that it was drawn from.
+
+        It does where a generation batch is used for one optimiser step and no pass is random. TRL's separate pass of
+        that policy, for the correction of vLLM's probabilities, would then repeat what is known a little later.
+        """
+        once = self.num_iterations == 1 and self.args.gradient_accumulation_steps % self.args.steps_per_generation == 0
+        return once and not drops_out(self.accelerator.unwrap_model(self.model))
+
     # From here on: methods of TRL's and transformers' trainers, changed.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -241,14 +254,26 @@ class RankingTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's, of the answers that teach something where ``skip_zero_advantages`` asks for it.
 
-        Raises NonFiniteError on every rank where one has a loss that is infinite or NaN.
-        Relies on: a token outside ``completion_mask`` enters no sum, and ``advantages`` is (R,).
+        A batch without importance ratios (``old_policy_is_known``) gets them here; after its last pass the canary hears
+        of it, before the backward pass: DeepSpeed's is its optimiser's step as well. Raises what the canary raises, and
+        NonFiniteError on every rank where one has a loss that is infinite or NaN.
+        Relies on: a token outside ``completion_mask`` enters no sum, and ``advantages`` is (R,); the log-probabilities
+        are asked for once, before ``importance_sampling_ratio`` is read; without ``old_per_token_logps`` they stand for
+        the old policy's too; ``_step`` counts micro-batches from 0.
         """
         pictures = inputs.get("image_id", [])
         if self._skip_zero_advantages:
             learnt_from = (inputs["advantages"] != 0)[:, None]
             inputs = {**inputs, "completion_mask": inputs["completion_mask"] * learnt_from}
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        compares = corrects and "importance_sampling_ratio" not in inputs
+        if compares:
+            inputs = self._without_ratio = {**inputs}
         loss = super()._compute_loss(model, inputs)
+        if compares and (self._step + 1) % self.args.steps_per_generation == 0:
+            difference, ratio = self._compared.take(self.accelerator.gather)
+            self._metrics["train"][RATIO].append(ratio)
+            self._watch(difference)
         losses = self.accelerator.gather(loss.detach().reshape(1))
         lost = losses[~losses.isfinite()]
         if len(lost):
@@ -256,6 +281,12 @@ class RankingTrainer(GRPOTrainer):
             raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}", theirs)
         self._pictures += pictures
         return loss
+
+    def _watch(self, difference: float) -> None:
+        """Log the difference from vLLM's log-probabilities, and tell the canary."""
+        if self.canary is not None:
+            self._metrics["train"][LOGP_DIFFERENCE].append(difference)
+            self.canary(self.state.global_step, difference)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Trainer's. Raises NonFiniteError where it is infinite or NaN: the optimiser would spread it to all weights.
@@ -283,39 +314,67 @@ class RankingTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """What policy, old policy and reference give the answers; TRL's result by way of shared prompts.
 
-        Relies on: TRL calls it for all three, the answers in the last ``logits_to_keep`` columns; TRL's constructor has
-        given the model the fused head that ``log_probabilities`` uses; the third result, a mixture-of-experts model's
-        loss, is None for a Qwen2.5-VL.
+        Relies on: TRL calls it for all three, the answers in the last ``logits_to_keep`` columns, and gives a
+        ``batch_size`` in the passes without gradients alone; TRL's constructor has given the model the fused head that
+        ``log_probabilities`` uses; the third result, a mixture-of-experts model's loss, is None for a Qwen2.5-VL.
         """
         if "picture" in fields:  # as the processor made them, before they are shuffled
             number = fields.pop("picture").tolist()
             fields["pixel_values"] = of_rows(fields["pixel_values"], fields["image_grid_thw"], number)
+        unfinished, self._without_ratio = self._without_ratio, None
+        size = batch_size and (self.scoring_answers or batch_size)
+        found = self._score(model, input_ids, attention_mask, logits_to_keep, size, compute_entropy, **fields)
+        if unfinished is not None:
+            bounds = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+            ratio = importance_ratio(found[0].detach(), unfinished, self.vllm_importance_sampling_mode, *bounds)
+            unfinished["importance_sampling_ratio"] = ratio
+            self._compared.add(found[0].detach(), unfinished, ratio)
+        return *found, None
+
+    def _score(
+        self,
+        model: Any,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        kept: int,
+        size: int | None,
+        entropy: bool,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and entropies by TRL's rows or by shared prompts."""
         if self.packing is None:
             pixels = fields["pixel_values"]
             fields["pixel_values"] = pixels if isinstance(pixels, torch.Tensor) else torch.cat(pixels)
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
-            )
-        batch = AnswerBatch.of_rows(input_ids, attention_mask, logits_to_keep, **fields)
+            return super()._get_per_token_logps_and_entropies(model, ids, mask, kept, size, entropy, **fields)[:2]
+        batch = AnswerBatch.of_rows(ids, mask, kept, **fields)
         positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
         # Passes of whole groups, as many on every rank: sharded models wait for each other.
         k = self.args.num_generations
-        size = math.ceil((batch_size or len(input_ids)) / k) * k
+        size = math.ceil((size or len(ids)) / k) * k
         with self.accelerator.autocast():
             found = [log_probabilities(model, part, positions, self.packing) for part in batch.parts(size)]
         logps, entropies = zip(*found, strict=True)
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+        return torch.cat(logps), torch.cat(entropies) if entropy else None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, watched, and without advantages where a picture's answers all earn the same.
 
+        Without its pass of the old policy where the training passes give the same (``old_policy_is_known``).
         Relies on: ``_metrics["train"]`` is a list per name, averaged for the log; ``advantages`` (R,) are this rank's;
-        lists beside the tensors are cut and shuffled with them.
+        lists beside the tensors are cut and shuffled with them; where an optimiser step uses up the batch, that pass
+        and what is made of it depend on ``vllm_importance_sampling_correction``, ``sampling_per_token_logps`` does not.
         """
+        assert self.model is not None
         self._asked = inputs
         if self.unreadable is not None:
             self.unreadable.before(self.state.global_step)
-        scored = super()._generate_and_score_completions(inputs)
+        correction = self.vllm_importance_sampling_correction
+        if self.model.training and self.old_policy_is_known:
+            self.vllm_importance_sampling_correction = False
+        try:
+            scored = super()._generate_and_score_completions(inputs)
+        finally:
+            self.vllm_importance_sampling_correction = correction
         assert self._rewards_RF is not None
         equal_R = equal_rewards(
             self._rewards_RF,
@@ -333,10 +392,8 @@ class RankingTrainer(GRPOTrainer):
             self.unreadable.after(
                 self.state.global_step, latest[UNREADABLE], latest[CLIPPED], self.args.mask_truncated_completions
             )
-        if self.canary is not None:
-            difference = logp_difference(scored, self.accelerator.gather)
-            self._metrics["train"][LOGP_DIFFERENCE].append(difference)
-            self.canary(self.state.global_step, difference)
+        if "importance_sampling_ratio" in scored:  # else the training passes will give it
+            self._watch(logp_difference(scored, self.accelerator.gather))
         return scored
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -366,32 +423,6 @@ class RankingTrainer(GRPOTrainer):
             texts.append(self._script(self.args.seed, name, k, self.state.global_step))
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
-
-
-def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one_by_one: bool) -> torch.Tensor:
-    """Which of R answers are to a picture whose ``k`` answers all earn the same, to float32's last digit: (R,) bool.
-
-    Their advantages are exactly 0. TRL's are what float32 rounds of the mean, divided by 1e-4: some +-0.001 for K of
-    3, 6 or 8, and alone in a batch that is a whole step for Adam. What is compared is the weighted sum; with
-    ``one_by_one``, as where each reward is standardised by itself, every function's reward. NaN counts nowhere.
-    """
-    if one_by_one:
-        compared = rewards_RF[:, weights_F != 0]
-    else:
-        compared = (rewards_RF * weights_F).nansum(1).masked_fill(rewards_RF.isnan().all(1), math.nan)[:, None]
-    groups = compared.view(-1, k, compared.shape[1])
-    low = torch.where(groups.isnan(), math.inf, groups).amin(1)
-    high = torch.where(groups.isnan(), -math.inf, groups).amax(1)
-    rounding = torch.finfo(groups.dtype).eps * torch.maximum(low.abs(), high.abs())
-    return (high - low <= rounding).all(1).repeat_interleave(k)
-
-
-@functools.cache  # torch keeps them in a list, and cannot order two of one priority
-def map_numbered_cpus() -> None:
-    """Let torch.load map to ``cpu:N``, which is the memory of this machine."""
-    torch.serialization.register_package(
-        0, lambda tensor: None, lambda storage, location: storage if location.startswith("cpu:") else None
-    )
 
 
 def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -126,3 +127,21 @@ class CollapseWatch:
             f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
             "in answers.jsonl), then try a lower trainer.learning_rate"
         )
+
+
+def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one_by_one: bool) -> torch.Tensor:
+    """Which of R answers are to a picture whose ``k`` answers all earn the same, to float32's last digit: (R,) bool.
+
+    Their advantages are exactly 0. TRL's are what float32 rounds of the mean, divided by 1e-4: some +-0.001 for K of
+    3, 6 or 8, and alone in a batch that is a whole step for Adam. What is compared is the weighted sum; with
+    ``one_by_one``, as where each reward is standardised by itself, every function's reward. NaN counts nowhere.
+    """
+    if one_by_one:
+        compared = rewards_RF[:, weights_F != 0]
+    else:
+        compared = (rewards_RF * weights_F).nansum(1).masked_fill(rewards_RF.isnan().all(1), math.nan)[:, None]
+    groups = compared.view(-1, k, compared.shape[1])
+    low = torch.where(groups.isnan(), math.inf, groups).amin(1)
+    high = torch.where(groups.isnan(), -math.inf, groups).amax(1)
+    rounding = torch.finfo(groups.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return (high - low <= rounding).all(1).repeat_interleave(k)
