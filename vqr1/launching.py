@@ -214,9 +214,15 @@ def told_by_accelerate(launcher: Launcher, processes: int) -> dict[str, str]:
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     words = launch_command(launcher, processes)
-    asked, *_ = _validate_launch_command(launch_command_parser().parse_args(words[words.index("--config_file") :]))
+    parsed_words = launch_command_parser().parse_args(words[words.index("--config_file") :])
+    asked, file, precise = _validate_launch_command(parsed_words)
     asked.main_process_port = 0  # the ranks have another
-    told = prepare_deepspeed_cmd_env(asked)[1] if asked.use_deepspeed else prepare_multi_gpu_env(asked)
+    if asked.use_deepspeed:
+        fields = [*file.deepspeed_config, *(["mixed_precision"] if precise else [])]
+        asked.deepspeed_fields_from_accelerate_config = ",".join(fields)
+        told = prepare_deepspeed_cmd_env(asked)[1]
+    else:
+        told = prepare_multi_gpu_env(asked)
     return {key: value for key, value in told.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
 
 
