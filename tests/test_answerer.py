@@ -17,7 +17,7 @@ from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.data import Sample
 from vqr1.evaluation.results import ROWS, SETTINGS
-from vqr1.policy.load import load_generation_config, load_policy, lora_config
+from vqr1.policy.load import load_generation_config, load_policy, load_processor, lora_config
 from vqr1.rollout.engine import stop_tokens
 from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.answerer import check_adapter, load_answerer
@@ -104,7 +104,7 @@ def test_a_picture_outside_the_pixel_limits_is_refused(with_vllm, policy_folder)
 def test_an_engine_that_sees_other_pixels_is_refused(with_vllm, policy_folder):
     answerer = answerer_of(policy_folder)
     answerer.check(pictures_of(2))
-    other = load_model(answerer.model)[1]
+    other = load_processor(answerer.model.policy)
     other.image_processor.image_mean = [0.5, 0.5, 0.4]
     answerer.engine.processor = other
     with pytest.raises(ValueError, match="of a picture of 56x56 pixels vLLM makes a grid of .*, or other pixels"):

@@ -149,11 +149,11 @@ def test_tokens_without_a_probability_are_heard(run, engine):
 
 def test_a_policy_without_probabilities_is_heard(run, monkeypatch):
     def broken(self, *args, **kwargs):
-        logps, entropies, loss = scored(self, *args, **kwargs)
-        return logps * math.nan, entropies, loss
+        logps, entropies = scored(self, *args, **kwargs)
+        return logps * math.nan, entropies
 
-    scored = RankingTrainer._get_per_token_logps_and_entropies
-    monkeypatch.setattr(RankingTrainer, "_get_per_token_logps_and_entropies", broken)
+    scored = RankingTrainer._score
+    monkeypatch.setattr(RankingTrainer, "_score", broken)
     with pytest.raises(RolloutError, match="canary/logp_difference is nan"):
         run(FakeEngine, **QUIET)
 

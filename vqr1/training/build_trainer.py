@@ -18,7 +18,7 @@ from vqr1.data import Sample, find_spec
 from vqr1.data.pictures import Load
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy import segments, windows
-from vqr1.policy.load import base_model, load_policy, lora_config, vision_tower
+from vqr1.policy.load import base_model, load_policy, lora_config
 from vqr1.policy.read_once import read_each_prompt_once, take_bytes
 from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
@@ -131,7 +131,7 @@ def share_work(trainer: RankingTrainer) -> None:
     )
     read_each_prompt_once(policy, in_step=trainer.is_fsdp_enabled)
     for model in filter(None, (policy, reference)):
-        take_bytes(vision_tower(model), trainer.processor.image_processor)
+        take_bytes(model.model.visual, trainer.processor.image_processor)
         windows.attend_at_once(model)
         if trainer.packing is not None:
             # FlashAttention, which policy.attention may ask for, takes no such masks.

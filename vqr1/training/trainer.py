@@ -319,8 +319,8 @@ class RankingTrainer(GRPOTrainer):
         ``log_probabilities`` uses; the third result, a mixture-of-experts model's loss, is None for a Qwen2.5-VL.
         """
         if "picture" in fields:  # as the processor made them, before they are shuffled
-            number = fields.pop("picture").tolist()
-            fields["pixel_values"] = of_rows(fields["pixel_values"], fields["image_grid_thw"], number)
+            pictures, grid = fields["pixel_values"], fields["image_grid_thw"]
+            fields["pixel_values"] = of_rows(pictures, grid, fields.pop("picture").tolist())
         unfinished, self._without_ratio = self._without_ratio, None
         size = batch_size and (self.scoring_answers or batch_size)
         found = self._score(model, input_ids, attention_mask, logits_to_keep, size, compute_entropy, **fields)
@@ -332,29 +332,22 @@ class RankingTrainer(GRPOTrainer):
         return *found, None
 
     def _score(
-        self,
-        model: Any,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        kept: int,
-        size: int | None,
-        entropy: bool,
-        **fields: Any,
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int, size: int | None, entropy: bool, **more: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and entropies by TRL's rows or by shared prompts."""
         if self.packing is None:
-            pixels = fields["pixel_values"]
-            fields["pixel_values"] = pixels if isinstance(pixels, torch.Tensor) else torch.cat(pixels)
-            return super()._get_per_token_logps_and_entropies(model, ids, mask, kept, size, entropy, **fields)[:2]
-        batch = AnswerBatch.of_rows(ids, mask, kept, **fields)
+            pixels = more["pixel_values"]
+            more["pixel_values"] = pixels if isinstance(pixels, torch.Tensor) else torch.cat(pixels)
+            return super()._get_per_token_logps_and_entropies(model, ids, mask, kept, size, entropy, **more)[:2]
+        batch = AnswerBatch.of_rows(ids, mask, kept, **more)
         positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
         # Passes of whole groups, as many on every rank: sharded models wait for each other.
         k = self.args.num_generations
-        size = math.ceil((size or len(ids)) / k) * k
+        parts = batch.parts(math.ceil((size or len(ids)) / k) * k)
         with self.accelerator.autocast():
-            found = [log_probabilities(model, part, positions, self.packing) for part in batch.parts(size)]
-        logps, entropies = zip(*found, strict=True)
-        return torch.cat(logps), torch.cat(entropies) if entropy else None
+            found = [log_probabilities(model, part, positions, self.packing) for part in parts]
+        logps, entropies = map(torch.cat, zip(*found, strict=True))
+        return logps, entropies if entropy else None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, watched, and without advantages where a picture's answers all earn the same.
@@ -388,10 +381,8 @@ class RankingTrainer(GRPOTrainer):
         _, number = numbered([id(example["image"]) for example in inputs])
         scored["pixel_values"] = of_rows(scored["pixel_values"], scored["image_grid_thw"], number)
         if self.unreadable is not None:
-            latest = {name: self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED)}
-            self.unreadable.after(
-                self.state.global_step, latest[UNREADABLE], latest[CLIPPED], self.args.mask_truncated_completions
-            )
+            unreadable, clipped = (self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED))
+            self.unreadable.after(self.state.global_step, unreadable, clipped, self.args.mask_truncated_completions)
         if "importance_sampling_ratio" in scored:  # else the training passes will give it
             self._watch(logp_difference(scored, self.accelerator.gather))
         return scored
