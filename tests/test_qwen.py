@@ -1,7 +1,8 @@
 """Qwen2.5-VL as it is published, without its weights: its vocabulary, and the 3B's and 7B's parameters on no device.
 
 Names, ties and targets of the tiny policy carry over to the published sizes, so what other tests show of the tiny
-policy (weights handed to vLLM, LoRA, sharding by layer) holds for these too.
+policy (weights handed to vLLM, LoRA, sharding by layer) holds for these too. tests/test_shapes.py trains them with a
+few of their layers.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from tests.support.qwen import SPECIAL, qwen_processor
+from tests.support.qwen import SPECIAL, hub_name, published_config, published_settings, qwen_processor, vllm_name
 from vqr1.answer import build_prompt, read_score
 from vqr1.bench.shapes import SHAPES, shape_config
-from vqr1.config import LoraSettings
+from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.policy.load import lora_config
+from vqr1.policy.weight_files import current_name
+from vqr1.rollout.engine import vision_tokens
+from vqr1.rollout.offline import text_tokens
+from vqr1.training.policy_checks import lora_targets
 
 PAPER = build_prompt("paper")[0]["content"]
 
@@ -37,10 +42,10 @@ def pieces(tokenizer, text):
 
 
 def test_the_vocabulary_has_the_published_ids(tokenizer):
-    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(151643, 151657))
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(151643, 151665))
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == 151655
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (151645, 151643)
-    assert len(tokenizer) == 151657
+    assert len(tokenizer) == 151665
     text = "Ein Bild, 写真 и 图片 🙂\n\tdon't  stop"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -85,11 +90,23 @@ def test_a_prompt_has_its_turns_and_the_tokens_of_its_picture(processor):
     assert len(ids) == 353
 
 
+@pytest.mark.parametrize(("prompt", "tokens"), [("paper", 101), ("published", 112), ("no_thinking", 99)])
+def test_prompts_have_these_lengths(processor, prompt, tokens):
+    """Of the turns and the text; the largest picture that policy.max_pixels allows comes to a thousand."""
+    assert text_tokens(processor, prompt) == tokens
+    assert PolicyConfig().max_pixels // 28**2 == 1003
+
+
+def test_no_answer_may_hold_a_token_of_a_picture(processor):
+    start, end, image, video = 151652, 151653, 151655, 151656
+    assert {start, end, image, video} <= set(vision_tokens(processor.tokenizer))
+
+
 @pytest.fixture(scope="module", params=["3b", "7b"])
-def published(request, tokenizer):
-    """A published size on no device, in its own vocabulary."""
+def published(request):
+    """A published size on no device."""
     with torch.device("meta"):
-        return request.param, Qwen2_5_VLForConditionalGeneration(shape_config(SHAPES[request.param], tokenizer))
+        return request.param, Qwen2_5_VLForConditionalGeneration(published_config(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +116,54 @@ def tiny(policy_folder):
 
 def kinds(names):
     """Names with the numbers of layers and blocks left out."""
-    return {re.sub(r"\.\d+\.", ".N.", name) for name in names}
+    return {re.sub(r"\.(layers|blocks)\.\d+\.", r".\1.N.", name) for name in names}
+
+
+# The published files: parameters in all, and tensors (a tied head is not among them).
+PARAMETERS = {"3b": 3_754_622_976, "7b": 8_292_166_656}
+TENSORS = {"3b": 824, "7b": 729}
+OF_A_LAYER = {
+    *("input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"),
+    *(f"self_attn.{name}_proj.{part}" for name in "qkv" for part in ("weight", "bias")),
+    *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+}
+OF_A_BLOCK = {
+    *("norm1.weight", "norm2.weight"),
+    *(f"attn.{name}.{part}" for name in ("qkv", "proj") for part in ("weight", "bias")),
+    *(f"mlp.{name}_proj.{part}" for name in ("gate", "up", "down") for part in ("weight", "bias")),
+}
+OF_THE_TOWER = {
+    *("patch_embed.proj.weight", "merger.ln_q.weight"),
+    *(f"merger.mlp.{i}.{part}" for i in (0, 2) for part in ("weight", "bias")),
+    *(f"blocks.N.{name}" for name in OF_A_BLOCK),
+}
+OF_THE_TEXT = {"embed_tokens.weight", "norm.weight", *(f"layers.N.{name}" for name in OF_A_LAYER)}
 
 
 def test_a_published_size_has_its_published_number_of_parameters(published):
     name, model = published
-    assert sum(p.numel() for p in model.parameters()) == {"3b": 3_754_622_976, "7b": 8_292_166_656}[name]
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+    assert len(dict(model.named_parameters())) == TENSORS[name]
     text, vision = model.config.text_config, model.config.vision_config
     assert text.rope_parameters["mrope_section"] == [16, 24, 24]
+    assert text.hidden_size // text.num_attention_heads == 128 == 2 * (16 + 24 + 24)
     assert vision.fullatt_block_indexes == [7, 15, 23, 31]
     assert (vision.window_size, vision.patch_size, vision.spatial_merge_size) == (112, 14, 2)
     assert model.config.image_token_id == 151655
+
+
+@pytest.mark.parametrize("name", ["3b", "7b"])
+def test_what_is_measured_has_the_published_sizes(name, tokenizer):
+    """vqr1.bench's shapes, which `make gpu` measures, against config.json."""
+    ours, theirs = shape_config(SHAPES[name], tokenizer), published_config(name)
+    free = {"dtype", "pad_token_id", "max_window_layers", "rope_parameters", "use_cache"}
+    for part in ("text_config", "vision_config"):
+        mine, published = getattr(ours, part).to_dict(), getattr(theirs, part).to_dict()
+        both = mine.keys() & published.keys() - free  # transformers keeps words of the hub's that it does not read
+        assert {key: (mine[key], published[key]) for key in both if mine[key] != published[key]} == {}
+    mine, published = ours.text_config.rope_parameters, theirs.text_config.rope_parameters
+    assert all(mine[key] == published[key] for key in ("mrope_section", "rope_theta"))
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings == published_settings(name)["tie_word_embeddings"]
 
 
 def test_its_parameters_have_the_tiny_policys_names(published, tiny):
@@ -119,29 +173,67 @@ def test_its_parameters_have_the_tiny_policys_names(published, tiny):
     tied = model.config.tie_word_embeddings
     assert tied == (name == "3b")
     assert (model.lm_head.weight is model.model.language_model.embed_tokens.weight) == tied
-    assert kinds(names) == kinds(dict(tiny.named_parameters())) | (set() if tied else {"lm_head.weight"})
+    head = set() if tied else {"lm_head.weight"}
+    assert kinds(names) == kinds(dict(tiny.named_parameters())) | head
+    assert kinds(names) == head | (
+        {f"model.visual.{part}" for part in OF_THE_TOWER} | {f"model.language_model.{part}" for part in OF_THE_TEXT}
+    )
     layers = {int(found[1]) for name in names if (found := re.search(r"language_model\.layers\.(\d+)\.", name))}
     assert layers == set(range(SHAPES[name].layers))
 
 
+def test_the_hubs_names_are_read_as_the_models(published):
+    """The hub's files have the names of transformers 4.51 and before: visual..., model.layers..."""
+    _, model = published
+    ours = list(dict(model.named_parameters()))
+    theirs = [hub_name(name) for name in ours]
+    assert kinds(theirs) == ({"lm_head.weight"} & set(ours)) | (
+        {f"visual.{part}" for part in OF_THE_TOWER} | {f"model.{part}" for part in OF_THE_TEXT}
+    )
+    assert [current_name(name) for name in theirs] == [current_name(name) for name in ours] == ours
+
+
+def test_vllm_takes_every_name_to_one_of_its_own(published):
+    """The model's names, which a run sends, and the hub's come to the same; tests/test_vllm.py asks vLLM itself."""
+    name, model = published
+    ours = [vllm_name(each) for each in dict(model.named_parameters())]
+    assert ours == [vllm_name(hub_name(each)) for each in dict(model.named_parameters())]
+    text = {f"language_model.model.{part}" for part in OF_THE_TEXT if not re.search("[qkv]_proj|gate|up_proj", part)}
+    text |= {f"language_model.model.layers.N.self_attn.qkv_proj.{part}" for part in ("weight", "bias")}
+    text |= {"language_model.model.layers.N.mlp.gate_up_proj.weight"}
+    tower = {f"visual.{part}" for part in OF_THE_TOWER if not re.search("gate|up_proj", part)}
+    tower |= {f"visual.blocks.N.mlp.gate_up_proj.{part}" for part in ("weight", "bias")}
+    assert kinds(ours) == text | tower | ({"language_model.lm_head.weight"} if name == "7b" else set())
+
+
 def test_lora_meets_every_linear_layer_of_the_language_model_and_nothing_else(published):
     name, model = published
-    shape = SHAPES[name]
-    target = re.compile(LoraSettings().target_modules)
-    met = [each for each, module in model.named_modules() if target.fullmatch(each)]
+    met = lora_targets(model, LoraSettings())
     linear = [each for each, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     assert met == [each for each in linear if ".language_model." in each]
-    assert len(met) == 7 * shape.layers
+    sizes = published_settings(name)
+    assert len(met) == 7 * sizes["num_hidden_layers"]
 
+    # r (in + out) of each: q, o; k, v; gate, up, down
     settings = lora_config(LoraSettings())
-    adapted = sum(settings.r * sum(model.get_submodule(each).weight.shape) for each in met)
-    if name == "7b":
-        assert round(adapted / 1e6) == 161
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    grouped = 128 * sizes["num_key_value_heads"]
+    each = 2 * (hidden + hidden) + 2 * (hidden + grouped) + 3 * (hidden + inner)
+    expected = settings.r * each * sizes["num_hidden_layers"]
+    assert expected == {"3b": 119_734_272, "7b": 161_480_704}[name]
+    assert settings.r * sum(sum(model.get_submodule(each).weight.shape) for each in met) == expected
 
 
 def test_the_classes_that_are_sharded_whole_are_there(published, tiny):
-    """What accelerate wraps, one by one, under FSDP and ZeRO."""
-    _, model = published
-    there = {type(module).__name__ for module in model.modules()}
-    assert {"Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"} == set(model._no_split_modules)
-    assert set(model._no_split_modules) <= there
+    """What accelerate wraps, one by one, under FSDP and ZeRO; the rest is gathered by itself, the widest part last."""
+    name, model = published
+    sizes = published_settings(name)
+    wrapped = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    assert {type(module).__name__ for module in wrapped} == {"Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"}
+    assert len(wrapped) == sizes["num_hidden_layers"] + 32
+    inside = {id(weight) for module in wrapped for weight in module.parameters()}
+    rest = {key for key, weight in model.named_parameters() if id(weight) not in inside}
+    assert rest == ({"lm_head.weight"} if name == "7b" else set()) | (
+        {f"model.visual.{part}" for part in OF_THE_TOWER if "blocks" not in part}
+        | {"model.language_model.embed_tokens.weight", "model.language_model.norm.weight"}
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.qwen import PREFIXES, vllm_name
 from tests.support.runs import start, train, training_rows
 from vqr1.answer import build_prompt, read_score
 from vqr1.bench.vllm_workarounds import LIMIT, as_text, measure
@@ -228,6 +229,13 @@ def test_encoded_pictures_outlive_the_weights_until_they_are_forgotten(engine, m
     engine.forget(pictures=True)
     fresh = engine.ask(asked, sampling(processor))
     assert statistics.fmean(differences(model, processor, asked, fresh)) < EXACT
+
+
+def test_its_weights_are_what_the_model_sends(engine, model):
+    """Every one of them; so a name that tests/test_qwen.py finds in a published size has its place here."""
+    theirs = engine.llm.llm_engine.model_executor.driver_worker.model_runner.model
+    assert dict(type(theirs).hf_to_vllm_mapper.orig_to_new_prefix) == PREFIXES
+    assert {vllm_name(name) for name, _ in model.named_parameters()} == set(dict(theirs.named_parameters()))
 
 
 def test_packed_weights_would_not_be_taken_over(settings, processor, engine, model):

@@ -60,6 +60,7 @@ def shape_config(shape: Shape, tokenizer: Any) -> Any:
             "num_attention_heads": shape.heads,
             "num_key_value_heads": shape.kv_heads,
             "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
             "tie_word_embeddings": shape.tied,
         },
