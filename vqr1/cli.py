@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from vqr1.config import Config
+
     Start = Callable[..., None]  # begins a run, as vqr1.launching.start does
 
 USAGE = """usage: vqr1 COMMAND ...
@@ -47,17 +49,12 @@ def quiet_environment() -> None:
 
 def train(start: Start | None = None) -> None:
     from vqr1.command_words import train_words
-    from vqr1.config import register
     from vqr1.config_checks import from_hydra
-    from vqr1.demo.specs import register_demonstration
     from vqr1.launching import start as plain_start
-    from vqr1.packaged import packaged
     from vqr1.prerequisites import say_where_caches_are
     from vqr1.sweep import Job, Sweep, set_name
 
     say_where_caches_are()
-    register()
-    register_demonstration()
     begin = start or plain_start
     sweep = Sweep()
 
@@ -68,72 +65,62 @@ def train(start: Start | None = None) -> None:
         sweep.words = made
         return made
 
-    def run(composed: DictConfig) -> None:
-        begin(from_hydra(composed))
-
     def run_job(composed: DictConfig) -> Job:
         with sweep.job(str(composed.runs)):
             begin(from_hydra(composed), sweep=sweep)
         return sweep.jobs[-1]
 
     with sweep:
-        run_hydra("train", packaged("conf"), words, run, run_job)
+        _of_train("train", words, begin, run_job)
 
 
 def plan() -> None:
     """The words of train, plan.SETTING=VALUE, and --json FILE."""
     from vqr1.command_words import train_words
-    from vqr1.config import register
-    from vqr1.config_checks import from_hydra
-    from vqr1.demo.specs import register_demonstration
-    from vqr1.packaged import packaged
+    from vqr1.plan import as_plain, make_plan, plan_words, text
 
-    register()
-    register_demonstration()
     asked: dict[str, Any] = {}
 
     def words(given: Sequence[str]) -> list[str]:
-        from vqr1.plan import plan_words
-
         asked["settings"], asked["json"], asked["words"] = plan_words(given)
         return train_words(asked["words"])
 
-    def run(composed: DictConfig) -> None:
-        from vqr1.plan import as_plain, make_plan, text
-
-        made = make_plan(from_hydra(composed), asked["settings"])
+    def run(config: Config) -> None:
+        made = make_plan(config, asked["settings"])
         print(text(made, asked["words"]), end="")
         if asked["json"]:
             _write_json(_path(asked["json"]), as_plain(made, asked["words"]))
 
-    run_hydra("plan", packaged("conf"), words, run, name="train")
+    _of_train("plan", words, run)
 
 
 def doctor() -> None:
     from vqr1.command_words import train_words
-    from vqr1.config import register
-    from vqr1.config_checks import from_hydra
-    from vqr1.demo.specs import register_demonstration
     from vqr1.doctor.command import doctor
     from vqr1.errors import UserError
-    from vqr1.packaged import packaged
 
-    register()
-    register_demonstration()
     json = "--json" in sys.argv
     given = [word for word in sys.argv[1:] if word != "--json"]
+    asked = any("=" in word and not word.startswith("--root") for word in given)
 
     def words(_: Sequence[str]) -> list[str]:
         if {"-m", "--multirun"} & set(given):
             raise UserError("-m: the doctor looks at one run; leave it out, and give one value of each setting")
-        # What make train runs, where no run is named.
-        return train_words(given if asked else [*given, "experiment=demo"])
+        return train_words(given if asked else [*given, "experiment=demo"])  # make train's, where none is named
 
-    def run(composed: DictConfig) -> None:
-        sys.exit(doctor(from_hydra(composed), " ".join(given) if asked else None, json))
+    _of_train("doctor", words, lambda config: sys.exit(doctor(config, " ".join(given) if asked else None, json)))
 
-    asked = any("=" in word and not word.startswith("--root") for word in given)
-    run_hydra("doctor", packaged("conf"), words, run, name="train")
+
+def _of_train(command: str, words: Any, run: Callable[[Config], None], run_job: Any = None) -> None:
+    """:func:`run_hydra` with the settings of ``vqr1 train``."""
+    from vqr1.config import register
+    from vqr1.config_checks import from_hydra
+    from vqr1.demo.specs import register_demonstration
+    from vqr1.packaged import packaged
+
+    register()
+    register_demonstration()
+    run_hydra(command, packaged("conf"), words, lambda composed: run(from_hydra(composed)), run_job, name="train")
 
 
 def evaluate() -> None:

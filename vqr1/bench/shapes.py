@@ -69,6 +69,7 @@ def shape_config(shape: Shape, tokenizer: Any) -> Any:
             "hidden_size": shape.vision_hidden,
             "intermediate_size": shape.vision_intermediate,
             "num_heads": shape.vision_heads,
+            "tokens_per_second": 2,
             "out_hidden_size": shape.hidden,
             "fullatt_block_indexes": list(range(shape.vision_every - 1, shape.vision_depth, shape.vision_every)),
         },

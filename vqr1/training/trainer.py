@@ -346,8 +346,8 @@ class RankingTrainer(GRPOTrainer):
         parts = batch.parts(math.ceil((size or len(ids)) / k) * k)
         with self.accelerator.autocast():
             found = [log_probabilities(model, part, positions, self.packing) for part in parts]
-        logps, entropies = map(torch.cat, zip(*found, strict=True))
-        return logps, entropies if entropy else None
+        logps, entropies = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if entropy else None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, watched, and without advantages where a picture's answers all earn the same.
