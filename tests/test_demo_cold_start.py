@@ -29,6 +29,7 @@ def pictures():
     return PracticePictures(torch.from_numpy(np.stack(pixels)), torch.tensor(kinds), torch.tensor(levels) - 1)
 
 
+@pytest.mark.full
 def test_practice_is_decided_by_seed_and_chunk_and_varies(pictures):
     again = _chunk(0, seed=0)[17]
     assert np.array_equal(again[0], pictures.pixels[17].numpy())
@@ -37,6 +38,7 @@ def test_practice_is_decided_by_seed_and_chunk_and_varies(pictures):
     assert np.std(pictures.brightness()) > 20
 
 
+@pytest.mark.full
 def test_practice_never_sees_held_out_photographs(monkeypatch):
     from vqr1.demo import practice
 

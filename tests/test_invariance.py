@@ -91,6 +91,7 @@ def test_every_metric_is_trls_where_the_passes_are_the_same(runs):
             assert found == pytest.approx(expected, **AGREE), ranks
 
 
+@pytest.mark.full
 def test_free_runs_agree_too(tmp_path, data_root):
     """The shipped policy draws its own answers: the second step's are drawn by the weights that the first has left."""
     shared, own = (
