@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from vqr1 import launching
 from vqr1.cli import USAGE
 from vqr1.command_words import quoted
-from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning
+from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning, register
+from vqr1.config_checks import from_hydra, step_settings
 from vqr1.errors import UserError
 from vqr1.launching import launch_command, told_by_accelerate
 from vqr1.machine_choices import choose, launched, running
@@ -187,6 +189,17 @@ def test_another_process_chooses_what_it_is_told():
             name=told["name"],
         )
         assert choose(again, gpus, environment={}) == first
+
+
+def test_what_is_told_is_composed_as_it_was_chosen():
+    """A number stays one, and a name of digits a text."""
+    register()
+    chosen = choose(config(name="12"), 1, environment={})
+    told = [f"{key}={value}" for key, value in chosen.words().items()]
+    with initialize_config_dir(str(packaged("conf").resolve()), version_base="1.3"):
+        composed = from_hydra(compose("train", ["experiment=demo", *told]))
+    assert composed.name == "12"
+    assert step_settings(composed.trainer).answers_per_device == chosen.batches.per_device
 
 
 def test_the_run_folder_keeps_what_was_chosen_and_the_configuration_stays_as_it_was():

@@ -91,7 +91,7 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
     passed_on = choices.words()
     # The command line's own words first, then what was chosen: Hydra takes the last word of a key.
     words = _without(HydraConfig.get().overrides.task, passed_on)
-    words += [f"{key}={quoted(value)}" for key, value in passed_on.items()]
+    words += [f"{key}={value}" for key, value in passed_on.items()]
     command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
     _announce(config, choices, gpus, command, why)
     with Starter() as starter:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.batches import BatchPlan
+from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, Tuning
 from vqr1.config_checks import check_name
 from vqr1.errors import UserError
@@ -38,13 +39,13 @@ class MachineChoices:
     policy: Path  # the folder of the weights that are trained
 
     def words(self) -> dict[str, str]:
-        """What another process needs to be told, to choose the same."""
+        """What another process needs to be told, to choose the same, as values of its command line."""
         return {
             "policy.tuning": self.tuning.value,
             "trainer.answers_per_device": str(self.batches.per_device),
             "rollout.engine": self.engine.value,
             "launcher": self.launcher.value,
-            "name": self.name,
+            "name": quoted(self.name),
         }
 
     def written_into(self, config: Config) -> Config:
