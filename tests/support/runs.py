@@ -53,9 +53,11 @@ def words(settings: dict[str, Any]) -> list[str]:
     return ["train", *(f"{key}={value}" for key, value in {**QUICK, **named}.items())]
 
 
-def command(settings: dict[str, Any]) -> list[str]:
-    """The words that start a run."""
-    return [sys.executable, "-m", "vqr1", *words(settings)]
+def command(settings: dict[str, Any], ranks: int = 1, scripted: bool = False) -> list[str]:
+    """The words that start a run, on several ranks by torchrun. ``scripted``: as for ``start``."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    program = [scripted_program.__file__] if scripted else ["-m", "vqr1"]
+    return [sys.executable, *launcher, *program, *words(settings)]
 
 
 def environment() -> dict[str, str]:
