@@ -27,11 +27,12 @@ from vqr1.bench.rollout import (
     table,
     ways_of,
 )
-from vqr1.bench.shapes import SHAPES, Shape, shape_config, write_random
+from vqr1.bench.shapes import SHAPES, shape_config, write_random
 from vqr1.data import Sample, Splits
+from vqr1.estimate.sizes import Sizes
 from vqr1.policy.load import SHIPPED
 
-SMALL = Shape(
+SMALL = Sizes(
     128,
     256,
     2,
@@ -43,7 +44,7 @@ SMALL = Shape(
     vision_hidden=64,
     vision_intermediate=96,
     vision_heads=4,
-    vision_every=1,
+    vision_whole=4,
 )
 
 

@@ -14,14 +14,14 @@ from trl import GRPOConfig
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from vqr1.bench.shapes import SHAPES, Shape, random_policy, shape_config
+from vqr1.bench.shapes import SHAPES, random_policy, shape_config
 from vqr1.bench.train import Geometry, make_batch
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.data.pictures import grid_size
 from vqr1.errors import UserError
 from vqr1.estimate import memory as estimate
 from vqr1.estimate.memory import Passes, Question, Rollouts, Training, checkpoint_bytes, memory, saved
-from vqr1.estimate.sizes import PUBLISHED, picture_patches, published, read_sizes, sizes_of
+from vqr1.estimate.sizes import PUBLISHED, Sizes, picture_patches, published, read_sizes, sizes_of
 from vqr1.estimate.work import Scoring, forward, generation, step, traffic, training_pass
 from vqr1.policy.load import SHIPPED, TINY, load_processor, lora_config
 from vqr1.policy.shared_prefix import LONG, Packing
@@ -31,7 +31,7 @@ from vqr1.training.trainer import RankingTrainer
 
 TARGETS = LoraSettings().target_modules
 # No two sizes alike, and wide enough for small tensors to count for little.
-ODD = Shape(192, 800, 3, 6, 2, 1024, True, 3, 128, 260, 4, 3)
+ODD = Sizes(192, 800, 3, 6, 2, 1024, True, 3, 128, 260, 4, vision_whole=1)
 SMALL, LARGE = Geometry((8, 12), 60, 20, k=3), Geometry((16, 12), 90, 31, k=4, pictures=3)
 SEVEN, THREE = PUBLISHED["7B"], PUBLISHED["3B"]
 # KADID-10k, as published: 252 tokens of a picture, 101 of text, answers of 100 tokens.

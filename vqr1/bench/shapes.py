@@ -7,48 +7,31 @@ Qwen2.5-VL's config.json on the hub; the tokenizer is the tiny policy's, in a vo
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vqr1.demo.tiny_policy import make_config
+from vqr1.estimate.sizes import PUBLISHED, Sizes
 from vqr1.policy.load import SHIPPED
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a Qwen2.5-VL."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool  # the word embeddings are the output layer as well
-    vision_depth: int = 32
-    vision_hidden: int = 1280
-    vision_intermediate: int = 3420
-    vision_heads: int = 16
-    vision_every: int = 8  # of so many blocks of the vision tower the last attends to the whole picture
-
-
 SHAPES = {
     # More words than the tokenizer has, as in the published sizes.
-    "tiny": Shape(128, 384, 2, 4, 2, 1024, True, 3, 128, 256, 4, 3),
-    "48m": Shape(512, 1408, 8, 8, 2, 8192, True, 6, 512, 1024, 8, 6),
-    "3b": Shape(2048, 11008, 36, 16, 2, 151936, tied=True),  # Qwen/Qwen2.5-VL-3B-Instruct
-    "7b": Shape(3584, 18944, 28, 28, 4, 152064, tied=False),  # Qwen/Qwen2.5-VL-7B-Instruct
+    "tiny": Sizes(128, 384, 2, 4, 2, 1024, True, 3, 128, 256, 4, vision_whole=1),
+    "48m": Sizes(512, 1408, 8, 8, 2, 8192, True, 6, 512, 1024, 8, vision_whole=1),
+    "3b": PUBLISHED["3B"],
+    "7b": PUBLISHED["7B"],
 }
 
 
-def shape_config(shape: Shape, tokenizer: Any) -> Any:
+def shape_config(shape: Sizes, tokenizer: Any) -> Any:
     """The configuration; of the rotary sections, half a head, a quarter is time's and the rest height's and width's."""
     half = shape.hidden // shape.heads // 2
+    every = shape.vision_depth // shape.vision_whole  # of so many blocks the last attends to the whole picture
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
     return make_config(
         tokenizer,
@@ -71,12 +54,12 @@ def shape_config(shape: Shape, tokenizer: Any) -> Any:
             "num_heads": shape.vision_heads,
             "tokens_per_second": 2,
             "out_hidden_size": shape.hidden,
-            "fullatt_block_indexes": list(range(shape.vision_every - 1, shape.vision_depth, shape.vision_every)),
+            "fullatt_block_indexes": list(range(every - 1, shape.vision_depth, every)),
         },
     )
 
 
-def random_policy(shape: Shape, tokenizer: Any, dtype: torch.dtype) -> Any:
+def random_policy(shape: Sizes, tokenizer: Any, dtype: torch.dtype) -> Any:
     """A policy of this shape, drawn on the GPU where there is one; the same weights every time."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -102,7 +85,7 @@ def kept_policy(name: str, folder: Path) -> Path:
     return policy
 
 
-def write_random(shape: Shape, folder: Path, dtype: torch.dtype) -> None:
+def write_random(shape: Sizes, folder: Path, dtype: torch.dtype) -> None:
     """The weights of :func:`random_policy` and the tiny policy's processor in ``folder``."""
     from transformers import AutoProcessor
 
