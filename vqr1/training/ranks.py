@@ -31,8 +31,8 @@ def join(config: Config) -> PartialState:
     seconds = float(config.trainer.get("ddp_timeout", GRPOConfig.ddp_timeout))
     world = int(os.environ.get("WORLD_SIZE") or 1)
     by_itself = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ  # torchrun's have met
-    store = None
-    if by_itself and world > 1 and not torch.distributed.is_initialized():
+    store, met = None, torch.distributed.is_initialized()
+    if by_itself and world > 1 and not met:
         if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
             raise UserError(
                 f"WORLD_SIZE={world} and LOCAL_RANK without {' and '.join(missing)}: ranks that are started without "
@@ -41,7 +41,8 @@ def join(config: Config) -> PartialState:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = meet(int(os.environ["RANK"]), world, *place, seconds, "rank")
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds))  # CPUs: gloo
-    check_same(versions())
+    if not met and state.num_processes > 1:
+        check_same(versions())
     del store  # until here: torch's start listens at the same port
     return state
 

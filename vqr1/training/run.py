@@ -125,7 +125,8 @@ def _train(
     pictures = picture_rows(data, load)
     # Each node's own files, read by one of its ranks.
     hashes = policy_hashes(choices.policy) if state.is_local_main_process else {}
-    check_same(digests(data.splits, pictures, hashes))
+    if state.num_processes > 1:
+        check_same(digests(data.splits, pictures, hashes))
     fault = partial(checkpoint_fault, processes=state.num_processes, launcher=choices.launcher)
 
     def opened() -> list[str]:
