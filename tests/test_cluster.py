@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.support import ranks_on_cpu
+from tests.support.ports import free_port
 from tests.support.runs import environment, rows, train, training_rows, words
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed]
@@ -92,12 +92,6 @@ class Runs:
             return self.finish(way, name, **more)
         alone = {**SETTINGS, **self.settings, **more, "trainer__answers_per_device": 24}
         return train(made, scripted=self.answers == "script", **alone)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

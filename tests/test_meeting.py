@@ -5,15 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.ports import free_port
 from vqr1.errors import UserError
 from vqr1.meeting import meet, part_again
 
 
 @pytest.fixture
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 def test_all_meet_and_then_the_port_is_free(port):

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 from trl.trainer.utils import nanstd
 
+from tests.support.ports import free_port
 from vqr1.ranking import fidelity_reward
 from vqr1.regression import regression_reward
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
@@ -322,9 +322,7 @@ def test_one_unreadable_answer_hides_the_order_of_the_others(rest):
 
 def ranks(table, world):
     """Rewards and metrics of ``world`` processes, each given its consecutive share of the rows."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     script = Path(__file__).parent / "support" / "reward_on_ranks.py"
     command = [sys.executable, str(script)]
     processes = [

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from tests.support import scripted as scripted_program
+from tests.support.ports import free_port
 from vqr1 import cli
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -108,8 +107,7 @@ def _places(ranks: int) -> list[dict[str, str]]:
     """What torchrun tells each rank. One is started without."""
     if ranks == 1:
         return [{}]
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        shared = {"WORLD_SIZE": f"{ranks}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{server.getsockname()[1]}"}
+    shared = {"WORLD_SIZE": f"{ranks}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}"}
     return [{**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(ranks)]
 
 

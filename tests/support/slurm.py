@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_ports
 from vqr1 import child_process
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
@@ -121,7 +122,7 @@ def _daemon(made: Slurm, name: str, *options: str) -> Iterator[None]:
 
 def _configuration(folder: Path) -> str:
     user, host = getpass.getuser(), socket.gethostname()
-    controller, *ports = _free_ports(1 + len(NODES))
+    controller, *ports = free_ports(1 + len(NODES))
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={2 * GPUS} Gres=gpu:{GPUS}"
         for name, port in zip(NODES, ports, strict=True)
@@ -156,11 +157,3 @@ GresTypes=gpu
 {nodes}
 PartitionName=here Nodes={",".join(NODES)} Default=YES MaxTime=60 State=UP
 """
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
