@@ -172,13 +172,13 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_run(tmp_p
         batches=plan_batches(128, 6, 1),
         policy=Path(policy_folder),
     )
-    check_disk(asked, choices, False, 0)
+    check_disk(asked, choices, Devices(False, choices.processes, bfloat16=False))
     free = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr("vqr1.prerequisites.shutil.disk_usage", lambda place: free)
     with pytest.raises(UserError, match=r"keeps up to 3 checkpoints of 0.0 GB and 6 times its weights .*0.0 GB for it"):
-        check_disk(asked, choices, False, 0)
+        check_disk(asked, choices, Devices(False, choices.processes, bfloat16=False))
     # What an earlier part of the run has written is not needed again.
     there = tmp_path / "runs" / "mine" / "checkpoint-1"
     there.mkdir(parents=True)
     (there / "optimizer.pt").write_bytes(bytes(10**8))
-    check_disk(asked, choices, False, 0)
+    check_disk(asked, choices, Devices(False, choices.processes, bfloat16=False))

@@ -67,25 +67,26 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
                 check_size(name, root, splits, "data.partial")
     _starting(config)
     gpus = visible_gpus()
-    half = has_bfloat16(gpus)
-    choices = choose(config, gpus, scripted, memory=device_memory(gpus), bfloat16=half)
+    memory, half = device_memory(gpus), has_bfloat16(gpus)
+    choices = choose(config, gpus, scripted, memory=memory, bfloat16=half)
     check_chosen(config, choices, gpus)
+    devices = Devices(gpus > 0, choices.processes, memory, half)
     if os.environ.get("RANK", "0") == "0":
-        check_disk(config, choices, half, gpus)
+        check_disk(config, choices, devices)
     if under_launcher:
         if not tells():
             os.environ.update(told_by_accelerate(choices.launcher, choices.processes))
         if not started_by_us():  # else it was told
             choices = of_first_rank(choices, config)
         if not started_by_us() and os.environ.get("RANK", "0") == "0":
-            _announce(config, choices, gpus, None, _why(choices.processes, gpus))
+            _announce(config, choices, gpus, devices, None, _why(choices.processes, gpus))
         _train(config, choices, hooks)
         return
     why = _why(choices.processes, gpus)
     for name in PLACE:  # a pod's, of no meaning here, that libraries would read
         os.environ.pop(name, None)
     if choices.launcher is Launcher.none:
-        _announce(config, choices, gpus, None, why)
+        _announce(config, choices, gpus, devices, None, why)
         _train(config, choices, hooks)
         return
     passed_on = choices.words()
@@ -93,7 +94,7 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
     words = _without(HydraConfig.get().overrides.task, passed_on)
     words += [f"{key}={value}" for key, value in passed_on.items()]
     command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
-    _announce(config, choices, gpus, command, why)
+    _announce(config, choices, gpus, devices, command, why)
     with Starter() as starter:
         ended = starter.run(command, ranks=True)
     if ended.code == INTERRUPTED:
@@ -227,7 +228,12 @@ def told_by_accelerate(launcher: Launcher, processes: int) -> dict[str, str]:
 
 
 def _announce(
-    config: Config, choices: MachineChoices, gpus: int, command: list[str] | None, why: str | None = None
+    config: Config,
+    choices: MachineChoices,
+    gpus: int,
+    devices: Devices,
+    command: list[str] | None,
+    why: str | None = None,
 ) -> None:
     """On a GPU: what was chosen, and whether it will fit."""
     if not gpus:
@@ -235,8 +241,6 @@ def _announce(
     if why:
         print(why)
     sizes = read_sizes(choices.policy)
-    memory = device_memory(gpus)
-    devices = Devices(True, choices.processes, memory, has_bfloat16(gpus))
     found = estimated(config, choices, devices)
     tuning = f"{choices.tuning.value}, launcher: {choices.launcher.value}"
     print(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
@@ -245,6 +249,8 @@ def _announce(
     print(
         f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
     )
-    print(f"memory: about {found.total / 1e9:.1f} GB of each GPU's {memory / 1e9:.1f}, estimated: {summed(found)}")
+    assert devices.memory is not None
+    of_each = f"{found.total / 1e9:.1f} GB of each GPU's {devices.memory / 1e9:.1f}"
+    print(f"memory: about {of_each}, estimated: {summed(found)}")
     if command:
         print("command: " + shlex.join(command), flush=True)

@@ -38,6 +38,10 @@ class MachineChoices:
     batches: BatchPlan  # over those processes
     policy: Path  # the folder of the weights that are trained
 
+    @property
+    def method(self) -> Method:
+        return Method(self.tuning, self.launcher.value, self.engine)
+
     def words(self) -> dict[str, str]:
         """What another process needs to be told, to choose the same, as values of its command line."""
         return {
@@ -134,8 +138,7 @@ def estimated(
     """Memory of a rank at its peak, with pictures of so many pixels, else the largest of the training sets."""
     sizes = read_sizes(choices.policy)
     asked = question(config, sizes, picture or largest_picture(config))
-    method = Method(choices.tuning, choices.launcher.value, choices.engine)
-    return needed(config, sizes, method, devices, choices.batches, asked)
+    return needed(config, sizes, choices.method, devices, choices.batches, asked)
 
 
 def running(environment: Mapping[str, str], devices: int, asked: Launcher = Launcher.auto) -> Launcher:

@@ -242,11 +242,8 @@ def training_pictures(name: str, config: Config) -> int:
 
 def command(plan: Plan, words: Sequence[str]) -> list[str]:
     """What starts the run with ``words``: one line, or for several machines one under Slurm and one without."""
-    chosen = {
-        "policy.tuning": plan.method.tuning.value,
-        "launcher": plan.method.launcher,
-        "trainer.answers_per_device": str(plan.answers_per_device),
-    }
+    chosen = _choice(plan)
+    del chosen["rollout.engine"]  # chosen again where the run starts
     given = [word for word in words if word.partition("=")[0].lstrip("+") not in chosen]
     run = shlex.join([*given, *(f"{key}={value}" for key, value in chosen.items())])
     nodes, gpus = plan.settings.nodes, plan.settings.gpus

@@ -22,7 +22,7 @@ from vqr1.config import Config, Tuning, Wandb
 from vqr1.errors import UserError
 from vqr1.estimate.memory import checkpoint_bytes, saved_weights
 from vqr1.estimate.sizes import read_sizes
-from vqr1.fitting import Devices, Method, question, training
+from vqr1.fitting import Devices, question, training
 from vqr1.gpus import MIB, ask_driver, why_unusable
 from vqr1.machine_choices import MachineChoices
 from vqr1.rollout_settings import TrainingEngine
@@ -181,15 +181,13 @@ OF_CHOICES: dict[str, Callable[[Config, MachineChoices, int], str | None]] = {
 }
 
 
-def check_disk(config: Config, choices: MachineChoices, bfloat16: bool, gpus: int) -> None:
+def check_disk(config: Config, choices: MachineChoices, devices: Devices) -> None:
     """Raises UserError where the disk of ``runs`` cannot hold the checkpoints and weights that the run will keep.
 
     What an earlier part of the run has written there already counts as free: it is written over.
     """
     sizes = read_sizes(choices.policy)
-    devices = Devices(gpu=gpus > 0, ranks=choices.processes, bfloat16=bfloat16)
-    method = Method(choices.tuning, choices.launcher.value, choices.engine)
-    how = training(config, sizes, method, devices, question(config, sizes))
+    how = training(config, sizes, choices.method, devices, question(config, sizes))
     trainer = config.trainer
     limit, steps, every = (trainer.get(key) for key in ("save_total_limit", "max_steps", "save_steps"))
     checkpoints = (limit or 0) + 1  # one is written before another is removed

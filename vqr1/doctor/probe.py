@@ -80,9 +80,7 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "counted": counted,
         "usable": usable,
-        "capabilities": [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
-        if usable
-        else [],
+        "capabilities": [torch.cuda.get_device_capability(i) for i in range(counted)] if usable else [],
         "varlen": hasattr(varlen, "varlen_attn"),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
         "memory": memory_limit(),

@@ -12,6 +12,7 @@ from vqr1.config import Config
 from vqr1.data import SplitRule, check_size, find_spec, read_dataset
 from vqr1.doctor.finding import Finding, found_by
 from vqr1.errors import UserError
+from vqr1.fitting import Devices
 from vqr1.launching import device_memory, has_bfloat16, visible_gpus
 from vqr1.machine_choices import choose
 from vqr1.prerequisites import OF_CHOICES, OF_SETTINGS, check_disk
@@ -42,8 +43,8 @@ def run_findings(config: Config, probes: Mapping[str, Mapping[str, Any]]) -> Ite
     else:
         yield from found_by("policy", partial(_policy, config.policy.path))
     try:
-        half = has_bfloat16(gpus)
-        choices = choose(config, gpus, memory=device_memory(gpus), bfloat16=half)
+        memory, half = device_memory(gpus), has_bfloat16(gpus)
+        choices = choose(config, gpus, memory=memory, bfloat16=half)
     except UserError as error:
         yield Finding("choices", "missing", str(error))
         return
@@ -54,7 +55,8 @@ def run_findings(config: Config, probes: Mapping[str, Mapping[str, Any]]) -> Ite
         yield from _loads("deepspeed", choices.launcher.value, probes)
     for what, check_choice in OF_CHOICES.items():
         yield from found_by(what, partial(check_choice, config, choices, gpus))
-    yield from found_by("disk", partial(check_disk, config, choices, half, gpus))
+    devices = Devices(gpus > 0, choices.processes, memory, half)
+    yield from found_by("disk", partial(check_disk, config, choices, devices))
 
 
 def _loads(library: str, asked_by: str, probes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

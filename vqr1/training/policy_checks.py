@@ -15,7 +15,7 @@ from vqr1.config import Config, LoraSettings, Tuning
 from vqr1.errors import UserError
 from vqr1.estimate.sizes import read_sizes
 from vqr1.estimate.work import generation, step
-from vqr1.fitting import Devices, Method, passes, question, scoring, training
+from vqr1.fitting import Devices, passes, question, scoring, training
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy.weight_files import check_folder
 from vqr1.policy.without_gpu import matmul_speed, step_warning
@@ -37,7 +37,7 @@ def check_policy(config: Config, choices: MachineChoices, processor: Any, pictur
     asked = question(config, sizes, picture.size)
     asked = replace(asked, text=text_tokens(processor, config.rollout.prompt, template))
     devices = Devices(gpu=False, ranks=choices.processes)
-    method = Method(choices.tuning, choices.launcher.value, choices.engine)
+    method = choices.method
     how, share = training(config, sizes, method, devices, asked), passes(config, choices.batches, devices, asked)
     operations = sum(step(how, share, scoring(config, method)).values())
     answers = share.answers * share.count
