@@ -400,3 +400,20 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_told_once(tmp_path
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: no more resized pictures are kept in data.cache: ") and "bytes free" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize(
+    ("machine", "bound", "ranks", "threads"),
+    [(32, 32, None, 16), (16, 16, "4", 4), (16, 4, "4", 4), (4, 4, "8", 1), (1, 1, None, 1)],
+    ids=["one rank", "shared by ranks", "bound ranks", "more ranks than cores", "one core"],
+)
+def test_ranks_that_share_cores_share_them_out(monkeypatch, machine, bound, ranks, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(bound)))
+    if ranks is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    with pictures.decoders() as pool:
+        assert pool._max_workers == threads

@@ -345,8 +345,11 @@ def _loader_of_process(min_pixels: int, max_pixels: int, folder: str | None) -> 
 
 def decoders() -> ThreadPoolExecutor:
     """Threads to decode or cut in, as many as this process may use cores: Pillow and torch let others run meanwhile."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(DECODERS, cores))
+    machine = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    if cores == machine:  # the launcher has given each of the machine's ranks no cores of its own
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return ThreadPoolExecutor(min(DECODERS, max(1, cores)))
 
 
 def load_many(load: Load, paths: Sequence[str]) -> list[Image.Image]:
