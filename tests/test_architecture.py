@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "batches": set(),
     "cohorts": set(),
     "meeting": set(),
+    "metric_names": set(),
     "packaged": set(),
     "child_process": set(),
     "help_text": {"packaged"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 
@@ -13,16 +14,12 @@ from PIL import Image
 
 from tests.support.runs import AGREE, command, environment, rows, start, train, training_rows
 from vqr1.folder_writer import FolderWriter
+from vqr1.metric_names import METRICS, TIMINGS, described
 
 pytestmark = pytest.mark.slow
 
-DOCUMENTED = {
-    "train/reward", "train/reward_std", "train/loss", "train/lr", "train/grad_norm",
-    "reward/fidelity", "reward/format", "reward/pair_accuracy", "reward/zero_spread", "reward/no_rival",
-    "rollout/score_mean", "rollout/score_std", "rollout/score_std_between",
-    "rollout/unreadable", "rollout/length", "rollout/clipped",
-    "policy/kl", "policy/entropy", "policy/clip",
-}  # fmt: skip
+# What runs of other settings log: another reward, vLLM, other sets.
+OTHERS = {"reward/binary", "reward/regression", *(name for name in METRICS if name.startswith(("canary/", "eval/")))}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +50,13 @@ def test_the_run_folder_holds_what_is_promised(plain):
 
 
 def test_metrics_are_named_as_documented_and_finite(plain):
+    assert {name for row in training_rows(plain) for name in row} >= set(METRICS) - OTHERS
+    evaluated = {re.sub(r"(?<=eval/)[^/]+", "{set}", name) for row in rows(plain) for name in row}
+    assert {name for name in METRICS if name.startswith("eval/")} <= evaluated
+    assert [name for row in rows(plain) for name in row if name != "step" and not described(name, METRICS)] == []
+    timed = {name for row in rows(plain, "timings.jsonl") for name in row}
+    assert timed == {"step", *TIMINGS}
     for row in training_rows(plain):
-        assert set(row) - {"step"} <= DOCUMENTED
         assert {"train/loss", "train/reward", "policy/kl", "rollout/unreadable"} <= set(row)
         assert all(math.isfinite(value) for value in row.values())
     speeds = [row for row in rows(plain, "timings.jsonl") if "speed/step_seconds" in row]

@@ -239,7 +239,7 @@ def test_another_ranks_difference_stops_this_one(trainer, monkeypatch):
     """Every rank is told of the mean over all, and stops."""
 
     def with_another(rows):
-        return torch.cat([rows, rows + torch.tensor([200.0, 0, 0, 0])]) if rows.shape == (1, 4) else rows
+        return torch.cat([rows, rows + torch.tensor([200.0, 0, 0, 0, 0])]) if rows.shape == (1, 5) else rows
 
     monkeypatch.setattr(trainer, "canary", Canary(1.0, stop=True, say=print))
     one_generation(trainer, True, monkeypatch)  # quiet alone
@@ -280,11 +280,12 @@ def test_parts_add_up_to_the_batch():
     for theirs, drawn, ratio in (([-1.0, -2.0], [1, 1], [2.0, 3.0]), ([-6.0, -9.0], [1, 0], [4.0, 1.0])):
         batch = {"completion_mask": torch.tensor([drawn]), "sampling_per_token_logps": torch.tensor([theirs])}
         watched.add(ours, batch, torch.tensor([ratio]))
-    other = torch.tensor([[1.0, 1.0, 5.0, 1.0]])
-    assert watched.take(lambda own: torch.cat([own, other])) == pytest.approx((10 / 4, (9 / 3 + 5) / 2))
+    other = torch.tensor([[1.0, 1.0, 1.0, 5.0, 1.0]])
+    difference, ratio = watched.take(lambda own: torch.cat([own, other]))
+    assert difference == pytest.approx((10 / 4, 6)) and ratio == pytest.approx((9 / 3 + 5) / 2)
     batch = {"completion_mask": torch.zeros(1, 2), "sampling_per_token_logps": torch.zeros(1, 2)}
     watched.add(ours, batch, torch.ones(1, 2))
-    assert watched.take(lambda own: own) == (0, 0)  # nothing of the batch before is left
+    assert watched.take(lambda own: own) == ((0, 0), 0)  # nothing of the batch before is left
 
 
 @pytest.mark.parametrize("packing", [Packing("mask"), Packing("segments"), None], ids=str)

@@ -489,13 +489,13 @@ def test_the_difference_is_of_what_was_drawn_by_all_ranks():
     drawn = torch.tensor([[1, 1, 0], [1, 0, 0]])
     ours, theirs = -torch.ones(2, 3), torch.tensor([[-1.0, -1.5, math.nan], [-0.25, -9.0, 0.0]])
     scored = {"completion_mask": drawn, "old_per_token_logps": ours, "sampling_per_token_logps": theirs}
-    assert logp_difference(scored, lambda own: own) == pytest.approx(1.25 / 3)
-    other = torch.tensor([[1.0, 2.0]])  # another rank's sum and count
-    assert logp_difference(scored, lambda own: torch.cat([own, other])) == pytest.approx(2.25 / 5)
-    assert math.isnan(logp_difference(scored, lambda own: torch.cat([own, other * math.nan])))
+    assert logp_difference(scored, lambda own: own) == pytest.approx((1.25 / 3, 0.75))
+    other = torch.tensor([[1.0, 2.0, 0.875]])  # another rank's sum, count and largest
+    assert logp_difference(scored, lambda own: torch.cat([own, other])) == pytest.approx((2.25 / 5, 0.875))
+    assert all(map(math.isnan, logp_difference(scored, lambda own: torch.cat([own, other * math.nan]))))
     theirs[0, 0] = math.nan
-    assert math.isnan(logp_difference(scored, lambda own: own))
-    assert logp_difference({**scored, "completion_mask": 0 * drawn}, lambda own: own) == 0
+    assert all(map(math.isnan, logp_difference(scored, lambda own: own)))
+    assert logp_difference({**scored, "completion_mask": 0 * drawn}, lambda own: own) == (0, 0)
 
 
 def test_the_canary_that_goes_on_warns_once():

@@ -14,7 +14,7 @@ import torch
 
 from vqr1.rollout.engine import RolloutError
 
-LOGP_DIFFERENCE = "canary/logp_difference"
+LOGP_DIFFERENCE, LARGEST = "canary/logp_difference", "canary/logp_difference_max"
 RATIO = "sampling/importance_sampling_ratio/mean"  # TRL's name
 
 CAUSES = (
@@ -26,25 +26,26 @@ CAUSES = (
 Gather = Callable[[torch.Tensor], torch.Tensor]  # of every rank's rows
 
 
-def logp_difference(scored: dict[str, Any], gather: Gather) -> float:
-    """Mean absolute difference of both log-probabilities over all ranks' tokens; 0 where nothing was drawn. Collective.
+def logp_difference(scored: dict[str, Any], gather: Gather) -> tuple[float, float]:
+    """Mean and largest absolute difference of both log-probabilities over all ranks' tokens. Collective.
 
-    NaN where a token has none in vLLM or in the trained model. TRL's own figure leaves such tokens out, and is 0 where
-    no other is left.
+    0 where nothing was drawn, NaN where a token has none in vLLM or in the trained model. TRL's own figures leave such
+    tokens out, and are 0 where no other is left.
     """
-    return _mean(gather(_differences(scored["old_per_token_logps"], scored)[None]))
+    return _mean_and_largest(gather(_differences(scored["old_per_token_logps"], scored)[None]))
 
 
 def _differences(logps_RS: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
-    """Absolute differences from vLLM's log-probabilities summed over the tokens drawn, and how many these are: (2,)."""
+    """Of the absolute differences from vLLM's log-probabilities of the tokens drawn: sum, number, largest. (3,)."""
     drawn = batch["completion_mask"].bool()
     difference = (logps_RS - batch["sampling_per_token_logps"])[drawn].abs()
-    return torch.stack([difference.sum(), drawn.sum()])
+    largest = difference.max() if len(difference) else difference.sum()
+    return torch.stack([difference.sum(), drawn.sum(), largest])
 
 
-def _mean(sums_W2: torch.Tensor) -> float:
-    total, count = sums_W2.sum(0).tolist()
-    return total / count if count else 0.0
+def _mean_and_largest(differences_W3: torch.Tensor) -> tuple[float, float]:
+    total, count = differences_W3[:, :2].sum(0).tolist()
+    return (total / count if count else 0.0), float(differences_W3[:, 2].max())
 
 
 def importance_ratio(
@@ -69,18 +70,20 @@ class PassByPass:
     """Difference and importance ratio of a generation batch, of which every training pass scores a part."""
 
     def __init__(self) -> None:
-        self._sums: list[torch.Tensor] = []
+        self._parts: list[torch.Tensor] = []
 
     def add(self, logps_RS: torch.Tensor, batch: dict[str, Any], ratio: torch.Tensor) -> None:
         """Of a part: the policy's log-probabilities, TRL's micro-batch, and :func:`importance_ratio` of both."""
         kept = ratio[batch["completion_mask"].bool()] if ratio.shape == logps_RS.shape else ratio.flatten()
-        self._sums.append(torch.stack([*_differences(logps_RS, batch), kept.sum(), kept.new_tensor(kept.numel())]))
+        self._parts.append(torch.stack([*_differences(logps_RS, batch), kept.sum(), kept.new_tensor(kept.numel())]))
 
-    def take(self, gather: Gather) -> tuple[float, float]:
+    def take(self, gather: Gather) -> tuple[tuple[float, float], float]:
         """:func:`logp_difference` and TRL's mean ratio, of each rank and then of all. Forgets the batch. Collective."""
-        sums_W4 = gather(torch.stack(self._sums).sum(0)[None])
-        self._sums.clear()
-        return _mean(sums_W4[:, :2]), float((sums_W4[:, 2] / sums_W4[:, 3].clamp(min=1)).mean())
+        parts_P5 = torch.stack(self._parts)
+        own_5 = torch.cat([parts_P5[:, :2].sum(0), parts_P5[:, 2:3].amax(0), parts_P5[:, 3:].sum(0)])
+        all_W5 = gather(own_5[None])
+        self._parts.clear()
+        return _mean_and_largest(all_W5[:, :3]), float((all_W5[:, 3] / all_W5[:, 4].clamp(min=1)).mean())
 
 
 class Canary:

@@ -27,18 +27,21 @@ NAMES = {
     "learning_rate": "train/lr",
     "grad_norm": "train/grad_norm",
     "completions/mean_length": "rollout/length",
+    "completions/max_length": "rollout/length_max",
     "completions/clipped_ratio": "rollout/clipped",
     "kl": "policy/kl",
     "entropy": "policy/entropy",
     "clip_ratio/region_mean": "policy/clip",
+    "clip_ratio/low_mean": "policy/clip_low",
+    "clip_ratio/high_mean": "policy/clip_high",
     "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
 }
 OWN_PREFIXES = ("reward/", "rollout/", "canary/")
 # Names that are left out: they repeat these, or hold for other losses only.
 LEFT_OUT = re.compile(
     r"rewards/\w+/(mean|std)|frac_reward_zero_std|num_tokens|num_input_tokens_seen|step_time|epoch|total_flos"
-    r"|completions/(min|max)_length|completions/(mean|min|max)_terminated_length"
-    r"|clip_ratio/(low|high)_mean|clip_ratio/low_min|clip_ratio/high_max|cispo_clip_ratio|vespo/phi_seq_mean"
+    r"|completions/min_length|completions/(mean|min|max)_terminated_length"
+    r"|clip_ratio/low_min|clip_ratio/high_max|cispo_clip_ratio|vespo/phi_seq_mean"
     r"|sampling/sampling_logp_difference/(mean|max)|sampling/importance_sampling_ratio/(min|max)"
     r"|policy_loss|entropy_coef|aux_loss|train_runtime|train_\w+_per_second|profiling/.*"
 )
@@ -52,7 +55,7 @@ def expected_names(args: Any, vllm: bool) -> set[str]:
     if not args.beta:
         found.remove("kl")
     if args.loss_type not in CLIPPED:
-        found.remove("clip_ratio/region_mean")
+        found -= {key for key in found if key.startswith("clip_ratio/")}
     if not (vllm and args.vllm_importance_sampling_correction):
         found.remove("sampling/importance_sampling_ratio/mean")
     return found

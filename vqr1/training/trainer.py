@@ -45,7 +45,7 @@ from vqr1.policy.read_once import OncePerPrompt, numbered, of_rows
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
 from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
-from vqr1.training.canary import LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
+from vqr1.training.canary import LARGEST, LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
 from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.model_card import write_card
 from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite, equal_rewards
@@ -273,7 +273,7 @@ class RankingTrainer(GRPOTrainer):
         if compares and (self._step + 1) % self.args.steps_per_generation == 0:
             difference, ratio = self._compared.take(self.accelerator.gather)
             self._metrics["train"][RATIO].append(ratio)
-            self._watch(difference)
+            self._watch(*difference)
         losses = self.accelerator.gather(loss.detach().reshape(1))
         lost = losses[~losses.isfinite()]
         if len(lost):
@@ -282,9 +282,10 @@ class RankingTrainer(GRPOTrainer):
         self._pictures += pictures
         return loss
 
-    def _watch(self, difference: float) -> None:
-        """Log the difference from vLLM's log-probabilities, and tell the canary."""
+    def _watch(self, difference: float, largest: float) -> None:
+        """Log the mean and the largest difference from vLLM's log-probabilities, and tell the canary of the mean."""
         if self.canary is not None:
+            self._metrics["train"][LARGEST].append(largest)
             self._metrics["train"][LOGP_DIFFERENCE].append(difference)
             self.canary(self.state.global_step, difference)
 
@@ -384,7 +385,7 @@ class RankingTrainer(GRPOTrainer):
             unreadable, clipped = (self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED))
             self.unreadable.after(self.state.global_step, unreadable, clipped, self.args.mask_truncated_completions)
         if "importance_sampling_ratio" in scored:  # else the training passes will give it
-            self._watch(logp_difference(scored, self.accelerator.gather))
+            self._watch(*logp_difference(scored, self.accelerator.gather))
         return scored
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
