@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from transformers import TrainerControl
 
 from vqr1.config import Config, PolicyConfig
@@ -24,6 +25,7 @@ STEPS = 8
 SRCCS = {0: -1.0, 2: -0.5, 4: 0.5, 6: 1.0, 8: 0.5}  # of the validation set; the best is between two checkpoints
 ORDERS = {-1.0: [4, 3, 2, 1], -0.5: [4, 2, 3, 1], 0.5: [1, 3, 4, 2], 1.0: [1, 2, 3, 4]}
 SAVE_EVERY = 4
+FOLDER = Path()  # of the four pictures
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +63,16 @@ class FakeEvaluator:
         return Ratings(samples, [[str(score)] for score in scores], np.array(scores, dtype=float)[:, None])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _pictures(tmp_path_factory):
+    global FOLDER
+    FOLDER = tmp_path_factory.mktemp("pictures")
+    for i in range(4):
+        Image.new("RGB", (40, 30), (60 * i, 0, 0)).save(FOLDER / f"{i}.png")
+
+
 def samples(name):
-    return [Sample(f"{i}.png", float(i), None, name, f"g{i}", f"{name}/{i}") for i in range(4)]
+    return [Sample(str(FOLDER / f"{i}.png"), float(i), None, name, f"g{i}", f"{name}/{i}") for i in range(4)]
 
 
 def run(path, resume=False, killed=lambda step, name: False, steps=STEPS, killed_at=None, every=2, srccs=SRCCS):
@@ -125,6 +135,18 @@ def test_a_run_is_evaluated_at_the_start_between_steps_and_at_the_end(tmp_path):
     assert found == [(0, both), (2, one), (4, one), (6, one), (8, both)]
     assert json.loads((path / "summary.json").read_text())["best_step"] == 6
     assert best(path) == (6, "6")
+
+
+def test_the_probes_are_kept_with_all_their_scores(tmp_path):
+    path = run(tmp_path / "run", srccs={**SRCCS, 8: None})
+    rows = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    ends = [row for row in rows if row["set"] == "five" and row["step"] in (0, 8)]
+    assert [row["scores"] for row in ends] == [[4], [3], [2], [1], [3], [3], [3], [3]]
+    assert len({row["picture"] for row in rows}) == len(list((path / "pictures").iterdir())) == 4
+    for row in rows:
+        with Image.open(path / row["picture"]) as kept, Image.open(row["image"]) as read:
+            assert kept.size == read.size
+            assert abs(kept.getpixel((9, 9))[0] - read.getpixel((9, 9))[0]) < 5
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import vqr1
 from vqr1.config import Config, EvaluationConfig, PolicyConfig, RewardConfig, RolloutConfig, as_dict
@@ -458,3 +459,52 @@ def test_versions_are_of_what_is_installed():
     found = versions()
     assert found["python"].startswith("3.")
     assert found["commit"] is None or len(found["commit"].removesuffix("+changes")) == 40
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Upright 1000 x 600, stored on its side: the upper half is red."""
+    upright = Image.new("RGB", (1000, 600), (20, 20, 200))
+    upright.paste((200, 20, 20), (0, 0, 1000, 300))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "large.png", exif=exif)
+    return tmp_path / "large.png"
+
+
+def test_a_picture_is_kept_small_upright_and_once(started, picture, tmp_path):
+    name = started.keep_picture(picture)
+    folder, _, file = name.partition("/")
+    assert folder == "pictures" and len(file) == 36 and file.endswith(".jpg")
+    with Image.open(started.path / name) as kept:
+        assert kept.format == "JPEG" and kept.size == (512, 307)
+        assert kept.getpixel((256, 20))[0] > 150 > kept.getpixel((256, 290))[0]
+    written = (started.path / name).stat().st_mtime_ns
+    (tmp_path / "copy.png").write_bytes(picture.read_bytes())  # the same content elsewhere
+    assert RunFolder(started.path, writes=True).keep_picture(tmp_path / "copy.png") == name
+    assert (started.path / name).stat().st_mtime_ns == written
+    assert len(list((started.path / "pictures").iterdir())) == 1
+
+
+def test_a_small_picture_is_not_enlarged(started, tmp_path):
+    Image.new("L", (60, 40), 7).save(tmp_path / "small.png")
+    with Image.open(started.path / started.keep_picture(str(tmp_path / "small.png"))) as kept:
+        assert (kept.mode, kept.size) == ("RGB", (60, 40))
+
+
+def test_other_ranks_keep_no_picture(tmp_path):
+    assert RunFolder(tmp_path / "a", writes=False).keep_picture(tmp_path / "gone.png") == ""
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_picture_that_is_gone_is_named(started, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        started.keep_picture(tmp_path / "gone.png")
+
+
+def test_what_a_killed_run_was_writing_of_a_picture_is_removed(started, picture):
+    name = started.keep_picture(picture)
+    (started.path / f"{name}.new").write_bytes(b"half")
+    opened(started.path, config(resume=True))
+    assert [file.name for file in (started.path / "pictures").iterdir()] == [Path(name).name]

@@ -79,6 +79,21 @@ def open_picture(path: str | Path, needed: int | None = None) -> Image.Image:
     return _decode(path, needed)[0]
 
 
+def digest(path: str | Path) -> str:
+    """Of a file's content: BLAKE2b, 32 hexadecimal digits. Raises OSError."""
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+
+
+def save_thumbnail(path: str | Path, to: Path, side: int) -> None:
+    """The picture as the policy sees it, upright and RGB, as a JPEG of at most ``side`` pixels a side.
+
+    Raises what :func:`open_picture` raises, and OSError where ``to`` cannot be written.
+    """
+    picture = open_picture(path, side * side)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    picture.save(to, format="JPEG", quality=90, subsampling=0)  # colours as sharp as the light: noise is of both
+
+
 def load_fitted(path: str | Path, min_pixels: int, max_pixels: int) -> Image.Image:
     """The picture fitted to the grid as :func:`fit_to_grid` does, decoded no larger than that needs.
 
@@ -288,7 +303,7 @@ class PictureLoader:
     def _look_at(self, path: str) -> None:
         """Note the content of a file, just before it is decoded: the disk is read once."""
         try:
-            found = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+            found = digest(path)
         except OSError:
             return  # opening it will say so
         if self._expected.get(path, found) != found:

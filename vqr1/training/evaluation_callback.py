@@ -217,9 +217,12 @@ class EvaluationCallback(TrainerCallback):
                 "set": name,
                 "image_id": sample.image_id,
                 "image": sample.image,
+                "picture": self._folder.keep_picture(sample.image),
                 "mos": sample.mos,
+                "scores": ratings.scores_NK[i].tolist(),
+                "answers": ratings.texts[i][:4],
             }
-            self._folder.append("answers.jsonl", {**answers, "answers": ratings.texts[i][:4]})
+            self._folder.append("answers.jsonl", answers)
 
     def _evaluations(self) -> list[dict[str, Any]]:
         return [row for row in self._folder.rows("metrics.jsonl") if is_evaluation(row)]

@@ -10,7 +10,9 @@
       versions.json    the format of the folder; packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
-      answers.jsonl    the probe pictures' answers at every evaluation
+      answers.jsonl    the probe pictures' answers at every evaluation: the K scores, null where one cannot be read, and
+                       the first four texts
+      pictures/        these pictures as JPEG of at most 512 pixels a side, each once, named by the BLAKE2b of its file
       checkpoint-N/    to resume from
       damaged-checkpoint-N/  one that a resumed run could not read, and did without
       best/            the weights with the best mean validation SRCC; step.json says of which step
@@ -38,7 +40,7 @@ import yaml
 
 from vqr1.config import Config, as_dict
 from vqr1.errors import StoppedError, UserError
-from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove
+from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
 
 # Of the folder. 1, written nowhere, is that of vqr1 0.1.0: best/ does not say which step it is of, and a step's
@@ -84,6 +86,7 @@ BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
+PICTURES, PICTURE_SIDE = "pictures", 512  # pixels
 WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final", STOPPED, WANDB)
 
 
@@ -94,6 +97,7 @@ class RunFolder:
         self.path = path
         self._writes = writes
         self._writer = FolderWriter(path, other="name")
+        self._pictures: dict[str | Path, str] = {}  # what is kept, by where it was read
 
     def open(
         self,
@@ -280,6 +284,8 @@ class RunFolder:
         for name in WRITTEN:
             remove(self.path / (name + NEW))
             remove(self.path / (name + OLD))
+        for picture in (self.path / PICTURES).glob(f"*{NEW}"):
+            remove(picture)
         unfinished = sorted(set(self._checkpoints().values()) - set(self.checkpoints().values()))
         for path in unfinished:
             remove(path)
@@ -317,6 +323,25 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         if self._writes:
             self._writer.write_text(name, json.dumps(finite(content), indent=2) + "\n")
+
+    def keep_picture(self, path: str | Path) -> str:
+        """Keep a picture small, so that the folder can be looked at elsewhere; its place, relative to the folder.
+
+        Raises OSError where the picture is gone or the disk full, and UserError where it is no picture any more.
+        """
+        if not self._writes:
+            return ""
+        if path not in self._pictures:
+            from vqr1.data.pictures import digest, save_thumbnail  # numpy and Pillow, before a command has started
+
+            name = f"{PICTURES}/{digest(path)}.jpg"
+            kept = self.path / name
+            if not kept.is_file():
+                kept.parent.mkdir(exist_ok=True)
+                with replaced(kept) as new:
+                    save_thumbnail(path, new, PICTURE_SIDE)
+            self._pictures[path] = name
+        return self._pictures[path]
 
     def stopped(self, signal: str) -> None:
         """Leave the reason of the end for whoever starts runs: launchers turn every exit code into 1."""
