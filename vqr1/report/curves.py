@@ -8,13 +8,7 @@ from typing import Any
 
 from vqr1.folder_writer import read_json_lines, replaced
 from vqr1.report.fonts import drawable
-
-# The quality reward's mean is logged under the name of its kind, and a run has one kind.
-QUALITY = {
-    "reward/fidelity": "fidelity (best 1)",
-    "reward/binary": "right order (share)",
-    "reward/regression": "hits (share)",
-}
+from vqr1.report.style import QUALITY
 
 ASIDE = 0.02  # of the panel's steps: intervals of several sets lie beside each other
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vqr1.config import ScreenKind
 from vqr1.provenance import finite
-from vqr1.report.curves import QUALITY
+from vqr1.report.style import QUALITY
 from vqr1.screen import Screen, duration
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.watches import CollapseWatch
