@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vqr1.evaluation.bootstrap import srcc_interval
+from vqr1.evaluation.bootstrap import correlation_intervals, srcc_interval
 from vqr1.evaluation.correlation import krcc, pair_accuracy, plcc, ranks, srcc
 
 RNG = np.random.default_rng(0)
@@ -172,6 +172,13 @@ def test_the_interval_is_a_bootstrap_over_pictures():
     drawn = np.random.default_rng(7).integers(60, size=(200, 60))
     values = [stats.spearmanr(X[rows], Y[rows]).statistic for rows in drawn]
     assert srcc_interval(X, Y, rounds=200, seed=7) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_both_correlations_are_of_the_same_drawn_pictures():
+    drawn = np.random.default_rng(7).integers(60, size=(200, 60))
+    values = [[test(X[rows], Y[rows]).statistic for rows in drawn] for test in (stats.spearmanr, stats.pearsonr)]
+    expected = np.quantile(values, [0.025, 0.975], axis=1).T
+    assert correlation_intervals(X, Y, rounds=200, seed=7) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
 
 
 def test_the_interval_covers_as_often_as_it_says():

@@ -131,7 +131,12 @@ def drawn(monkeypatch):
 def test_nothing_is_drawn_between_two_evaluations(tmp_path, drawn):
     rows = [*steps(), *evaluations(0, 20, 40)][:-2]
     rows += [
-        {"step": step, "eval/a_test/srcc": srcc, "eval/a_test/low": srcc - 0.1, "eval/a_test/high": srcc + 0.3}
+        {
+            "step": step,
+            "eval/a_test/srcc": srcc,
+            "eval/a_test/srcc_low": srcc - 0.1,
+            "eval/a_test/srcc_high": srcc + 0.3,
+        }
         for step, srcc in ((0, 0.2), (40, 0.5))
     ]
     draw(tmp_path, rows)

@@ -16,7 +16,7 @@ from vqr1.demo.proof import DemonstrationProof, label_ceiling, make_proof, proof
 from vqr1.evaluation.correlation import srcc
 from vqr1.training.evaluation_callback import Proof
 
-END = {"srcc": 0.4, "low": 0.3, "high": 0.5, "score_std": 0.6, "plcc": 0.4, "n": 210, "unreadable": 0.0}
+END = {"srcc": 0.4, "srcc_low": 0.3, "srcc_high": 0.5, "score_std": 0.6, "plcc": 0.4, "n": 210, "unreadable": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_proof_has_the_promised_keys(test_pictures, data_root, policy_folder
     )
     row = proof["s_test"]
     assert set(row) == {"start", "final", "start_at_0.3", "label_ceiling", "supervised_ceiling", "n", "answers"}
-    assert set(row["start"]) == set(row["final"]) == {"srcc", "low", "high", "score_std"}
+    assert set(row["start"]) == set(row["final"]) == {"srcc", "srcc_low", "srcc_high", "score_std"}
     assert row["start_at_0.3"] == {"srcc": 0.41}
     assert row["final"]["srcc"] == 0.8 and row["n"] == 210 and row["answers"] == 48
     assert row["supervised_ceiling"] is None

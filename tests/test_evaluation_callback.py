@@ -137,6 +137,21 @@ def test_a_run_is_evaluated_at_the_start_between_steps_and_at_the_end(tmp_path):
     assert best(path) == (6, "6")
 
 
+def test_every_correlation_is_logged_with_its_interval(tmp_path):
+    path = run(tmp_path / "run", srccs={**SRCCS, 8: None})
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    found = {row["step"]: row for row in rows if "train/loss" not in row}
+    for step in SRCCS:
+        row = found[step]
+        assert ("eval/five_test/srcc_low" in row) == (step in (0, 8))
+        for figure in ("srcc", "plcc"):
+            ends = row[f"eval/five/{figure}_low"], row[f"eval/five/{figure}"], row[f"eval/five/{figure}_high"]
+            if step == 8:
+                assert ends == (None, None, None)
+            else:
+                assert np.all(np.diff([-1, *ends, 1]) >= -1e-9)
+
+
 def test_the_probes_are_kept_with_all_their_scores(tmp_path):
     path = run(tmp_path / "run", srccs={**SRCCS, 8: None})
     rows = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]

@@ -13,8 +13,8 @@ ROWS = [
     {"step": 0, "eval/five/srcc": 0.1234, "eval/five/plcc": 0.2, "eval/five/score_std": 0.3, "eval/five/unreadable": 0,
      "eval/five/n": 7},
     {"step": 6, "eval/five/srcc": 0.8765, "eval/five/plcc": None, "eval/five/score_std": 0.25,
-     "eval/five/unreadable": 0.01, "eval/five/n": 7, "eval/a/b_test/srcc": 0.5, "eval/a/b_test/low": 0.25,
-     "eval/a/b_test/high": 0.75, "eval/a/b_test/n": 9},
+     "eval/five/unreadable": 0.01, "eval/five/n": 7, "eval/a/b_test/srcc": 0.5, "eval/a/b_test/srcc_low": 0.25,
+     "eval/a/b_test/srcc_high": 0.75, "eval/a/b_test/n": 9},
 ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def make_proof(
     ``start`` and ``final`` are the figures per evaluated set, ``tests`` the test sets by their evaluated names.
     """
     ceiling = read_ceiling(policy)
-    kept = ("srcc", "low", "high", "score_std")
+    kept = ("srcc", "srcc_low", "srcc_high", "score_std")
     return {
         name: {
             "start": {key: start[name][key] for key in kept},
@@ -90,7 +90,7 @@ class DemonstrationProof:
 
 
 def _end(end: dict[str, float]) -> str:
-    interval = f"({_number(end['low'])} to {_number(end['high'])})"
+    interval = f"({_number(end['srcc_low'])} to {_number(end['srcc_high'])})"
     return f"{_number(end['srcc'])} {interval}  score std {_number(end['score_std'])}"
 
 

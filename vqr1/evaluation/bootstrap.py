@@ -39,8 +39,16 @@ def srcc_interval(
     predictions: ArrayLike, mos: ArrayLike, *, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """Percentile bootstrap interval of the SRCC, resampling pictures. NaN where it is undefined."""
+    return correlation_intervals(predictions, mos, rounds=rounds, level=level, seed=seed)[0]
+
+
+def correlation_intervals(
+    predictions: ArrayLike, mos: ArrayLike, *, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0
+) -> tuple[Interval, Interval]:
+    """Percentile bootstrap intervals of SRCC and PLCC from the same drawn pictures. NaN where they are undefined."""
     x, y = as_pair(predictions, mos)
-    return interval(resampled_correlations([x], y, np.arange(len(x)), rounds, seed)[0, 0], level)
+    spearman, pearson = resampled_correlations([x], y, np.arange(len(x)), rounds, seed)[:, 0]
+    return interval(spearman, level), interval(pearson, level)
 
 
 def resampled_correlations(

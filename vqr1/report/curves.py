@@ -131,7 +131,7 @@ def _interval(rows: list[dict[str, Any]], name: str, figure: str, points: list[t
     """How far the 95 % interval reaches below and above each point, (2, N); None where there is none."""
     if figure != "srcc":
         return None
-    low, high = (dict(_points(rows, f"eval/{name}/{end}")) for end in ("low", "high"))
+    low, high = (dict(_points(rows, f"eval/{name}/srcc_{end}")) for end in ("low", "high"))
     if not all(step in low and step in high for step, _ in points):
         return None
     below = [max(0.0, value - low[step]) for step, value in points]

@@ -112,7 +112,7 @@ class EvaluationCallback(TrainerCallback):
         pictures = sum(len(samples) for _, samples, *_ in sets)
         answers = sum(len(samples) * k for _, samples, k, _ in sets)
         with self._logger.screen.count(f"evaluating {pictures} pictures at step {step}", answers, "answers") as advance:
-            values = self._rate(step, sets, tests, advance)
+            values = self._rate(step, sets, advance)
         # The weights first: a line of the best step without its weights could not be made good.
         row = {"step": step, **finite(values)}
         if step > 0 and self._shared(best_step([*self._evaluations(), row], self._data.validation)) == step:
@@ -130,14 +130,13 @@ class EvaluationCallback(TrainerCallback):
         self,
         step: int,
         sets: Sequence[tuple[str, list[Sample], int, float | None]],
-        tests: bool,
         advance: Callable[[int], None],  # by answers
     ) -> dict[str, float]:
         """The figures of the sets, each said as it is there."""
         values: dict[str, float] = {}
         for name, samples, k, temperature in sets:
             ratings = self._evaluator.rate(name, samples, k, temperature, _each(advance, k))
-            figures = ratings.metrics() | (ratings.interval() if tests else {})
+            figures = ratings.metrics()
             values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
             self._keep_probes(step, name, ratings)
             self._logger.screen.note(

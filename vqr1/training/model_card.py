@@ -191,7 +191,7 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
             value = row.get(f"eval/{name}/{figure}")
             return "-" if value is None or value != value else f"{value:.3f}"
 
-        low, high = shown("low"), shown("high")
+        low, high = shown("srcc_low"), shown("srcc_high")
         interval = "-" if "-" in (low, high) else f"{low} to {high}"
         cells = [shown("srcc"), interval, shown("plcc"), shown("score_std"), shown("unreadable")]
         text.append(f"| {name} | {' | '.join(cells)} | {row[f'eval/{name}/n']:.0f} |")
