@@ -63,15 +63,15 @@ QUALITY = {
 # What axes are called, by what is logged; {set} is any set's name.
 AXES = {
     "train/reward": "reward",
-    "train/reward_std": "standard deviation of the reward",
+    "train/reward_std": "reward std",
     **QUALITY,
-    "reward/format": "answers in the asked form (share)",
-    "reward/pair_accuracy": "pairs in the right order (share)",
+    "reward/format": "format (share of answers)",
+    "reward/pair_accuracy": "right order (share)",
     "eval/{set}/srcc": "SRCC",
     "eval/{set}/plcc": "PLCC",
-    "eval/{set}/score_std": "standard deviation of a picture's K scores",
+    "eval/{set}/score_std": "score std over K answers",
     "eval/{set}/unreadable": "unreadable answers (share)",
-    "rollout/score_std": "standard deviation of a picture's K scores",
+    "rollout/score_std": "score std over K answers",
     "policy/kl": "KL to the start policy",
     "policy/entropy": "entropy of the policy",
 }

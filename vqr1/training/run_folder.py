@@ -19,7 +19,7 @@
       best-N/          while the run goes on: the best weights as of a checkpoint, where later ones are better
       final/           the weights at the end
       summary.json     start and end, per set
-      curves.png       reward, its quality part, SRCC and its ceilings, score std (the paper's Figure 3), KL
+      curves.png       reward and its parts, KL, score std (the paper's Figure 3), SRCC and its ceilings; also .pdf
       reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
       wandb.json       the id of the wandb run, with which a resumed run goes on
       stopped.json     until it goes on: the last step that was saved, the signal that stopped it, the exit code
@@ -86,8 +86,9 @@ BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
+FIGURES = ("curves.png", "curves.pdf", "reasoning.png", "reasoning.pdf")
 PICTURES, PICTURE_SIDE = "pictures", 512  # pixels
-WRITTEN = (*FIRST, *ROWS, "summary.json", "curves.png", "reasoning.png", "best", "final", STOPPED, WANDB)
+WRITTEN = (*FIRST, *ROWS, "summary.json", *FIGURES, "best", "final", STOPPED, WANDB)
 
 
 class RunFolder:
