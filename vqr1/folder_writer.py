@@ -135,6 +135,25 @@ class FolderWriter:
             os.close(file)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine writes into ``folder``, for those who only read it; False where it cannot be
+    known: on a file system without locks, or where the lock may not be read."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    finally:
+        os.close(file)
+    return False
+
+
 def this_process() -> str:
     """Host, job and process, for whoever finds the folder held."""
     job = os.environ.get("SLURM_JOB_ID")
