@@ -28,6 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "packaged": set(),
     "child_process": set(),
     "help_text": {"packaged"},
+    "command_options": {"provenance"},
+    "dashboard": {"config", "metric_names", "packaged", "prerequisites"},
     "sweep": {"child_process", "config", "config_checks"},
     "gpus": set(),
     "doctor": {
@@ -166,6 +168,7 @@ WITHOUT_TORCH = {
     "help_text",
     "next_steps",
     "sweep",
+    "command_options",
     "command_words",
     "evaluation",
     "folder_writer",

@@ -28,9 +28,10 @@ USAGE = """usage: vqr1 COMMAND ...
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
+  dashboard make or renew the wandb workspace of a project: vqr1 dashboard ENTITY/PROJECT
   stopped   for job scripts, exit code 75 if a signal has stopped a run: torchrun ... || vqr1 stopped runs/NAME
 
-The datasets are in --root FOLDER (every command takes it), else in the folder that VQR1_DATA names, else in data.
+The datasets are in --root FOLDER, which every command that reads them takes, else in VQR1_DATA, else in data.
 vqr1 COMMAND --help says more of a command, vqr1 --version which release this is.
 """
 
@@ -76,6 +77,7 @@ def train(start: Start | None = None) -> None:
 
 def plan() -> None:
     """The words of train, plan.SETTING=VALUE, and --json FILE."""
+    from vqr1.command_options import path, write_json
     from vqr1.command_words import train_words
     from vqr1.plan import as_plain, make_plan, plan_words, text
 
@@ -89,7 +91,7 @@ def plan() -> None:
         made = make_plan(config, asked["settings"])
         print(text(made, asked["words"]), end="")
         if asked["json"]:
-            _write_json(_path(asked["json"]), as_plain(made, asked["words"]))
+            write_json(path(asked["json"]), as_plain(made, asked["words"]))
 
     _of_train("plan", words, run)
 
@@ -147,13 +149,15 @@ RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the c
 def table() -> None:
     import argparse
 
+    from vqr1.command_options import count, path, write_json, written
+
     parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
     parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
-    parser.add_argument("--json", type=_path, metavar="FILE", help="everything, with intervals and counts")
-    parser.add_argument("--plots", type=_path, metavar="FOLDER", help="scatter plots with the fitted curve")
+    parser.add_argument("--json", type=path, metavar="FILE", help="everything, with intervals and counts")
+    parser.add_argument("--plots", type=path, metavar="FOLDER", help="scatter plots with the fitted curve")
     parser.add_argument("--published", default="2", choices=["2", "3", "4", "none"], help="the paper's table to show")
-    parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
+    parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
     _add_joining(parser)
     asked = parser.parse_args()
 
@@ -168,11 +172,11 @@ def table() -> None:
         made = benchmark_table(lines, rows)
         print((latex if asked.latex else markdown)(made), end="")
         if asked.json:
-            _write_json(asked.json, as_json(lines, rows, made))
+            write_json(asked.json, as_json(lines, rows, made))
         if asked.plots:
             from vqr1.report.scatter import draw_scatters
 
-            drawn = _written("--plots", asked.plots, lambda: draw_scatters(lines, asked.plots))
+            drawn = written("--plots", asked.plots, lambda: draw_scatters(lines, asked.plots))
             print(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
 
     report_user_errors("table", run)
@@ -181,10 +185,12 @@ def table() -> None:
 def compare() -> None:
     import argparse
 
+    from vqr1.command_options import count, path, write_json
+
     parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
     parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
-    parser.add_argument("--json", type=_path, metavar="FILE", help="the same as plain values")
-    parser.add_argument("--rounds", type=_count, default=1000, help="of the bootstrap")
+    parser.add_argument("--json", type=path, metavar="FILE", help="the same as plain values")
+    parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
     _add_joining(parser)
     asked = parser.parse_args()
 
@@ -198,30 +204,17 @@ def compare() -> None:
         print(comparison_text(first.name, second.name, found))
         if asked.json:
             names = {"a": asked.results[0], "b": asked.results[1]}
-            _write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
+            write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
 
     report_user_errors("compare", run)
 
 
-def _count(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def _path(text: str) -> Path:
-    """A path for argparse, with the home folder in place of ``~``."""
-    from pathlib import Path
-
-    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises where there is no home
-
-
 def _add_joining(parser: argparse.ArgumentParser) -> None:
     """What only csv files of other models need."""
+    from vqr1.command_options import path
     from vqr1.packaged import data_root
 
-    parser.add_argument("--root", type=_path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
+    parser.add_argument("--root", type=path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
     parser.add_argument("--trained-on", metavar="SETS", help="of csv files' models: kadid10k,spaq; none = nothing")
 
 
@@ -239,28 +232,6 @@ def _results(asked: argparse.Namespace) -> list[Any]:
     ]
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    import json
-
-    from vqr1.provenance import finite
-
-    def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(finite(content), indent=2) + "\n")
-
-    _written("--json", path, write)
-
-
-def _written(option: str, path: Path, write: Callable[[], Any]) -> Any:
-    """What ``write`` returns. What is asked to be written where nothing can be is the user's error."""
-    from vqr1.errors import UserError
-
-    try:
-        return write()
-    except OSError as error:
-        raise UserError(f"{option} {path}: {error.strerror or error}; give a place that can be written") from error
-
-
 def data() -> None:
     def run() -> None:
         from vqr1.data.command import run
@@ -275,13 +246,15 @@ def data() -> None:
 def stopped() -> None:
     import argparse
 
+    from vqr1.command_options import path
+
     parser = argparse.ArgumentParser(
         "vqr1 stopped",
         description="Ends with exit code 75 if a signal has stopped the run, which the same command goes on with, and "
         "with 1 if not. It is told once. For job scripts, behind launchers that turn every exit code into 1: "
         "torchrun ... || vqr1 stopped runs/NAME",
     )
-    parser.add_argument("run", type=_path, metavar="RUN", help="the run's folder")
+    parser.add_argument("run", type=path, metavar="RUN", help="the run's folder")
     asked = parser.parse_args()
 
     def run() -> None:
@@ -293,6 +266,12 @@ def stopped() -> None:
         sys.exit(STOPPED if signal else 1)
 
     report_user_errors("stopped", run)
+
+
+def dashboard() -> None:
+    from vqr1.dashboard import dashboard
+
+    report_user_errors("dashboard", lambda: dashboard(sys.argv[1:]))
 
 
 def report_user_errors(command: str, run: Callable[[], None]) -> None:
@@ -382,6 +361,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "evaluate": evaluate,
     "table": table,
     "compare": compare,
+    "dashboard": dashboard,
     "stopped": stopped,
 }
 

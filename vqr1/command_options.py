@@ -1,0 +1,40 @@
+"""Options of several commands: what argparse reads them as, and files that they name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vqr1.errors import UserError
+from vqr1.provenance import finite
+
+
+def count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def path(text: str) -> Path:
+    """A path for argparse, with the home folder in place of ``~``."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises where there is no home
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(finite(content), indent=2) + "\n")
+
+    written("--json", path, write)
+
+
+def written(option: str, path: Path, write: Callable[[], Any]) -> Any:
+    """What ``write`` returns. What is asked to be written where nothing can be is the user's error."""
+    try:
+        return write()
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror or error}; give a place that can be written") from error
