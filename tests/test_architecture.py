@@ -81,7 +81,7 @@ ROOMS: dict[str, set[str]] = {
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "data"},
     "policy": {"config", "data"},
-    "report": {"answer", "evaluation", "folder_writer"},
+    "report": {"answer", "config", "evaluation", "folder_writer"},
     "scoring": {
         "answer",
         "config",
