@@ -13,6 +13,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOConfig
@@ -165,7 +166,7 @@ def test_all_groups_are_found():
         folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS
     }
     assert {"experiment=demo", "experiment=kadid10k", "reward=published"} <= set(SHIPPED)
-    assert {"experiment=kadid10k_spaq", "experiment=koniq10k"} <= set(SHIPPED)
+    assert {"experiment=kadid10k_spaq", "experiment=koniq10k", "experiment=demo_short"} <= set(SHIPPED)
 
 
 def test_every_dataset_is_data_for_a_run_without_a_file_of_its_own():
@@ -182,6 +183,48 @@ def test_the_other_experiments_are_the_papers_run_on_other_sets(name, sets):
     assert (config.data.train, config.experiment_name) == (sets, name)
     for group in ("policy", "rollout", "reward", "trainer"):
         assert getattr(config, group) == getattr(paper, group)
+
+
+STUDIES = [option for option in SHIPPED if option.startswith("experiment=study_")]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_sweeps_its_experiment_and_every_job_of_it_composes(study, monkeypatch):
+    monkeypatch.setenv("BASE", "demo_short")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("train", [*train_words([study]), *WITHOUT_LOCAL], return_hydra_config=True)
+    assert whole.hydra.mode is RunMode.MULTIRUN
+    ((key, values),) = whole.hydra.sweeper.params.items()
+    jobs = [composed(study, f"{key}={value}") for value in values.split(",")]
+    assert len({repr(job) for job in jobs}) == len(jobs)
+    for job in jobs:
+        choices_for(job)  # steps divide into passes
+    monkeypatch.delenv("BASE")
+    assert composed(study) == composed("experiment=kadid10k")  # nothing but what is swept is its own
+
+
+@pytest.mark.parametrize(
+    ("word", "made"),
+    [
+        ("experiment=study_k", "experiment=[demo,study_k]"),
+        ("experiment=[study_k,study_beta]", "experiment=[demo,study_k,study_beta]"),
+        ("experiment=[koniq10k,study_k]", "experiment=[koniq10k,study_k]"),
+        ("experiment=kadid10k", "experiment=kadid10k"),
+        ("experiment=koniq10k,kadid10k", "experiment=koniq10k,kadid10k"),
+    ],
+)
+def test_a_study_is_put_on_the_experiment_that_base_names(word, made, monkeypatch):
+    monkeypatch.setenv("BASE", "demo")
+    assert train_words([word]) == [made]
+
+
+@pytest.mark.parametrize("base", ["nosuch", "study_k", "../demo"])
+def test_what_cannot_be_studied_is_refused(base, monkeypatch):
+    monkeypatch.setenv("BASE", base)
+    with pytest.raises(UserError, match=f"BASE={base} in the environment is no.*from demo, demo_short"):
+        train_words(["experiment=study_k"])
+    with pytest.raises(UserError, match=re.escape("experiment=[study_k,study_beta] crosses what they sweep")):
+        train_words(["experiment=study_k,study_beta"])
 
 
 def test_one_setting_moves_the_root(monkeypatch):

@@ -32,6 +32,7 @@ def test_a_sweep_is_named_after_its_experiment_and_its_words():
     for other in ([*WORDS, "seed=1"], WORDS[:-1], [*WORDS[:2], "rollout.k=4", *WORDS[3:]]):
         assert sweep_name(other) != name
     assert sweep_name(["-m", "seed=0,1"]).startswith("sweep-run-")
+    assert sweep_name(["experiment=[demo_short,study_k]"]).startswith("sweep-demo_short-study_k-")
 
 
 def test_the_order_of_words_counts_where_one_overrides_another():
@@ -68,6 +69,18 @@ def test_a_job_is_named_after_what_is_swept(words, overrides, name):
 
 def test_what_a_configuration_sweeps_is_in_the_name_too():
     assert job_name(["seed=1", "rollout.k=4"], ["-m", "rollout.k=4"], ["seed"]) == "seed-1"
+
+
+def test_a_study_needs_no_m_and_its_jobs_are_no_sweeps(tmp_path):
+    words = ["experiment=study_k", "runs=runs", f"trainer.max_steps={fake_run.STEPS}", "rollout.k=4,6"]
+    study = begin(tmp_path, words, BASE="demo_short", FAKE_PAUSE="/")
+    study.communicate(timeout=60)
+    (sweep,) = (tmp_path / "runs").iterdir()
+    assert study.returncode == 0 and sweep.name.startswith("sweep-demo_short-study_k-")
+    assert sorted(run.name for run in sweep.iterdir() if run.is_dir()) == ["rollout.k-4", "rollout.k-6"]
+    for run in ("rollout.k-4", "rollout.k-6"):
+        words = (sweep / run / "words").read_text().splitlines()
+        assert {"experiment=[demo_short,study_k]", "hydra.mode=RUN"} <= set(words)
 
 
 VALUES = st.one_of(
@@ -119,22 +132,24 @@ cli.main(partial(start, hooks=Hooks(program=({fake_run.__file__!r},))))
 """
 
 
-def begin(folder, turned=False):
-    """A sweep of four jobs, its words in one order or the other."""
-    given = [
-        "data=demo",
-        "policy=tiny",
-        "runs=runs",
-        f"trainer.max_steps={fake_run.STEPS}",
-        "seed=0,1",
-        "rollout.k=3,4",
-    ]
-    asked = ["train", *(given[::-1] if turned else given), "-m"]
+FOUR = [
+    "-m",
+    "data=demo",
+    "policy=tiny",
+    "runs=runs",
+    f"trainer.max_steps={fake_run.STEPS}",
+    "seed=0,1",
+    "rollout.k=3,4",
+]
+
+
+def begin(folder, words=FOUR, **environment):
+    """A sweep of fake runs."""
     inherited = {key: value for key, value in os.environ.items() if key != NAME}
     pods = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "pod", "MASTER_PORT": "1"}  # as a cluster sets them
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *asked],
-        cwd=folder, env={**inherited, **pods, "FAKE_PAUSE": str(folder / "go")},
+        [sys.executable, "-c", PROGRAM, "train", *words],
+        cwd=folder, env={**inherited, **pods, "FAKE_PAUSE": str(folder / "go"), **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
@@ -181,7 +196,7 @@ def test_a_sweep_is_killed_twice_and_ends_whole_by_the_same_words(tmp_path):
     inherited = set((sweep / "rollout.k-3_seed-0" / "environment").read_text().split())
     assert not inherited & {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
-    second = begin(tmp_path, turned=True)
+    second = begin(tmp_path, FOUR[::-1])
     job = job_at_its_second_step(sweep, "rollout.k-3_seed-1")
     os.kill(job, signal.SIGKILL)
     (tmp_path / "go").touch()

@@ -120,9 +120,14 @@ def _of_train(command: str, words: Any, run: Callable[[Config], None], run_job: 
     from vqr1.demo.specs import register_demonstration
     from vqr1.packaged import packaged
 
+    def of_one_run(given: Sequence[str]) -> list[str]:
+        made = words(given)
+        # One run, also of a study.
+        return made if command == "train" or {"-m", "--multirun"} & set(made) else [*made, "hydra.mode=RUN"]
+
     register()
     register_demonstration()
-    run_hydra(command, packaged("conf"), words, lambda composed: run(from_hydra(composed)), run_job, name="train")
+    run_hydra(command, packaged("conf"), of_one_run, lambda composed: run(from_hydra(composed)), run_job, name="train")
 
 
 def evaluate() -> None:

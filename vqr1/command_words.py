@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container, Iterable, Sequence
 
@@ -16,6 +17,8 @@ TRAIN_TEXTS = {
     *("name", "runs", "experiment_name", "policy.path", "rollout.prompt", "logger.project", "logger.group"),
     *("data.root", "data.cache", *(f"data.{part}" for part in PARTS)),
 }
+STUDY = "study_"  # files of conf/experiment that sweep settings of another experiment begin so
+BASE = "BASE"  # in the environment: which one
 EVALUATE_TEXTS = {"model", "name", "folder", "root", "prompt", "trained_on"}
 
 
@@ -23,10 +26,11 @@ def train_words(words: Sequence[str]) -> list[str]:
     """The words of ``vqr1 train`` as Hydra reads them.
 
     ``data=NAME`` chooses a file of conf/data where there is one of that name, else the dataset for training, validation
-    and testing; ``data=[A,B]`` chooses several datasets. Registers what the words name.
+    and testing; ``data=[A,B]`` chooses several datasets. ``experiment=study_k`` becomes
+    ``experiment=[kadid10k,study_k]``. Registers what the words name.
     """
     made = []
-    for word in root_words(words, "data.root"):
+    for word in map(on_its_base, root_words(words, "data.root")):
         values = _values(word)
         if values:
             names = [TOGETHER.join(value) for value in values]
@@ -35,6 +39,28 @@ def train_words(words: Sequence[str]) -> list[str]:
         made.append(as_text(word, TRAIN_TEXTS))
     register_sets(DATASETS)
     return made
+
+
+def on_its_base(word: str) -> str:
+    """``experiment=`` with a study, and with what is studied before it: the experiment that BASE names, or kadid10k.
+
+    Raises UserError where BASE names none, and for several studies one after the other.
+    """
+    values = _values(word, "experiment")
+    if not any(name.startswith(STUDY) for value in values for name in value):
+        return word
+    if len(values) > 1 and not word.startswith("experiment=["):
+        joined = ",".join(name for value in values for name in value)
+        raise UserError(f"{word}: one command runs one study; experiment=[{joined}] crosses what they sweep")
+    names = [name for value in values for name in value]
+    if all(name.startswith(STUDY) for name in names):
+        base = os.environ.get(BASE) or "kadid10k"
+        known = sorted(file.stem for file in (packaged("conf") / "experiment").glob("*.yaml"))
+        if base not in known or base.startswith(STUDY):
+            others = ", ".join(name for name in known if not name.startswith(STUDY))
+            raise UserError(f"{BASE}={base} in the environment is no experiment for a study; choose from {others}")
+        names.insert(0, base)
+    return f"experiment=[{','.join(names)}]"
 
 
 def register_sets(names: Iterable[str]) -> None:
@@ -105,10 +131,10 @@ def as_text(word: str, texts: Container[str]) -> str:
     return f"{key}={''.join(map(kept, parts))}"
 
 
-def _values(word: str) -> list[list[str]]:
+def _values(word: str, group: str = "data") -> list[list[str]]:
     """The values of ``data=A,[B,C]``, each a list of names; nothing for any other word."""
     key, _, text = word.partition("=")
-    if key != "data" or re.search(r"[()${}]", text):
+    if key != group or re.search(r"[()${}]", text):
         return []
     values = re.findall(r"\[[^\[\]]*\]|[^\[\],]+", text)
     names = [[name.strip(" '\"") for name in value.strip("[]").split(",")] for value in values]

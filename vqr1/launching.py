@@ -93,6 +93,7 @@ def start(config: Config, hooks: Hooks = Hooks(), sweep: Sweep | None = None) ->
     # The command line's own words first, then what was chosen: Hydra takes the last word of a key.
     words = _without(HydraConfig.get().overrides.task, passed_on)
     words += [f"{key}={value}" for key, value in passed_on.items()]
+    words += [word for word in HydraConfig.get().overrides.hydra if word.startswith("hydra.mode=")]  # a study's job
     command = [*launch_command(choices.launcher, gpus, hooks.program), "train", *words]
     _announce(config, choices, gpus, devices, command, why)
     with Starter() as starter:
@@ -119,7 +120,8 @@ def _start_job(config: Config, hooks: Hooks, sweep: Sweep) -> None:
     group = os.environ[NAME]
     told = {"name": quoted(f"{group}/{sweep.folder.name}"), "logger.group": quoted(group)}
     words = [*_without(overrides, told), *(f"{key}={value}" for key, value in told.items())]
-    words = [*_without(words, {"resume": ""}), f"resume={str(resume).lower()}"]
+    # A study's file says that it is a sweep; its job is none.
+    words = [*_without(words, {"resume": ""}), f"resume={str(resume).lower()}", "hydra.mode=RUN"]
     ended = sweep.starter.run([*launch_command(Launcher.none, 0, hooks.program), "train", *words])
     sweep.note(ended.code, ended.line)
 

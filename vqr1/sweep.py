@@ -164,8 +164,10 @@ def sweep_name(words: Sequence[str]) -> str:
     texts = [f"{o.get_key_element()}={_meaning(o)}" for o in overrides]
     keys = [f"{o.key_or_group}." for o in overrides]
     independent = not any(one.startswith(other) for one, other in permutations(keys, 2))
-    named = [_meaning(o) for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()]
-    experiment = re.sub(r"[^\w.-]", "-", named[-1], flags=re.ASCII) if named else "run"
+    named = [o.value() for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()]
+    last = named[-1] if named else "run"
+    together = "-".join(map(_text, last if isinstance(last, list) else [last]))
+    experiment = re.sub(r"[^\w.-]", "-", together, flags=re.ASCII)
     return f"sweep-{experiment}-{_digest(*(sorted(texts) if independent else texts))}"
 
 
