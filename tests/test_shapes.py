@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.shapes, pytest.mark.vllm]
 
 FREE = 18e9  # bytes that the larger of the two needs
 TOKENS = 11  # of an answer, <|im_end|> among them
-SIZE = (448, 336)  # a picture: 4 x 3 windows of the vision tower, 192 tokens
+SIZE = (224, 168)  # a picture: 2 x 2 windows of the vision tower, 48 tokens
 
 COMMON = {
     "data": "mine", "rollout__prompt": "no_thinking", "rollout__max_tokens": 16, "policy__attention": "sdpa",
@@ -171,11 +171,12 @@ def test_a_resumed_run_ends_with_the_same_weights(shape, whole, mine):
     name, folder = shape
     whole, _ = whole
     torn = folder / "torn"
+    # As the run was between its steps; large files are linked.
     shutil.copytree(whole, torn, copy_function=os.link, ignore=shutil.ignore_patterns("checkpoint-2", "final"))
-    for own in ("summary.json", "curves.png", "reasoning.png", "metrics.jsonl", "answers.jsonl", "timings.jsonl"):
-        (torn / own).unlink()
-        if own.endswith(".jsonl"):
-            shutil.copyfile(whole / own, torn / own)
+    (torn / "summary.json").unlink()
+    for written in torn.glob("*.jsonl"):
+        written.unlink()
+        shutil.copyfile(whole / written.name, written)
     run(torn, name, folder / "policy", mine, **BY_TRANSFORMERS, resume="true")
     assert (torn / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     files = sorted(file.name for file in (whole / "final").glob("*.safetensors"))

@@ -217,15 +217,20 @@ def memory(training: Training, passes: Passes, rollouts: Rollouts = Rollouts()) 
     own = size.embedding_parameters * FLOAT * (how.lora is None)
     first = head_tiles(how, passes) + own - (0 if summed else gradients)
     last = own * (size.tied + summed) - passing
+    # Without a GPU frozen weights are mapped from their file, of which the words that are looked up are a small part; and
+    # torch widens half precision for a product of the output layer where the processor has no arithmetic for it.
+    mapped = 0 if how.gpu or how.lora is None or size.tied else size.embedding_parameters * s
+    widened = size.embedding_parameters * FLOAT if not how.gpu and s < FLOAT and rollouts.own else 0
     return Memory(
-        weights=(each * learnt + s * frozen) / weight_shards,
+        weights=(each * learnt + s * frozen) / weight_shards - mapped,
         gradients=gradients,
         optimiser=(MOMENTS + MASTER * deepspeed) * learnt / shards,
         reference=reference,
         sharding=sharding,
         activations=passing,
         head=max(first, last, 0.0),
-        cache=rollouts.own * (cache_bytes(size, passes.question.longest(size), s) + LOGITS * FLOAT * size.vocabulary),
+        cache=rollouts.own * (cache_bytes(size, passes.question.longest(size), s) + LOGITS * FLOAT * size.vocabulary)
+        + widened,
         pictures=passes.pictures * passes.question.patches * size.patch_numbers * FLOAT,
         vllm=rollouts.vllm,
         runtime=RUNTIME if how.gpu else RUNTIME_WITHOUT_GPU,
