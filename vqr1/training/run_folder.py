@@ -20,7 +20,8 @@
       final/           the weights at the end
       summary.json     start and end, per set
       curves.png       reward and its parts, KL, score std (the paper's Figure 3), SRCC and its ceilings; also .pdf
-      reasoning.png    a picture of each validation set and what was said of it over training (the paper's Figure 4)
+      reasoning.png    a probe picture that got better, one that got worse, and what was said of them over training (the
+                       paper's Figure 4); also .pdf
       wandb.json       the id of the wandb run, with which a resumed run goes on
       stopped.json     until it goes on: the last step that was saved, the signal that stopped it, the exit code
       lock             held by the process that writes, which it names
