@@ -12,13 +12,11 @@ import numpy as np
 from vqr1.evaluation.logistic import fit_logistic
 from vqr1.evaluation.summary import Line, Outcome, rated
 from vqr1.folder_writer import replaced
+from vqr1.report.style import DPI, LIGHT, RC, WIDTH
 
 
 def draw_scatters(lines: Sequence[Line], folder: Path) -> list[Path]:
     """``<model>_<set>[_<run>].png`` for every run of every line; returns their paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for i, line in enumerate(lines, 1):
@@ -32,11 +30,21 @@ def draw_scatters(lines: Sequence[Line], folder: Path) -> list[Path]:
 
 
 def _draw(outcome: Outcome, name: str, model: str, path: Path) -> None:
-    from matplotlib import pyplot as plt
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        figure = _figure(outcome, name, model)
+        with replaced(path) as new:
+            figure.savefig(new, format="png", dpi=DPI)
+
+
+def _figure(outcome: Outcome, name: str, model: str) -> Any:
+    from matplotlib.figure import Figure
 
     x, y = (np.array(side) for side in rated(outcome.evaluation.rows[name])[:2])
-    figure, axis = plt.subplots(figsize=(5, 4.2), constrained_layout=True)
-    axis.plot(x, y, ".", markersize=3, alpha=max(0.15, min(1.0, 400 / max(len(x), 1))))
+    figure = Figure(figsize=(WIDTH / 2, 3.1), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(x, y, ".", color=LIGHT[0], alpha=max(0.15, min(1.0, 400 / max(len(x), 1))))
     if outcome.facts.per_group_scale:
         axis.text(0.02, 0.98, f"comparable within a {outcome.facts.group} only", transform=axis.transAxes, va="top")
     else:
@@ -45,13 +53,12 @@ def _draw(outcome: Outcome, name: str, model: str, path: Path) -> None:
     axis.set_title(
         f"{model} on {outcome.facts.title}\nSRCC {figures['srcc']:.3f}, PLCC {figures['plcc']:.3f} "
         f"({outcome.measures.scope}), {outcome.counts.rated} of {outcome.counts.pictures} pictures",
-        fontsize=9,
+        fontsize=7,
+        parse_math=False,
     )
     axis.set_xlabel("predicted")
     axis.set_ylabel("mean opinion score")
-    with replaced(path) as new:
-        figure.savefig(new, format="png", dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def _curve(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
@@ -60,5 +67,6 @@ def _curve(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
         axis.text(0.02, 0.98, f"no curve: {fit.reason}", transform=axis.transAxes, va="top")
         return
     along = np.linspace(x.min(), x.max(), 200)
-    axis.plot(along, fit.curve(along), label=f"logistic fit: PLCC {fit.plcc:.3f}, RMSE {fit.rmse:.3g}")
-    axis.legend(fontsize=8)
+    label = f"logistic fit: PLCC {fit.plcc:.3f}, RMSE {fit.rmse:.3g}"
+    axis.plot(along, fit.curve(along), color=LIGHT[1], label=label)
+    axis.figure.legend(loc="outside lower center")

@@ -27,7 +27,7 @@ PALE = 0.3  # of single steps under their running mean
 SMOOTH = 0.9  # what the running mean keeps of itself at each step
 
 # matplotlib's settings; type 42 keeps a pdf's text as text.
-RC: dict[str, Any] = {
+RC: Any = {
     "font.size": 7,
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
@@ -114,8 +114,10 @@ def running_mean(values: list[float]) -> list[float]:
 
 def save(figure: Any, folder: Path, name: str) -> Path:
     """``name``.png and .pdf; two times the same figure makes the same bytes. Returns the png's path."""
+    import matplotlib
+
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
         path = folder / f"{name}.{kind}"
-        with replaced(path) as new:
+        with replaced(path) as new, matplotlib.rc_context(RC):
             figure.savefig(new, format=kind, dpi=DPI, metadata=metadata)
     return path
