@@ -30,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "help_text": {"packaged"},
     "command_options": {"provenance"},
     "dashboard": {"config", "metric_names", "packaged", "prerequisites"},
-    "sweep": {"child_process", "config", "config_checks"},
+    "sweep": {"child_process", "config", "config_checks", "slots"},
+    "slots": {"child_process", "gpus"},
     "gpus": set(),
     "doctor": {
         "child_process",
@@ -166,6 +167,7 @@ WITHOUT_TORCH = {
     "child_process",
     "gpus",
     "help_text",
+    "slots",
     "next_steps",
     "sweep",
     "command_options",

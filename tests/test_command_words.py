@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from tests.support.runs import environment
 from vqr1 import __version__, cli
-from vqr1.command_words import evaluate_words, root_words, train_words
+from vqr1.command_words import evaluate_words, missing_choice, root_words, train_words
 from vqr1.config import register
 from vqr1.config_checks import from_hydra
 from vqr1.errors import UserError
@@ -171,3 +171,10 @@ def test_the_version_is_said(tmp_path):
 def test_a_name_that_is_no_folder_below_the_root_is_refused(word):
     with pytest.raises(UserError, match="is no name of a dataset, which is one folder below the root; write mine"):
         train_words([word])
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm", "nosuch"])
+def test_a_launcher_that_is_not_here_is_named_with_what_brings_it(launcher):
+    told = missing_choice(f"In 'hydra/config': Could not find 'hydra/launcher/{launcher}'\n\nAvailable options: basic")
+    package = {"joblib": "hydra-joblib-launcher", "submitit_slurm": "hydra-submitit-launcher"}.get(launcher)
+    assert told == (package and f"hydra/launcher={launcher} needs a package that is not here: pip install {package}")

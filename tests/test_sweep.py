@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import fake_run
+from tests.support.sweeps import FOUR, begin, gone, job_at_its_second_step, steps, within
 from vqr1.command_words import quoted, train_words
 from vqr1.sweep import LONGEST, NAME, Sweep, job_name, set_name, sweep_name
 
@@ -110,76 +107,20 @@ def test_jobs_have_names_of_their_own_that_need_no_quotes(pairs):
         assert override.input_line == word and override.value() == word.removeprefix("model=")
 
 
-def test_the_exit_code_says_what_became_of_the_jobs():
-    sweep = Sweep()
+def test_the_exit_code_says_what_became_of_the_jobs(tmp_path):
+    sweep = Sweep(folder=tmp_path / "job")
     codes = {}
     for code in (0, 2, 137, 75):
         sweep.note(code, "why")
         codes[code] = sweep.exit_code()
     assert codes == {0: 0, 2: 2, 137: 137, 75: 75}
-    assert [str(job).split()[0] for job in sweep.jobs] == ["finished", "failed", "failed", "stopped"]
+    # Stopped before it was begun: it has no folder.
+    assert [str(job).split()[0] for job in sweep.jobs] == ["finished", "failed", "failed", "missing"]
     sweep.starter.received = signal.SIGINT
     assert sweep.exit_code() == 130
 
 
 # Killed, and started again.
-
-PROGRAM = f"""
-from functools import partial
-from vqr1 import cli
-from vqr1.launching import Hooks, start
-cli.main(partial(start, hooks=Hooks(program=({fake_run.__file__!r},))))
-"""
-
-
-FOUR = [
-    "-m",
-    "data=demo",
-    "policy=tiny",
-    "runs=runs",
-    f"trainer.max_steps={fake_run.STEPS}",
-    "seed=0,1",
-    "rollout.k=3,4",
-]
-
-
-def begin(folder, words=FOUR, **environment):
-    """A sweep of fake runs."""
-    inherited = {key: value for key, value in os.environ.items() if key != NAME}
-    pods = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "pod", "MASTER_PORT": "1"}  # as a cluster sets them
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "train", *words],
-        cwd=folder, env={**inherited, **pods, "FAKE_PAUSE": str(folder / "go"), **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-
-
-def job_at_its_second_step(folder, job):
-    """The process of a job that waits there."""
-    path = folder / job
-    within(lambda: path.parent.is_dir() and len(steps(path)) == 2)
-    return int((path / "process").read_text())
-
-
-def steps(run):
-    file = run / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def within(true, seconds=30):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def gone(process):
-    """Whether it has ended; what nobody has waited for counts as ended."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_a_sweep_is_killed_twice_and_ends_whole_by_the_same_words(tmp_path):
@@ -202,12 +143,17 @@ def test_a_sweep_is_killed_twice_and_ends_whole_by_the_same_words(tmp_path):
     (tmp_path / "go").touch()
     said, _ = second.communicate()
     assert second.returncode == 128 + signal.SIGKILL
-    assert f"failed   runs/{sweep.name}/rollout.k-3_seed-1: killed by SIGKILL" in said
-    assert said.count("finished ") == 3  # the others went on
+    assert said.endswith(
+        f"4 jobs: 3 finished, 1 failed\n"  # the others went on
+        f"finished runs/{sweep.name}/rollout.k-3_seed-0\n"
+        f"failed   runs/{sweep.name}/rollout.k-3_seed-1: killed by SIGKILL\n"
+        f"finished runs/{sweep.name}/rollout.k-4_seed-0\n"
+        f"finished runs/{sweep.name}/rollout.k-4_seed-1\n"
+    )
 
     third = begin(tmp_path)
     said, _ = third.communicate()
-    assert (third.returncode, said.count("finished ")) == (0, 4)
+    assert third.returncode == 0 and "\n4 jobs: 4 finished\n" in said
     assert list((tmp_path / "runs").iterdir()) == [sweep]
     runs = [path for path in sweep.iterdir() if path.is_dir()]
     assert len(runs) == 4 and all(steps(run) == [1, 2, 3] for run in runs)
@@ -224,8 +170,8 @@ def test_a_signal_reaches_the_job_and_ends_the_sweep(tmp_path, number, code):
     said, told = process.communicate(timeout=30)
     assert process.returncode == code
     assert gone(job)
-    assert f"stopped  runs/{sweep.name}/rollout.k-3_seed-0\n" in said
-    assert "the same command goes on" in told and "Traceback" not in told
+    assert f"4 jobs: 1 stopped, 3 missing\nstopped  runs/{sweep.name}/rollout.k-3_seed-0\nmissing  " in said
+    assert f"the same command goes on:\nvqr1 train {shlex.join(FOUR)}\n" in told and "Traceback" not in told
     assert len([path for path in sweep.iterdir() if path.is_dir()]) == 1  # no other was begun
 
 

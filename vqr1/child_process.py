@@ -17,7 +17,8 @@ import sys
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import FrameType, TracebackType
     from typing import Any
 
@@ -51,6 +52,7 @@ class Starter:
         self.received: signal.Signals | None = None
         self._running: int | None = None
         self._ranks = False
+        self.told: Callable[[], None] | None = None  # called for each signal, too
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Starter:
@@ -67,21 +69,24 @@ class Starter:
         """Pass ``number``, which processes of ours do not know, on as SIGUSR1."""
         self._before[number] = signal.signal(number, self._pass_on)
 
-    def run(self, command: Sequence[str], ranks: bool = False) -> Ended:
+    def run(self, command: Sequence[str], ranks: bool = False, output: Path | None = None) -> Ended:
         """Start ``command`` and wait for its end. ``ranks``: it is a launcher, and signals are for its children.
 
-        A launcher gives its ranks 30 seconds to end when it is told to; they may need longer to save.
+        A launcher gives its ranks 30 seconds to end when it is told to; they may need longer to save. ``output``: the
+        file that what it says is appended to.
         """
         import subprocess
         import tempfile
+        from contextlib import ExitStack
         from pathlib import Path
 
-        with tempfile.TemporaryDirectory(prefix="vqr1-") as folder:
+        with tempfile.TemporaryDirectory(prefix="vqr1-") as folder, ExitStack() as opened:
+            said = opened.enter_context(output.open("ab")) if output else None
             failure = Path(folder) / "failure"
             environment = {key: value for key, value in os.environ.items() if key not in PLACE}
             environment[FAILURE] = str(failure)
             words = [sys.executable, "-I", __file__, str(os.getpid()), *command]
-            process = subprocess.Popen(words, env=environment, start_new_session=True)
+            process = subprocess.Popen(words, env=environment, start_new_session=True, stdout=said, stderr=said)
             self._running, self._ranks = process.pid, ranks
             if self.received is not None:  # while it was being started
                 self._pass_on(self.received, None)
@@ -97,6 +102,8 @@ class Starter:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number)
+        if self.told is not None:
+            self.told()
         if self._running is None:
             return
         number = number if number in PASSED_ON else signal.SIGUSR1
@@ -146,10 +153,10 @@ def end_with_parent() -> None:
     """In a process that vqr1 or its launcher started: be killed when the parent is. Without effect in any other."""
     parent = os.environ.pop(PARENT, "")
     if parent and int(parent) != os.getpid():
-        _end_with(int(parent))
+        end_with(int(parent))
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Be killed when the thread that started this process ends. Linux only."""
     if sys.platform == "linux":
         import ctypes
@@ -164,7 +171,7 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _end_with(int(sys.argv[1]))
+    end_with(int(sys.argv[1]))
     # submitit's process takes it, but Slurm may send it to all of the job.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ[PARENT] = str(os.getpid())

@@ -78,14 +78,14 @@ def train(start: Start | None = None) -> None:
 def plan() -> None:
     """The words of train, plan.SETTING=VALUE, and --json FILE."""
     from vqr1.command_options import path, write_json
-    from vqr1.command_words import train_words
+    from vqr1.command_words import one_run_words
     from vqr1.plan import as_plain, make_plan, plan_words, text
 
     asked: dict[str, Any] = {}
 
     def words(given: Sequence[str]) -> list[str]:
         asked["settings"], asked["json"], asked["words"] = plan_words(given)
-        return train_words(asked["words"])
+        return one_run_words(asked["words"])
 
     def run(config: Config) -> None:
         made = make_plan(config, asked["settings"])
@@ -97,7 +97,7 @@ def plan() -> None:
 
 
 def doctor() -> None:
-    from vqr1.command_words import train_words
+    from vqr1.command_words import one_run_words
     from vqr1.doctor.command import doctor
     from vqr1.errors import UserError
 
@@ -108,7 +108,7 @@ def doctor() -> None:
     def words(_: Sequence[str]) -> list[str]:
         if {"-m", "--multirun"} & set(given):
             raise UserError("-m: the doctor looks at one run; leave it out, and give one value of each setting")
-        return train_words(given if asked else [*given, "experiment=demo"])  # make train's, where none is named
+        return one_run_words(given if asked else [*given, "experiment=demo"])  # make train's, where none is named
 
     _of_train("doctor", words, lambda config: sys.exit(doctor(config, " ".join(given) if asked else None, json)))
 
@@ -120,14 +120,9 @@ def _of_train(command: str, words: Any, run: Callable[[Config], None], run_job: 
     from vqr1.demo.specs import register_demonstration
     from vqr1.packaged import packaged
 
-    def of_one_run(given: Sequence[str]) -> list[str]:
-        made = words(given)
-        # One run, also of a study.
-        return made if command == "train" or {"-m", "--multirun"} & set(made) else [*made, "hydra.mode=RUN"]
-
     register()
     register_demonstration()
-    run_hydra(command, packaged("conf"), of_one_run, lambda composed: run(from_hydra(composed)), run_job, name="train")
+    run_hydra(command, packaged("conf"), words, lambda composed: run(from_hydra(composed)), run_job, name="train")
 
 
 def evaluate() -> None:

@@ -41,6 +41,12 @@ def train_words(words: Sequence[str]) -> list[str]:
     return made
 
 
+def one_run_words(words: Sequence[str]) -> list[str]:
+    """:func:`train_words` for a command that looks at one run, also where the words are a study's."""
+    made = train_words(words)
+    return made if {"-m", "--multirun"} & set(made) else [*made, "hydra.mode=RUN"]
+
+
 def on_its_base(word: str) -> str:
     """``experiment=`` with a study, and with what is studied before it: the experiment that BASE names, or kadid10k.
 
@@ -151,7 +157,10 @@ MISSING = {
 
 
 def missing_choice(refusal: str) -> str | None:
-    """What is missing from the command line, where that is what Hydra's ``refusal`` says."""
+    """What is missing from the command line, or here for it, where that is what Hydra's ``refusal`` says."""
+    if launcher := re.search(r"Could not find 'hydra/launcher/(joblib|submitit_\w+)'", refusal):
+        package = f"hydra-{launcher[1].partition('_')[0]}-launcher"
+        return f"hydra/launcher={launcher[1]} needs a package that is not here: pip install {package}"
     found = re.match(r"You must specify '(\w+)'", refusal)
     if not found or found[1] not in MISSING:
         return None

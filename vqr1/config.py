@@ -165,7 +165,8 @@ class EvaluationConfig:
 class LoggerConfig:
     wandb: Wandb = Wandb.offline
     project: str = "vqr1"
-    group: str | None = None
+    group: str | None = None  # wandb's; a sweep's jobs have its name
+    tags: list[str] = field(default_factory=list)  # wandb's; of a sweep's job: the words that set it apart
     screen: ScreenKind = ScreenKind.auto  # auto: bars on a terminal, else lines; quiet: warnings and the end only
 
 

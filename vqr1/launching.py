@@ -118,11 +118,16 @@ def _start_job(config: Config, hooks: Hooks, sweep: Sweep) -> None:
     if sweep.starter.received is not None:
         return
     group = os.environ[NAME]
-    told = {"name": quoted(f"{group}/{sweep.folder.name}"), "logger.group": quoted(group)}
+    told = {
+        "name": quoted(f"{group}/{sweep.folder.name}"),
+        "logger.group": quoted(group),
+        "logger.tags": f"[{','.join(map(quoted, sweep.tags))}]",
+    }
     words = [*_without(overrides, told), *(f"{key}={value}" for key, value in told.items())]
     # A study's file says that it is a sweep; its job is none.
     words = [*_without(words, {"resume": ""}), f"resume={str(resume).lower()}", "hydra.mode=RUN"]
-    ended = sweep.starter.run([*launch_command(Launcher.none, 0, hooks.program), "train", *words])
+    command = [*launch_command(Launcher.none, 0, hooks.program), "train", *words]
+    ended = sweep.starter.run(command, output=sweep.output)
     sweep.note(ended.code, ended.line)
 
 

@@ -29,7 +29,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, leave)
     (folder / "process").write_text(str(os.getpid()))
+    place = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "cores": sorted(os.sched_getaffinity(0))}
+    (folder / "place").write_text(json.dumps(place))
     (folder / "words").write_text("\n".join(sys.argv))
+    print("a fake run", flush=True)
     (folder / "environment").write_text("\n".join(os.environ))
     metrics = folder / "metrics.jsonl"
     done = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
