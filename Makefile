@@ -70,6 +70,16 @@ env: $(MADE) ## make the environment in .venv, with vLLM and DeepSpeed on a mach
 train: $(MADE) ## the main job on this machine: no GPU, data or weights needed (SEED=0, ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=demo seed=$(SEED) $(ARGS)
 
+sweep: $(MADE) ## a sweep, which the same command goes on with (docs/sweeps.md; ARGS="experiment=study_k seed=0,1")
+	$(BIN)/vqr1 train -m $(ARGS)
+
+# The same name whatever the words, for the report.
+sweep-demo: export VQR1_SWEEP := sweep-demo
+sweep-demo: $(MADE) ## K x beta x two seeds of short runs, two at a time on two cores, and their report (less than 40 minutes)
+	$(BIN)/vqr1 train -m hydra/launcher=joblib hydra.launcher.n_jobs=2 experiment=demo_short rollout.k=2,4,6 \
+		trainer.beta=0,0.04 seed=0,1 $(ARGS)
+	$(BIN)/vqr1 report runs/sweep-demo
+
 train-kadid: $(MADE) ## the paper's run on KADID-10k: LoRA on one GPU, ZeRO-3 on several (ARGS="key=value ...")
 	$(BIN)/vqr1 train experiment=kadid10k $(ARGS)
 
@@ -145,6 +155,6 @@ wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
-.PHONY: help env doctor train train-kadid tiny-policy ceiling test test-full test-vllm test-shapes test-oldest test-cluster \
-	test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation prove-vllm check \
+.PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
+	test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation prove-vllm check \
 	format wheel
