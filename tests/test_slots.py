@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runs import words as run_words
 from tests.support.sweeps import FOUR, begin, gone, job_at_its_second_step, steps, within
 from vqr1 import cli
 from vqr1.errors import UserError
 from vqr1.slots import VISIBLE, Slots, divided, visible_gpus
 from vqr1.sweep import NAME
 
+ROOT = Path(__file__).parent.parent
 TWO_AT_A_TIME = [*FOUR, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
@@ -110,6 +112,52 @@ def test_jobs_run_two_at_a_time_and_none_that_is_killed_stops_another(tmp_path):
     assert second.returncode == 0
     assert [steps(sweep / name) for name in names] == [[1, 2, 3]] * 4  # gone on with
     assert "a fake run" in (sweep / "rollout.k-3_seed-0.log").read_text() and "a fake run" not in said
+
+
+@pytest.mark.full
+def test_a_sweep_of_real_runs_that_is_killed_with_a_job_ends_as_one_that_is_not(tmp_path, data_root):
+    settings = {"data.root": data_root, "runs": "runs", "trainer.save_steps": 1, "seed": "0,1,2"}
+    quick = [word for word in run_words(settings) if word != "train"]
+    words = ["-m", *quick, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+    def sweep(name):
+        return begin(tmp_path, words, program=("-m", "vqr1"), VQR1_SWEEP=name, PYTHONPATH=str(ROOT))
+
+    whole = sweep("whole")
+    expected, told = whole.communicate(timeout=600)
+    assert whole.returncode == 0, told
+
+    folder = tmp_path / "runs" / "broken"
+    first = sweep("broken")
+    within(lambda: any(1 in steps(run) for run in folder.glob("seed-*/")), 300)
+    job = next(run.name for run in folder.glob("seed-*/") if 1 in steps(run))
+    for process in processes(f"name=broken/{job}"):
+        os.kill(process, signal.SIGKILL)
+    within(lambda: not processes(f"name=broken/{job}"), 30)
+    first.kill()
+    first.communicate()
+    within(lambda: not processes("name=broken/"), 30)
+
+    second = sweep("broken")
+    said, told = second.communicate(timeout=600)
+    assert second.returncode == 0, told
+    table = expected[expected.index("3 jobs: 3 finished") :]
+    assert said.endswith(table.replace("runs/whole/", "runs/broken/"))
+    for run in folder.glob("seed-*/"):
+        other = tmp_path / "runs" / "whole" / run.name
+        assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def processes(word):
+    """Those with ``word`` in their command."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word in file.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(int(file.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
 
 
 def test_ctrl_c_in_a_terminal_ends_all_jobs_that_run(tmp_path):

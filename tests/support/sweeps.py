@@ -32,12 +32,12 @@ FOUR = [
 ]
 
 
-def begin(folder, words=FOUR, **environment):
-    """A sweep of fake runs, in a session of its own as in a terminal."""
+def begin(folder, words=FOUR, program=("-c", PROGRAM), **environment):
+    """A sweep of fake runs, or of ``program``'s, in a session of its own as in a terminal."""
     inherited = {key: value for key, value in os.environ.items() if key != NAME}
     pods = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "pod", "MASTER_PORT": "1"}  # as a cluster sets them
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "train", *words],
+        [sys.executable, *program, "train", *words],
         cwd=folder, env={**inherited, **pods, "FAKE_PAUSE": str(folder / "go"), **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), start_new_session=True,
