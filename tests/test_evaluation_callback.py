@@ -84,7 +84,7 @@ def run(path, resume=False, killed=lambda step, name: False, steps=STEPS, killed
     trainer = FakeTrainer()
     data = RunData([], {"five": samples("five")}, {"five": samples("five")})
     evaluator = FakeEvaluator(trainer, killed, srccs)
-    logger = Logger(folder, None, main=True)
+    logger = Logger(folder)
     callback = EvaluationCallback(config, evaluator, trainer, folder, logger, data)
     state, control = trainer.state, TrainerControl()
     checkpoint = folder.last_checkpoint()
@@ -281,7 +281,7 @@ def test_the_evaluations_to_come_are_timed_by_the_answers_so_far(tmp_path):
     config.evaluation.every = 2
     folder = RunFolder(tmp_path, writes=True)
     data = RunData([], {"five": samples("five")}, {"five": samples("five")})
-    callback = EvaluationCallback(config, None, FakeTrainer(), folder, Logger(folder, None, main=True), data)
+    callback = EvaluationCallback(config, None, FakeTrainer(), folder, Logger(folder), data)
     assert callback.seconds_to_come(2, 6) is None
     callback.seconds, callback._answers = 40.0, 160  # a quarter of a second each
     assert callback.seconds_to_come(1, 6) == (2 * 16 + 16 + 64) / 4

@@ -56,7 +56,7 @@ def timings(tmp_path):
     found = {}
     logger = SimpleNamespace(
         screen=SimpleNamespace(step=lambda *_: None), say=lambda line: None, metrics=lambda *_: None,
-        timings=lambda step, values: found.update(values),
+        timings=lambda step, values: found.update(values), seconds=0.0,
     )  # fmt: skip
     callback = StepCallback(logger, lambda: 0.0, answers_per_step=6)
     args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[])

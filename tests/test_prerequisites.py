@@ -58,8 +58,16 @@ def test_figures_are_sent_to_wandb_only_with_a_key(no_key, monkeypatch):
 def test_wandb_itself_is_needed_unless_it_is_disabled(monkeypatch):
     monkeypatch.setattr(prerequisites, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="logger=offline needs wandb"):
-        check_settings(Config())
+        check_settings(Config(logger=LoggerConfig(wandb=Wandb.offline)))
     check_settings(Config(logger=LoggerConfig(wandb=Wandb.disabled)))
+
+
+def test_tensorboard_is_needed_where_it_is_asked_for(monkeypatch):
+    check_settings(Config(logger=LoggerConfig(tensorboard=True)))
+    monkeypatch.setattr("vqr1.prerequisites.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=tensorboard needs tensorboard: pip install tensorboard"):
+        check_settings(Config(logger=LoggerConfig(tensorboard=True)))
+    check_settings(Config(logger=LoggerConfig()))
 
 
 def asked(gpus=0, **trainer):

@@ -9,12 +9,16 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.runs import AGREE, command, environment, rows, start, train, training_rows
+from tests.support.wandb_records import history
+from vqr1.answer import read_score
 from vqr1.folder_writer import FolderWriter
-from vqr1.metric_names import METRICS, TIMINGS, described
+from vqr1.metric_names import MEDIA, METRICS, TIMINGS, described
 
 pytestmark = pytest.mark.slow
 
@@ -29,11 +33,11 @@ def where(policy_folder, data_root):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, where):
-    """Four free-running steps, evaluated after every second, saved after every second; wandb offline."""
+    """Four free-running steps, evaluated after every second, saved after every second; with all loggers."""
     return train(
         tmp_path_factory.mktemp("runs") / "plain",
         **where,
-        logger="offline",
+        logger="[offline,tensorboard]",
         trainer__max_steps=4,
         trainer__save_steps=2,
         evaluation__every=2,
@@ -50,17 +54,51 @@ def test_the_run_folder_holds_what_is_promised(plain):
 
 
 def test_metrics_are_named_as_documented_and_finite(plain):
-    assert {name for row in training_rows(plain) for name in row} >= set(METRICS) - OTHERS
-    evaluated = {re.sub(r"(?<=eval/)[^/]+", "{set}", name) for row in rows(plain) for name in row}
-    assert {name for name in METRICS if name.startswith("eval/")} <= evaluated
-    assert [name for row in rows(plain) for name in row if name != "step" and not described(name, METRICS)] == []
-    timed = {name for row in rows(plain, "timings.jsonl") for name in row}
-    assert timed == {"step", *TIMINGS}
     for row in training_rows(plain):
         assert {"train/loss", "train/reward", "policy/kl", "rollout/unreadable"} <= set(row)
         assert all(math.isfinite(value) for value in row.values())
     speeds = [row for row in rows(plain, "timings.jsonl") if "speed/step_seconds" in row]
     assert all(0 < row["speed/generate_share"] < 1 for row in speeds)
+
+
+def test_wandb_and_tensorboard_have_what_the_files_have(plain):
+    """Figures by name and step; of texts and pictures all that is documented, and files that are there."""
+    lines = [row for name in ("metrics.jsonl", "timings.jsonl") for row in rows(plain, name)]
+    figures = {(name, row["step"]) for row in lines for name, value in row.items() if value is not None} - {
+        ("step", row["step"]) for row in lines
+    }
+    (fragment,) = plain.glob("wandb/offline-run-*")
+    sent = [(name, row["step"], value) for row in history(fragment) for name, value in row.items() if name[0] != "_"]
+    media = {name: value for name, _, value in sent if isinstance(value, dict)}
+    assert {(name, step) for name, step, value in sent if name not in {"step", *media}} == figures
+    assert set(media) == set(MEDIA)
+    for value in media.values():
+        for file in value.get("filenames", [value.get("path")]):
+            assert (fragment / "files" / file).is_file()
+
+    events = EventAccumulator(str(plain / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {(tag, event.step) for tag in tags["scalars"] for event in events.Scalars(tag)} == figures
+    texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
+    pictures = {tag.rpartition("/")[0] for tag in tags["images"]}
+    assert texts | pictures == {*MEDIA, "run/config", "run/versions"}
+
+    sampled = rows(plain, "samples.jsonl")
+    assert [row["step"] for row in sampled] == [2] * 4 + [4] * 4
+    for row in sampled:
+        assert all(len(row[name]) == 3 for name in ("answers", "scores", "rewards", "advantages"))
+        assert (plain / row["picture"]).is_file() and "<answer>" in row["prompt"]
+
+
+def test_a_sample_is_rewarded_as_its_scores_say(finished):
+    """By the scripted answers: a picture's advantages are its rewards, centred and scaled."""
+    for row in rows(finished[0], "samples.jsonl"):
+        scores, rewards, advantages = (np.array(row[name], dtype=float) for name in ("scores", "rewards", "advantages"))
+        assert [read_score(text) for text in row["answers"]] == row["scores"]
+        expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+        assert advantages == pytest.approx(expected * (np.ptp(rewards) > 0), abs=1e-3)
+        assert np.isfinite(scores).any()
 
 
 def test_the_summary_says_where_it_started_and_ended(plain):
@@ -108,6 +146,15 @@ def test_one_line_per_step_is_printed(tmp_path, where):
     assert line.endswith(f" {metrics['eval/demo_five/unreadable']:.3f} | 4 |")
     assert "step 2" in final.read_text() and not (tmp_path / "lines" / "README.md").exists()
     assert "had not been evaluated" in (tmp_path / "lines" / "checkpoint-2" / "README.md").read_text()
+
+
+def test_a_run_logs_what_is_documented(finished):
+    folder, _ = finished
+    assert {name for row in training_rows(folder) for name in row} >= set(METRICS) - OTHERS
+    evaluated = {re.sub(r"(?<=eval/)[^/]+", "{set}", name) for row in rows(folder) for name in row}
+    assert {name for name in METRICS if name.startswith("eval/")} <= evaluated
+    assert [name for row in rows(folder) for name in row if name != "step" and not described(name, METRICS)] == []
+    assert {name for row in rows(folder, "timings.jsonl") for name in row} == {"step", *TIMINGS}
 
 
 def test_two_runs_with_one_seed_are_byte_equal_and_evaluating_changes_nothing(plain, tmp_path, where):

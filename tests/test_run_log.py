@@ -59,6 +59,7 @@ def test_a_run_says_so_once_and_goes_on(tmp_path):
         say=said.append,
         metrics=lambda step, values: rows.append(values),
         timings=lambda *_: None,
+        seconds=0.0,
     )
     callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, vllm=True)
     args = GRPOConfig(output_dir=str(tmp_path), beta=0.04, loss_type="grpo", use_cpu=True, report_to=[])
@@ -132,7 +133,7 @@ def test_the_time_left_counts_the_evaluations_to_come(tmp_path, monkeypatch, eva
     said = []
     logger = SimpleNamespace(
         screen=SimpleNamespace(step=lambda step, steps, line: said.append(line)),
-        say=lambda line: None, metrics=lambda *_: None, timings=lambda *_: None,
+        say=lambda line: None, metrics=lambda *_: None, timings=lambda *_: None, seconds=0.0,
     )  # fmt: skip
     asked = []
 

@@ -16,7 +16,8 @@ from trl.trainer.utils import add_fused_lm_head
 from vqr1.policy import segments
 from vqr1.policy.segments import Segments, attend
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, bins, log_probabilities, pack, same_prompt
-from vqr1.training.trainer import RankingTrainer, shuffled_groups
+from vqr1.training.groups import shuffled_groups
+from vqr1.training.trainer import RankingTrainer
 
 MASK, SEGMENTS = Packing("mask"), Packing("segments")
 # Without the wrapper that reports to experiment trackers.

@@ -160,7 +160,7 @@ def prepare_inputs(self, generation_batch):
 
 
 def shuffle_sequence_dict(seq_dict):
-    """TRL's, whose place trainer.shuffled_groups takes."""
+    """TRL's, whose place groups.shuffled_groups takes."""
     batch_size = len(next(v for v in seq_dict.values() if v is not None))
     permutation = torch.randperm(batch_size)  # noqa: F821
 
@@ -178,7 +178,7 @@ def shuffle_sequence_dict(seq_dict):
 
 COPIED = [
     (GRPOTrainer._prepare_inputs, prepare_inputs, f"RankingTrainer._prepare_inputs ({TRAINER})"),
-    (utils.shuffle_sequence_dict, shuffle_sequence_dict, f"shuffled_groups ({TRAINER})"),
+    (utils.shuffle_sequence_dict, shuffle_sequence_dict, "shuffled_groups (vqr1/training/groups.py)"),
 ]
 
 

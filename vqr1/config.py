@@ -163,10 +163,15 @@ class EvaluationConfig:
 
 @dataclass
 class LoggerConfig:
-    wandb: Wandb = Wandb.offline
-    project: str = "vqr1"
+    """Where figures go beside the run folder. See docs/logging.md."""
+
+    wandb: Wandb = Wandb.disabled
+    tensorboard: bool = False
+    project: str = "vqr1"  # wandb's
     group: str | None = None  # wandb's; a sweep's jobs have its name
     tags: list[str] = field(default_factory=list)  # wandb's; of a sweep's job: the words that set it apart
+    pictures: bool | None = None  # log samples' and probes' pictures; None: unless wandb sends them to its server
+    samples: int = 4  # training pictures whose answers are logged at each evaluation, at most 100 times a run
     screen: ScreenKind = ScreenKind.auto  # auto: bars on a terminal, else lines; quiet: warnings and the end only
 
 

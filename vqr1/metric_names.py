@@ -65,6 +65,7 @@ TIMINGS: dict[str, Metric] = {
     "speed/answers_per_second": Metric("answers of a step by its duration", "1/s"),
     "speed/tokens_per_second": Metric("tokens of prompts and answers of a step by its duration", "1/s"),
     "speed/generate_share": Metric("share of a step's duration in which answers are generated", "share"),
+    "speed/logging_share": Metric("share that logging takes: seconds since the line before by the step's", "share"),
     "speed/evaluation_seconds": Metric("duration of an evaluation", "s"),
 }
 

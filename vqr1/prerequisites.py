@@ -84,6 +84,14 @@ def _check_wandb(config: Config) -> str | None:
     return f"{asked}: a key is there"
 
 
+def _check_tensorboard(config: Config) -> str | None:
+    if not config.logger.tensorboard:
+        return None
+    if find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard needs tensorboard: pip install tensorboard, or leave it out of logger=")
+    return "logger=tensorboard"
+
+
 def _check_number_of_gpus(config: Config, environment: Mapping[str, str] = os.environ) -> str | None:
     """GPUS, which launch/slurm.sbatch reads and ``make train-kadid GPUS=...`` hands on."""
     asked = environment.get("GPUS")
@@ -169,7 +177,11 @@ def _check_shared_memory(config: Config, choices: MachineChoices, gpus: int) -> 
     return check_shared_memory(shared_memory_free())
 
 
-OF_SETTINGS: dict[str, Callable[[Config], str | None]] = {"wandb": _check_wandb, "GPUS": _check_number_of_gpus}
+OF_SETTINGS: dict[str, Callable[[Config], str | None]] = {
+    "wandb": _check_wandb,
+    "tensorboard": _check_tensorboard,
+    "GPUS": _check_number_of_gpus,
+}
 OF_CHOICES: dict[str, Callable[[Config, MachineChoices, int], str | None]] = {
     "tuning": _check_tuning,
     "launcher": _check_launcher,

@@ -77,6 +77,7 @@ class EvaluationCallback(TrainerCallback):
         self._evaluated: dict[int, set[str]] = {}  # the sets, by step
         self.seconds = 0.0
         self._answers = 0  # drawn in these seconds
+        self._probes: list[dict[str, Any]] = []  # of the newest evaluation, rows of answers.jsonl
         self._unwritten: dict[str, Any] | None = None  # the line of the evaluation that is about to be written
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -120,6 +121,7 @@ class EvaluationCallback(TrainerCallback):
             self._save_best(step)
             self._unwritten = None
         self._logger.metrics(step, values)
+        self._logger.probes(step, self._probes)
         self._evaluated[step] = {name for name, *_ in sets}
         spent = time.perf_counter() - began
         self.seconds += spent
@@ -134,6 +136,7 @@ class EvaluationCallback(TrainerCallback):
     ) -> dict[str, float]:
         """The figures of the sets, each said as it is there."""
         values: dict[str, float] = {}
+        self._probes = []
         for name, samples, k, temperature in sets:
             ratings = self._evaluator.rate(name, samples, k, temperature, _each(advance, k))
             figures = ratings.metrics()
@@ -222,6 +225,7 @@ class EvaluationCallback(TrainerCallback):
                 "answers": ratings.texts[i][:4],
             }
             self._folder.append("answers.jsonl", answers)
+            self._probes.append(finite(answers))
 
     def _evaluations(self) -> list[dict[str, Any]]:
         return [row for row in self._folder.rows("metrics.jsonl") if is_evaluation(row)]

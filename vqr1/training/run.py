@@ -6,14 +6,13 @@ read and every picture is opened before the policy is loaded, and the policy's t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -21,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from vqr1.answer import build_prompt
-from vqr1.config import Config, Tuning, Wandb, as_dict
+from vqr1.config import Config, Tuning
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
 from vqr1.errors import StoppedError, UserError, file_trouble
@@ -38,14 +37,16 @@ from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_fun
 from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.evaluator import Evaluator
+from vqr1.training.groups import FirstGroups, SampleCallback
 from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.model_card import card_facts, model_card
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.quiet import quiet_libraries
 from vqr1.training.ranks import check_same, digests, join
 from vqr1.training.run_data import check_pictures, picture_rows, read_data, set_names
-from vqr1.training.run_folder import WANDB, RunFolder
+from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
+from vqr1.training.sinks import Sink, open_sinks, pictures_logged
 from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.stopping import StopCallback, StopNow, StopSignals
 from vqr1.training.trainer import RankingTrainer, Script
@@ -140,12 +141,12 @@ def _train(
             "warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference"
         )
     # Before anything that takes long, for it may have to log in. What is started is kept from the broadcast.
-    started: list[Any] = []
-    on_first_rank(lambda: started.append(start_wandb(settled, folder, ending)))
-    wandb_run = started[0] if started else None
+    sinks: list[Sink] = []
+    on_first_rank(lambda: sinks.extend(open_sinks(settled, folder, screen.say, ending)))
     set_seed(config.seed)
     trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
-    logger = Logger(folder, wandb_run, state.is_main_process, screen)
+    logger = Logger(folder, sinks, state.is_main_process, screen, pictures_logged(config))
+    logger.replay()
     if max_length is not None:
         screen.note("starting vLLM")
         # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
@@ -163,7 +164,14 @@ def _train(
     )
     evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
     answers_per_step = step_settings(config.trainer).images_per_step * config.rollout.k
+    trainer.groups = FirstGroups(
+        config.logger.samples, config.rollout.k, partial(processor.tokenizer.batch_decode, skip_special_tokens=True)
+    )
+    files = {sample.image_id: sample.image for sample in data.train}
     trainer.add_callback(stop)
+    trainer.add_callback(
+        SampleCallback(config.evaluation.every, trainer.groups, files, folder.keep_picture, logger.samples)
+    )
     trainer.add_callback(evaluations)  # before the next, for what it does before a step is not the step's time
     trainer.add_callback(
         StepCallback(
@@ -201,9 +209,11 @@ def _train(
         "train": finished - prepared - evaluations.seconds,
         "evaluate": evaluations.seconds,
     }
-    folder.write("summary.json", evaluations.summary(seconds))
+    summary = evaluations.summary(seconds)
+    folder.write("summary.json", summary)
     if state.is_main_process:
         draw_figures(folder.path, logger.say)
+        logger.end(trainer.state.global_step, summary)
     logger.say(
         f"{folder.path}: summary.json, curves.png, reasoning.png, metrics.jsonl, answers.jsonl, final/\n"
         + next_words(config, folder.path, trainer.state.max_steps)
@@ -263,38 +273,3 @@ def saved(trainer: RankingTrainer, config: Config, name: str) -> str:
     if not path.is_dir():
         trainer.save_checkpoint()
     return f"saved {path}; {going_on(config, name)}"
-
-
-def start_wandb(config: Config, folder: RunFolder, ending: ExitStack) -> Any:
-    """A wandb run in the run folder, or None; offline unless asked otherwise. ``ending`` finishes it.
-
-    A resumed run goes on with the wandb run whose id is in the folder. Raises UserError where wandb does not start.
-    """
-    if config.logger.wandb is Wandb.disabled:
-        return None
-    import wandb
-
-    stored = folder.path / WANDB
-    known = json.loads(stored.read_text())["id"] if stored.is_file() else None
-    try:
-        run = wandb.init(
-            project=config.logger.project,
-            group=config.logger.group,
-            name=folder.path.name,
-            id=known,
-            resume="allow" if config.logger.wandb is Wandb.online else None,  # offline it would only warn
-            dir=str(folder.path),
-            mode=config.logger.wandb.value,
-            config=as_dict(config),
-            settings=wandb.Settings(silent=True, console="off", show_warnings=False),
-        )
-    except wandb.Error as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"wandb does not start ({reason}); log in with `wandb login`, or keep the figures in the run folder with "
-            f"logger=offline, and give name={config.name} resume=auto"
-        ) from error
-    ending.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
-    if known is None:
-        folder.write(WANDB, {"id": run.id})
-    return run

@@ -10,6 +10,7 @@
       versions.json    the format of the folder; packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
+      samples.jsonl    a few training pictures of evaluated steps: prompt, K answers, scores, rewards, advantages
       answers.jsonl    the probe pictures' answers at every evaluation: the K scores, null where one cannot be read, and
                        the first four texts
       pictures/        these pictures as JPEG of at most 512 pixels a side, each once, named by the BLAKE2b of its file
@@ -22,7 +23,9 @@
       curves.png       reward and its parts, KL, score std (the paper's Figure 3), SRCC and its ceilings; also .pdf
       reasoning.png    a probe picture that got better, one that got worse, and what was said of them over training (the
                        paper's Figure 4); also .pdf
-      wandb.json       the id of the wandb run, with which a resumed run goes on
+      wandb/           what goes, or went, to wandb's server (logger=offline, online)
+      wandb.json       the id of the wandb run, with which a resumed run goes on, and what of it has been sent
+      tensorboard/     event files (logger=tensorboard)
       stopped.json     until it goes on: the last step that was saved, the signal that stopped it, the exit code
       lock             held by the process that writes, which it names
 
@@ -34,6 +37,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +84,7 @@ FREE = (
 )
 
 
-ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl")
+ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
 STATE = "trainer_state.json"
 STOPPED, WANDB = "stopped.json", "wandb.json"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
@@ -92,6 +96,26 @@ PICTURES, PICTURE_SIDE = "pictures", 512  # pixels
 WRITTEN = (*FIRST, *ROWS, "summary.json", *FIGURES, "best", "final", STOPPED, WANDB)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """The last step that has a line in metrics.jsonl, and the last that was evaluated; -1 for none."""
+
+    step: int = -1
+    evaluation: int = -1
+
+    @staticmethod
+    def of(rows: Sequence[dict[str, Any]]) -> Reached:
+        evaluated = [row["step"] for row in rows if is_evaluation(row)]
+        trained = [row["step"] for row in rows if not is_evaluation(row)]
+        return Reached(max(trained, default=-1), max(evaluated, default=-1))
+
+    def or_later(self, other: Reached) -> Reached:
+        return Reached(max(self.step, other.step), max(self.evaluation, other.evaluation))
+
+    def at_most(self, step: int) -> Reached:
+        return Reached(min(self.step, step), min(self.evaluation, step))
+
+
 class RunFolder:
     """Writes on one rank; on the others every call does nothing, so callers need not ask."""
 
@@ -99,6 +123,7 @@ class RunFolder:
         self.path = path
         self._writes = writes
         self._writer = FolderWriter(path, other="name")
+        self.reached = Reached()  # by the run that is resumed, before it loses the lines that it will write again
         self._pictures: dict[str | Path, str] = {}  # what is kept, by where it was read
 
     def open(
@@ -311,6 +336,7 @@ class RunFolder:
 
     def _forget_after(self, step: int) -> None:
         """Keep the lines up to ``step``, without the answers of an unfinished evaluation."""
+        self.reached = Reached.of(self.rows("metrics.jsonl"))
         kept = {name: [row for row in self.rows(name) if row["step"] <= step] for name in ROWS}
         evaluated = {row["step"] for row in kept["metrics.jsonl"] if is_evaluation(row)}
         kept["answers.jsonl"] = [row for row in kept["answers.jsonl"] if row["step"] in evaluated]

@@ -6,7 +6,9 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +18,8 @@ from vqr1.config import ScreenKind
 from vqr1.provenance import finite
 from vqr1.report.style import QUALITY
 from vqr1.screen import Screen, duration
-from vqr1.training.run_folder import RunFolder
+from vqr1.training.run_folder import RunFolder, is_evaluation
+from vqr1.training.sinks import Sink, answer_table, captioned, final_table
 from vqr1.training.watches import CollapseWatch
 
 # The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through.
@@ -83,24 +86,99 @@ def renamed(logs: dict[str, Any]) -> dict[str, float]:
 
 
 class Logger:
-    """Sends figures to the run folder and to wandb. On ranks other than the first it does nothing."""
+    """Sends what is logged to the run folder and to the sinks. On ranks other than the first it does nothing.
 
-    def __init__(self, folder: RunFolder, wandb_run: Any, main: bool, screen: Screen | None = None):
+    ``pictures``: whether the sinks get any. ``seconds`` counts what this has taken.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        sinks: Sequence[Sink] = (),
+        main: bool = True,
+        screen: Screen | None = None,
+        pictures: bool = False,
+    ):
         self._folder = folder
-        self._wandb = wandb_run
+        self._sinks = sinks
+        self._pictures = pictures
         self.screen = screen or Screen(ScreenKind.lines, main)
+        self.seconds = 0.0
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        self._folder.append("metrics.jsonl", {"step": step, **values})
-        self._send(step, values)
+        with self._timed():
+            self._folder.append("metrics.jsonl", {"step": step, **values})
+            self._figures(step, values)
 
     def timings(self, step: int, values: dict[str, float]) -> None:
-        self._folder.append("timings.jsonl", {"step": step, **values})
-        self._send(step, values)
+        with self._timed():
+            self._folder.append("timings.jsonl", {"step": step, **values})
+            self._figures(step, values)
 
-    def _send(self, step: int, values: dict[str, float]) -> None:
-        if self._wandb is not None:
-            self._wandb.log({key: value for key, value in finite(values).items() if value is not None}, step=step)
+    def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Rows of samples.jsonl, of one step."""
+        with self._timed():
+            self._folder.append("samples.jsonl", *rows)
+            self._samples(step, rows)
+
+    def probes(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Rows of answers.jsonl, of one step, that are in the folder already."""
+        with self._timed():
+            self._probes(step, rows)
+
+    def end(self, step: int, summary: dict[str, Any]) -> None:
+        """The figures of the whole run: pictures that are in the folder, summary.json, the last probe answers."""
+        figures = {"curves": True, "reasoning": self._pictures}
+        for sink in self._sinks:
+            for name, wanted in figures.items():
+                path = self._folder.path / f"{name}.png"
+                if wanted and path.is_file():
+                    sink.pictures(step, f"figures/{name}", [(path, path.name)])
+            sink.table(step, "tables/final", final_table(summary))
+            rows = [row for row in self._folder.rows("answers.jsonl") if row["step"] == step and "picture" in row]
+            if rows and self._pictures:
+                sink.pictures(step, "probes/pictures", captioned(self._folder.path, rows))
+
+    def replay(self) -> None:
+        """Send the sinks what the folder holds of a run that is resumed."""
+        if not self._sinks:
+            return
+        kept: dict[tuple[int, bool], list[Callable[[], None]]] = {}
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            for row in self._folder.rows(name):
+                step, values = row["step"], {key: value for key, value in row.items() if key != "step"}
+                late = is_evaluation(row) or "speed/evaluation_seconds" in row
+                kept.setdefault((step, late), []).append(partial(self._figures, step, values))
+        for name, send, late in (("samples.jsonl", self._samples, False), ("answers.jsonl", self._probes, True)):
+            by_step: dict[int, list[dict[str, Any]]] = {}
+            for row in self._folder.rows(name):
+                by_step.setdefault(row["step"], []).append(row)
+            for step, rows in by_step.items():
+                kept.setdefault((step, late), []).append(partial(send, step, rows))
+        for _, sends in sorted(kept.items(), key=lambda item: item[0]):
+            for send_one in sends:
+                send_one()
+
+    def _figures(self, step: int, values: dict[str, Any]) -> None:
+        known = {key: value for key, value in finite(values).items() if value is not None}
+        for sink in self._sinks:
+            sink.figures(step, known)
+
+    def _samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        for sink in self._sinks if rows else ():
+            sink.table(step, "samples/answers", answer_table(rows))
+            if self._pictures:
+                sink.pictures(step, "samples/pictures", captioned(self._folder.path, rows))
+
+    def _probes(self, step: int, rows: list[dict[str, Any]]) -> None:
+        for sink in self._sinks if rows else ():
+            sink.table(step, "probes/answers", answer_table(rows))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def say(self, line: str) -> None:
         self.screen.say(line)
@@ -129,7 +207,7 @@ class StepCallback(TrainerCallback):
         self._watch = CollapseWatch()
         self._generation_seconds = generation_seconds
         self._answers_per_step = answers_per_step
-        self._began = self._generated = self._tokens = self._seconds = 0.0
+        self._began = self._generated = self._tokens = self._seconds = self._logged = 0.0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = time.perf_counter()
@@ -158,6 +236,7 @@ class StepCallback(TrainerCallback):
                 self._logger.say(strange)
         values = renamed(logs)
         seconds = self._seconds
+        logged, self._logged = self._logged, self._logger.seconds
         self._logger.metrics(state.global_step, values)
         self._logger.timings(
             state.global_step,
@@ -166,6 +245,7 @@ class StepCallback(TrainerCallback):
                 "speed/answers_per_second": self._answers_per_step / seconds,
                 "speed/tokens_per_second": (state.num_input_tokens_seen - self._tokens) / seconds,
                 "speed/generate_share": self._generated / seconds,
+                "speed/logging_share": (self._logged - logged) / seconds,
             },
         )
         step, steps = state.global_step, state.max_steps

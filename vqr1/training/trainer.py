@@ -47,6 +47,7 @@ from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LARGEST, LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
 from vqr1.training.checkpoints import map_numbered_cpus
+from vqr1.training.groups import FirstGroups, shuffled_groups
 from vqr1.training.model_card import write_card
 from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite, equal_rewards
 
@@ -78,6 +79,7 @@ class RankingTrainer(GRPOTrainer):
     canary: Canary | None = None  # of vLLM's probabilities
     scoring_answers: int | None = None  # in one pass without gradients; None: as many as in a training pass
     unreadable: UnreadableWatch | None = None
+    groups: FirstGroups | None = None  # takes answers of every generation batch, to be looked at
     card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
     _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
 
@@ -370,14 +372,18 @@ class RankingTrainer(GRPOTrainer):
         finally:
             self.vllm_importance_sampling_correction = correction
         assert self._rewards_RF is not None
+        weights_F = self.reward_weights.to(self._rewards_RF.device)
         equal_R = equal_rewards(
             self._rewards_RF,
-            self.reward_weights.to(self._rewards_RF.device),
+            weights_F,
             self.args.num_generations,
             one_by_one=self.multi_objective_aggregation == "normalize_then_sum",
         )
         first = self.accelerator.process_index * len(inputs)
         scored["advantages"] = scored["advantages"].masked_fill(equal_R[first : first + len(inputs)], 0.0)
+        if self.groups is not None:
+            reward_R = (self._rewards_RF * weights_F).nansum(1)[first:]
+            self.groups.take(inputs, scored["completion_ids"], reward_R, scored["advantages"])
         scored["image_id"] = [example["image_id"] for example in inputs]
         _, number = numbered([id(example["image"]) for example in inputs])
         scored["pixel_values"] = of_rows(scored["pixel_values"], scored["image_grid_thw"], number)
@@ -415,16 +421,3 @@ class RankingTrainer(GRPOTrainer):
             texts.append(self._script(self.args.seed, name, k, self.state.global_step))
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
-
-
-def shuffled_groups(batch: dict[str, Any], k: int) -> dict[str, Any]:
-    """Rows in another order, every ``k`` in a row together as they were. Draws from torch's global generator."""
-    groups = torch.randperm(len(batch["prompt_ids"]) // k)
-    order = (groups[:, None] * k + torch.arange(k)).flatten()
-
-    def shuffled(values: Any) -> Any:
-        if isinstance(values, torch.Tensor):
-            return values[order] if values.ndim else values
-        return [values[i] for i in order.tolist()]
-
-    return {name: shuffled(values) for name, values in batch.items()}
