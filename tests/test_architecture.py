@@ -109,6 +109,7 @@ ROOMS: dict[str, set[str]] = {
         "folder_writer",
         "machine_choices",
         "meeting",
+        "metric_names",
         "next_steps",
         "policy",
         "provenance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 
 import pytest
@@ -41,6 +42,10 @@ def found(path):
         "run/config/text_summary", "run/versions/text_summary"
     }  # fmt: skip
     pictures = {tag: [event.step for event in events.Images(tag)] for tag in tags["images"]}
+    for tag in pictures:
+        for event in events.Images(tag):
+            decoded = Image.open(io.BytesIO(event.encoded_image_string))
+            assert (event.width, event.height) == decoded.size == (60, 40)
     return steps_of, pictures
 
 

@@ -114,6 +114,7 @@ ZERO_OR_MORE = (
     "reward.root_epsilon",
     "evaluation.every",
     "evaluation.probes",
+    "logger.samples",
 )
 
 

@@ -22,8 +22,9 @@ from vqr1.policy.load import find_weights
 from vqr1.provenance import finite
 from vqr1.training.best_weights import BestWeights, best_step
 from vqr1.training.evaluator import Evaluator, Ratings
+from vqr1.training.reached import is_evaluation
 from vqr1.training.run_data import RunData
-from vqr1.training.run_folder import RunFolder, is_evaluation
+from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger
 from vqr1.training.trainer import RankingTrainer
 

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from vqr1.config import Config, as_dict
 from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
+from vqr1.training.reached import Reached, is_evaluation
 
 # Of the folder. 1, written nowhere, is that of vqr1 0.1.0: best/ does not say which step it is of, and a step's
 # evaluation comes before its other lines and its checkpoint.
@@ -94,26 +94,6 @@ INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
 FIGURES = ("curves.png", "curves.pdf", "reasoning.png", "reasoning.pdf")
 PICTURES, PICTURE_SIDE = "pictures", 512  # pixels
 WRITTEN = (*FIRST, *ROWS, "summary.json", *FIGURES, "best", "final", STOPPED, WANDB)
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The last step that has a line in metrics.jsonl, and the last that was evaluated; -1 for none."""
-
-    step: int = -1
-    evaluation: int = -1
-
-    @staticmethod
-    def of(rows: Sequence[dict[str, Any]]) -> Reached:
-        evaluated = [row["step"] for row in rows if is_evaluation(row)]
-        trained = [row["step"] for row in rows if not is_evaluation(row)]
-        return Reached(max(trained, default=-1), max(evaluated, default=-1))
-
-    def or_later(self, other: Reached) -> Reached:
-        return Reached(max(self.step, other.step), max(self.evaluation, other.evaluation))
-
-    def at_most(self, step: int) -> Reached:
-        return Reached(min(self.step, step), min(self.evaluation, step))
 
 
 class RunFolder:
@@ -408,11 +388,6 @@ def is_finished(folder: Path, config: Config) -> bool:
         return bool(done["steps"] >= steps)
     epochs = config.trainer.get("num_train_epochs", 3)  # transformers' own number
     return bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
-
-
-def is_evaluation(row: dict[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl is an evaluation's."""
-    return any(key.startswith("eval/") for key in row)
 
 
 def _words(config: Config) -> str:

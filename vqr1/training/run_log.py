@@ -18,7 +18,8 @@ from vqr1.config import ScreenKind
 from vqr1.provenance import finite
 from vqr1.report.style import QUALITY
 from vqr1.screen import Screen, duration
-from vqr1.training.run_folder import RunFolder, is_evaluation
+from vqr1.training.reached import is_evaluation
+from vqr1.training.run_folder import RunFolder
 from vqr1.training.sinks import Sink, answer_table, captioned, final_table
 from vqr1.training.watches import CollapseWatch
 

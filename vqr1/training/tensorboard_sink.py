@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from PIL import Image
 
@@ -30,10 +29,15 @@ class TensorboardSink:
         self._writer.add_text(name, as_markdown(table), step)
 
     def pictures(self, step: int, name: str, captioned: Sequence[tuple[Path, str]]) -> None:
-        """Each by itself, for they differ in size; the captions as a text of the same name."""
+        """Each by itself, for they differ in size, as its file is; the captions as a text of the same name."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         for i, (path, _) in enumerate(captioned):
             with Image.open(path) as picture:
-                self._writer.add_image(f"{name}/{i}", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+                size = dict(zip(("width", "height"), picture.size, strict=True))
+            encoded = Summary.Image(**size, colorspace=3, encoded_image_string=path.read_bytes())
+            value = Summary.Value(tag=f"{name}/{i}", image=encoded)
+            self._writer.file_writer.add_summary(Summary(value=[value]), step)
         said = Table(("picture", "caption"), [[f"{name}/{i}", text] for i, (_, text) in enumerate(captioned)])
         self._writer.add_text(name, as_markdown(said), step)
 

@@ -28,7 +28,8 @@ from vqr1.config import Config, Wandb, as_dict
 from vqr1.errors import UserError
 from vqr1.metric_names import METRICS, described
 from vqr1.provenance import versions
-from vqr1.training.run_folder import WANDB, Reached, RunFolder
+from vqr1.training.reached import Reached
+from vqr1.training.run_folder import WANDB, RunFolder
 from vqr1.training.sinks import Say, Table
 
 WAIT = 10  # seconds at most for a server, at the start and at the end
