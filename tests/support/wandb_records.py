@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,17 @@ BLOCK, HEADER, BEGINNING = 32768, 7, 7  # bytes: of a block, before each piece o
 WHOLE, FIRST, _MIDDLE, LAST = 1, 2, 3, 4
 
 
-def records(fragment: Path) -> Iterator[Any]:
-    """The records of ``offline-run-*``, in order, to the first that is torn."""
+def records(fragment: Path) -> list[Any]:
+    """The records of an offline run, in order. wandb's own process may write the last ones after the run's end."""
+    end = time.monotonic() + 30
+    while not (found := list(_written(fragment))) or not found[-1].HasField("exit"):
+        assert time.monotonic() < end, f"{fragment} has no end"
+        time.sleep(0.05)
+    return found
+
+
+def _written(fragment: Path) -> Iterator[Any]:
+    """To the first that is torn."""
     (file,) = fragment.glob("*.wandb")
     data = file.read_bytes()
     place, record = BEGINNING, b""
@@ -24,6 +34,8 @@ def records(fragment: Path) -> Iterator[Any]:
             continue
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         piece = data[place + HEADER : place + HEADER + length]
+        if len(piece) < length:
+            return
         place += HEADER + length
         record = piece if kind in (WHOLE, FIRST) else record + piece
         if kind in (WHOLE, LAST):
