@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from tests.support.runs import train, training_rows
-from vqr1.training.watches import CollapseWatch
+from vqr1.collapse import CollapseWatch
 
 pytestmark = pytest.mark.slow
 

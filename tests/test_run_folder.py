@@ -83,7 +83,9 @@ def test_a_folder_of_something_else_is_refused_too(tmp_path):
 def test_a_run_is_resumed_with_its_own_settings(started):
     before = contents(started.path)
     opened(started.path, config(resume=True))
-    assert contents(started.path) == before
+    resumed = contents(started.path)
+    assert resumed.pop(started.path / "resumed.jsonl") == b'{"step": 10}\n', "for reports"
+    assert resumed == before
 
 
 @pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir])
@@ -426,7 +428,7 @@ def test_what_a_killed_run_was_writing_is_cleared(started):
     (started.path / "notes.new").write_text("mine")
     opened(started.path, config(resume=True))
     assert {path.name for path in started.path.iterdir()} == {
-        "lock", *FIRST, "checkpoint-10", "notes.new",
+        "lock", *FIRST, "checkpoint-10", "notes.new", "resumed.jsonl",
     }  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from trl import GRPOConfig
 
+from vqr1.collapse import CollapseWatch
 from vqr1.training.run_log import NAMES, StepCallback, expected_names, progress_line, strange_names
-from vqr1.training.watches import CollapseWatch
 
 # What a step of a run with vLLM and a KL penalty reports besides NAMES. Runs compare it with TRL's (support/runs.py).
 BESIDES = {

@@ -14,6 +14,7 @@
       answers.jsonl    the probe pictures' answers at every evaluation: the K scores, null where one cannot be read, and
                        the first four texts
       pictures/        these pictures as JPEG of at most 512 pixels a side, each once, named by the BLAKE2b of its file
+      resumed.jsonl    a line for each time that it was gone on with: from which step
       checkpoint-N/    to resume from
       damaged-checkpoint-N/  one that a resumed run could not read, and did without
       best/            the weights with the best mean validation SRCC; step.json says of which step
@@ -86,7 +87,7 @@ FREE = (
 
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
 STATE = "trainer_state.json"
-STOPPED, WANDB = "stopped.json", "wandb.json"
+STOPPED, WANDB, RESUMED = "stopped.json", "wandb.json", "resumed.jsonl"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
@@ -148,6 +149,7 @@ class RunFolder:
             remove(self.path / STOPPED)
             if self._begun():
                 self._forget_after(max(self.checkpoints(), default=-1))
+                self._writer.append(RESUMED, _line({"step": max(self.checkpoints(), default=0)}))
             else:
                 self.write("versions.json", {"format": FORMAT, **versions()})
                 self.write("splits.json", splits)

@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from vqr1.collapse import CollapseWatch
 from vqr1.config import ScreenKind
 from vqr1.provenance import finite
 from vqr1.report.style import QUALITY
@@ -21,7 +22,6 @@ from vqr1.screen import Screen, duration
 from vqr1.training.reached import is_evaluation
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.sinks import Sink, answer_table, captioned, final_table
-from vqr1.training.watches import CollapseWatch
 
 # The one map from TRL's and transformers' names. Names of ours (reward/..., canary/...) pass through.
 NAMES = {

@@ -1,11 +1,9 @@
-"""What can go wrong while a run learns: scores that collapse, answers that cannot be read, numbers that are none."""
+"""What can go wrong while a run learns: answers that cannot be read, numbers that are none."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -91,42 +89,6 @@ class UnreadableWatch:
         if not self._warned:
             self._warned = True
             self._say(f"warning: no answer of step {step + 1} can be learnt from: {self._cause}")
-
-
-class CollapseWatch:
-    """Warns, once, when all pictures begin to get the same score.
-
-    Where opinion scores say nothing about the answers (shuffled labels, a policy that sees nothing), the reward's best
-    is one score for every picture: every comparison is 1/2 then, and the fidelity sqrt(1/2). The spread between
-    pictures falls first: to half of its start some twenty to fifty steps before all answers are one (docs/log.md).
-    """
-
-    WINDOW = 10  # steps of the means that are compared
-    SHARE = 0.5
-
-    def __init__(self) -> None:
-        self._start: list[float] = []
-        self._latest: deque[float] = deque(maxlen=self.WINDOW)
-        self._warned = False
-
-    def __call__(self, values: dict[str, float]) -> str | None:
-        """The warning where the last steps' mean is under half of the first steps', else None."""
-        between = values.get("rollout/score_std_between")
-        if between is None or self._warned:
-            return None
-        if len(self._start) < self.WINDOW:
-            self._start.append(between)
-            return None
-        self._latest.append(between)
-        first, now = fmean(self._start), fmean(self._latest)
-        if len(self._latest) < self.WINDOW or now >= self.SHARE * first:
-            return None
-        self._warned = True
-        return (
-            f"warning: all pictures are coming to get the same score (rollout/score_std_between was {first:.3f}, is "
-            f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
-            "in answers.jsonl), then try a lower trainer.learning_rate"
-        )
 
 
 def equal_rewards(rewards_RF: torch.Tensor, weights_F: torch.Tensor, k: int, one_by_one: bool) -> torch.Tensor:
