@@ -82,7 +82,8 @@ ROOMS: dict[str, set[str]] = {
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "data"},
     "policy": {"config", "data"},
-    "report": {"answer", "config", "evaluation", "folder_writer"},
+    "collapse": set(),
+    "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},
     "scoring": {
         "answer",
         "config",
@@ -100,6 +101,7 @@ ROOMS: dict[str, set[str]] = {
         "answer",
         "batches",
         "cohorts",
+        "collapse",
         "config",
         "config_checks",
         "data",

@@ -28,6 +28,7 @@ USAGE = """usage: vqr1 COMMAND ...
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
+  report    one page on runs, or on a sweep, that opens from disk: vqr1 report runs/NAME
   dashboard make or renew the wandb workspace of a project: vqr1 dashboard ENTITY/PROJECT
   stopped   for job scripts, exit code 75 if a signal has stopped a run: torchrun ... || vqr1 stopped runs/NAME
 
@@ -268,6 +269,12 @@ def stopped() -> None:
     report_user_errors("stopped", run)
 
 
+def report() -> None:
+    from vqr1.report.command import run
+
+    report_user_errors("report", lambda: run(sys.argv[1:]))
+
+
 def dashboard() -> None:
     from vqr1.dashboard import dashboard
 
@@ -361,6 +368,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "evaluate": evaluate,
     "table": table,
     "compare": compare,
+    "report": report,
     "dashboard": dashboard,
     "stopped": stopped,
 }

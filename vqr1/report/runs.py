@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Run:
     summary: dict[str, Any] | None  # None until the run has ended
     versions: dict[str, Any]
     state: State
+    resumed: list[int] = field(default_factory=list)  # from which steps it was gone on with
     torn: dict[str, int] = field(default_factory=dict)  # lines, by file, that could not be read and are left out
 
     @property
@@ -83,15 +85,29 @@ class Run:
         return max((row["step"] for row in self.metrics), default=0)
 
     def series(self, name: str) -> tuple[list[int], list[float | None]]:
-        """Steps and values of a metric, in the order of steps; None where it was not defined. Without steps that do
-        not have it."""
-        found = {row["step"]: number(row[name]) for row in self.metrics if name in row}
+        """Steps, in their order, and values of a metric; None where it was not defined. Without steps that do not have
+        it."""
+        found = self._columns.get(name, {})
         steps = sorted(found)
         return steps, [found[step] for step in steps]
 
+    def names(self) -> list[str]:
+        """Of all metrics that were logged, in the order of the first time."""
+        return list(self._columns)
+
     def sets(self) -> list[str]:
         """The names of the sets that were evaluated, in the order of the first time."""
-        return list(dict.fromkeys(key.split("/")[1] for row in self.metrics for key in row if key.startswith("eval/")))
+        return list(dict.fromkeys(name.split("/")[1] for name in self._columns if name.startswith("eval/")))
+
+    @cached_property
+    def _columns(self) -> dict[str, dict[int, float | None]]:
+        found: dict[str, dict[int, float | None]] = {}
+        for row in self.metrics:
+            step = row["step"]
+            for name, value in row.items():
+                found.setdefault(name, {})[step] = number(value)
+        found.pop("step", None)
+        return found
 
     def picture(self, row: Row) -> Path | None:
         """The file of a row's picture: the copy in the run folder, else where the run read it; None where neither is
@@ -112,10 +128,12 @@ def read_run(folder: Path) -> Run:
     config = _config(folder)
     if config is None:
         raise UserError(f"{folder} holds no run: it has no {CONFIG} of one; give one of a run or of a sweep")
+    resumed: list[int] = field(default_factory=list)  # from which steps it was gone on with
     torn: dict[str, int] = {}
     metrics, timings, answers, samples = (
         _rows(folder / name, torn) for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
     )
+    resumed = [row["step"] for row in _rows(folder / "resumed.jsonl", torn)]
     summary = _object(folder / "summary.json", torn)
     return Run(
         folder,
@@ -127,6 +145,7 @@ def read_run(folder: Path) -> Run:
         summary,
         _object(folder / "versions.json", torn) or {},
         _state(folder, summary, max((row["step"] for row in metrics), default=0)),
+        resumed,
         torn,
     )
 
