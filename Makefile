@@ -99,7 +99,7 @@ bench-preparation: $(MADE) ## what pictures and prompts cost before the policy r
 	$(BIN)/python -m vqr1.bench.preparation $(ARGS)
 
 test: $(MADE) ## the tests that run without a GPU, slow ones included
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster" \
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster and not page" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-full: $(MADE) ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
@@ -111,8 +111,12 @@ test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 test-shapes: $(VENV_VLLM)/.made ## Qwen2.5-VL-3B and 7B with two layers and random weights, trained (needs 18 GB of memory)
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m shapes tests/test_shapes.py $(ARGS)
 
+test-page: $(MADE) ## the page of vqr1 report in Chromium (after .ci/debian), with axe-core, on paper too
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS),page]'
+	$(BIN)/python -m pytest -m page tests/test_page.py $(ARGS)
+
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
-	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed" \
+	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed and not page" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py $(ARGS)
 
@@ -156,5 +160,5 @@ wheel: $(MADE) ## build dist/*.whl
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
-	test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation prove-vllm check \
-	format wheel
+	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation \
+	prove-vllm check format wheel
