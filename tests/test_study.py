@@ -14,6 +14,7 @@ from vqr1.config import RewardConfig, as_dict
 from vqr1.errors import UserError
 from vqr1.evaluation.summary import Figure
 from vqr1.packaged import packaged
+from vqr1.report.command import run as report
 from vqr1.report.runs import find_runs
 from vqr1.report.study import (
     MEAN,
@@ -27,7 +28,6 @@ from vqr1.report.study import (
     studies,
     value,
 )
-from vqr1.report.study_command import run as study_command
 from vqr1.report.study_text import study_text
 
 CONFIG: dict[str, Any] = {
@@ -297,11 +297,11 @@ def test_names_cannot_steer_a_terminal(tmp_path):
 def test_the_command_prints_every_experiment(tmp_path, capsys):
     sweep(tmp_path / "one", k4=[0.4, 0.5], k6=[0.5, 0.6])
     made(tmp_path / "two", experiment_name="another")
-    study_command([str(tmp_path)])
+    report(["--table", str(tmp_path)])
     said = capsys.readouterr().out
     assert said.startswith("demo_short: 4 of 4 runs, which differ in rollout.k. Figures of the last step")
     assert "\nanother: 1 of 1 runs" in said
-    study_command([str(tmp_path / "one"), "--against", "rollout.k=4", "--step", "best"])
+    report(["--table", str(tmp_path / "one"), "--against", "rollout.k=4", "--step", "best"])
     assert "less rollout.k=4" in capsys.readouterr().out
     with pytest.raises(UserError, match="--against rollout.k: give a setting and its value"):
-        study_command([str(tmp_path / "one"), "--against", "rollout.k"])
+        report(["--table", str(tmp_path / "one"), "--against", "rollout.k"])

@@ -217,8 +217,8 @@ def memory(training: Training, passes: Passes, rollouts: Rollouts = Rollouts()) 
     own = size.embedding_parameters * FLOAT * (how.lora is None)
     first = head_tiles(how, passes) + own - (0 if summed else gradients)
     last = own * (size.tied + summed) - passing
-    # Without a GPU frozen weights are mapped from their file, of which the words that are looked up are a small part; and
-    # torch widens half precision for a product of the output layer where the processor has no arithmetic for it.
+    # Without a GPU frozen weights are mapped from their file, of which few words are looked up; and torch widens half
+    # precision for a product of the output layer where the processor has no arithmetic for it.
     mapped = 0 if how.gpu or how.lora is None or size.tied else size.embedding_parameters * s
     widened = size.embedding_parameters * FLOAT if not how.gpu and s < FLOAT and rollouts.own else 0
     return Memory(

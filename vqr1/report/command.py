@@ -35,7 +35,6 @@ def run(words: Sequence[str]) -> None:
     against = dict(_pair(word) for word in asked.against)
     out = asked.out or asked.runs[0] / NAME
 
-    from vqr1.report.page import page
     from vqr1.report.runs import find_runs
 
     runs = find_runs(asked.runs)
@@ -45,6 +44,8 @@ def run(words: Sequence[str]) -> None:
 
         print("\n\n".join(study_text(each, asked.step) for each in studies(runs, against)), end="")
         return
+    from vqr1.report.page import page
+
     content = page(runs)
 
     def write() -> None:

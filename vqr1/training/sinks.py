@@ -82,7 +82,7 @@ def captioned(folder: Path, rows: Iterable[dict[str, Any]]) -> list[tuple[Path, 
 
 def final_table(summary: dict[str, Any]) -> Table:
     """Start and end of each set of ``summary.json``."""
-    figures = ("srcc", "low", "high", "plcc", "score_std", "unreadable", "n")
+    figures = ("srcc", "srcc_low", "srcc_high", "plcc", "score_std", "unreadable", "n")
     ends = [(name, end) for name in summary["final"] for end in ("start", "final") if name in summary[end]]
     return Table(
         ("set", "end", *figures),
