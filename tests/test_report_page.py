@@ -278,7 +278,7 @@ def test_published_rows_stand_beside_sets_that_are_shared(tmp_path: Path) -> Non
     (folder / "summary.json").write_text(json.dumps(summary))
     words = Read(page([read_run(folder)])).words
     assert "Beside the paper's Table 2" in words
-    assert "kadid demo_five+demo_hundred 0.810 / undefined" in words
+    assert "kadid demo_five + demo_hundred 0.810 / undefined" in words
     assert "0.830 / 0.840" in words  # VisualQuality-R1, trained on KADID-10k
     assert "Beside the paper" not in Read(page([read_run(make_run(tmp_path / "demo"))])).words
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from vqr1.report.runs import Run, differing
+from vqr1.report.runs import Run
+from vqr1.report.study import axes_of, order_of, text, value_of
 from vqr1.report.style import SMOOTH
 
 LONGEST = 60  # letters of an arm's name
@@ -37,25 +38,17 @@ class Curve:
     raw: list[float | None]  # of a single run: what was logged, where ``mean`` is smoothed
 
 
-def by_experiment(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs of different experiments are not compared with each other."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.experiment, []).append(run)
-    return found
-
-
 def arms_of(runs: Sequence[Run]) -> list[Arm]:
     """The arms in the order of their settings' values."""
-    names = differing(runs)
+    names = axes_of(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run.settings.get(name) for name in names], default=str), []).append(run)
-    found = sorted(groups.values(), key=lambda members: [_order(members[0].settings.get(name)) for name in names])
+        groups.setdefault(json.dumps([value_of(run, name) for name in names], default=str), []).append(run)
+    found = sorted(groups.values(), key=lambda members: [order_of(name, value_of(members[0], name)) for name in names])
     short = short_names(names)
     made: list[Arm] = []
     for members in found:
-        values = {name: members[0].settings.get(name) for name in names}
+        values = {name: value_of(members[0], name) for name in names}
         words = ", ".join(f"{short[name]}={text(value)[:VALUE]}" for name, value in values.items())
         if not words:
             words = members[0].name if len(members) == 1 else members[0].experiment
@@ -69,17 +62,6 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted name, or all of it where two end alike."""
     last = [name.rpartition(".")[2] for name in names]
     return {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
-
-
-def text(value: Any) -> str:
-    """A setting's value as on the command line."""
-    if isinstance(value, (list, tuple)):
-        return "+".join(map(text, value)) or "[]"
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
 
 
 def curve(arm: Arm, metric: str, smooth: bool) -> Curve | None:
@@ -123,10 +105,3 @@ def spread_out(items: Sequence[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then all else by its text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (0, float(value), "")
-    return (1, 0.0, text(value))

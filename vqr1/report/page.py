@@ -24,11 +24,12 @@ import jinja2
 from markupsafe import Markup
 
 from vqr1.evaluation.paper import REMARKS, TABLE2, published
-from vqr1.report.arms import Arm, arms_of, by_experiment, short_names, spread_out, text
+from vqr1.report.arms import Arm, arms_of, short_names, spread_out
 from vqr1.report.figures import TEST, Figure, ceilings, figures, final, final_sets
 from vqr1.report.probes import Pictures, probes, samples
 from vqr1.report.remarks import remarks
-from vqr1.report.runs import Run, number
+from vqr1.report.runs import Run, by_experiment, number
+from vqr1.report.study import text
 from vqr1.report.study_tables import SHADES, study_tables
 from vqr1.report.style import DARK, DASHES, GROUND, LIGHT, SMOOTH, STEP, look
 
@@ -310,7 +311,8 @@ def _published(arms: Sequence[Arm]) -> dict[str, Any] | None:
             tuple(_mean(_known([end[name] for end in ends if name in end], figure)) for figure in ("srcc", "plcc"))
             for name in shared
         ]
-        trained = text(arm.runs[0].settings.get("data.train"))
+        trained_on = arm.runs[0].settings.get("data.train")
+        trained = " + ".join(trained_on) if isinstance(trained_on, (list, tuple)) else text(trained_on)
         ours.append((arm.name, trained, cells))
     return {
         "sets": list(shared.values()),

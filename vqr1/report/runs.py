@@ -257,3 +257,11 @@ def _state(folder: Path, summary: dict[str, Any] | None, steps: int) -> State:
     done = number(summary.get("steps")) if summary is not None else None
     # One that was resumed for more steps keeps the summary of its first end until its next.
     return State.finished if done is not None and done >= steps else State.endless
+
+
+def by_experiment(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of different experiments are not compared with each other."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.experiment, []).append(run)
+    return found

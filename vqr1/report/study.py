@@ -18,7 +18,7 @@ from vqr1.errors import UserError
 from vqr1.evaluation.paired_seeds import SeedTest, holm, paired_seeds
 from vqr1.evaluation.paper import TABLE2, Published, published
 from vqr1.evaluation.summary import Figure, over_runs
-from vqr1.report.runs import Run, State, differing, flat
+from vqr1.report.runs import Run, State, by_experiment, differing, flat
 
 Step = Literal["final", "best"]  # whose figures: the last step's, or those of the best mean validation SRCC
 Value = float | None  # NaN: undefined; None: not evaluated
@@ -125,14 +125,11 @@ def studies(runs: Sequence[Run], against: Mapping[str, str] | None = None) -> li
     """One study for each experiment. ``against``: values, as text, of the setting that the others are compared with,
     where it is not the paper's or the schema's. Raises UserError where no setting has them.
     """
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.experiment, []).append(run)
-    return [_study(experiment, members, against or {}) for experiment, members in found.items()]
+    return [_study(experiment, members, against or {}) for experiment, members in by_experiment(runs).items()]
 
 
 def _study(experiment: str, runs: Sequence[Run], against: Mapping[str, str]) -> Study:
-    axes = _axes(runs)
+    axes = axes_of(runs)
     left_out: list[tuple[Run, str]] = []
     groups: dict[str, tuple[dict[str, Any], dict[Any, Run]]] = {}
     for run in runs:
@@ -145,14 +142,15 @@ def _study(experiment: str, runs: Sequence[Run], against: Mapping[str, str]) -> 
         else:
             by_seed[run.seed] = run
     settings = [
-        Setting(values, tuple(run for _, run in sorted(by_seed.items(), key=lambda pair: _order("", pair[0]))))
+        Setting(values, tuple(run for _, run in sorted(by_seed.items(), key=lambda pair: order_of("", pair[0]))))
         for values, by_seed in groups.values()
     ]
-    settings.sort(key=lambda setting: [_order(axis, setting.values[axis]) for axis in axes])
+    settings.sort(key=lambda setting: [order_of(axis, setting.values[axis]) for axis in axes])
     return Study(experiment, axes, settings, _default(settings, axes, against), left_out)
 
 
-def _axes(runs: Sequence[Run]) -> list[str]:
+def axes_of(runs: Sequence[Run]) -> list[str]:
+    """The settings that differ; the words of Table 4's rewards are one, REWARD."""
     names = differing(runs)
     words = [name for name in names if name in REWARD_WORDS]
     if words and all(reward_of(run) for run in runs):
@@ -187,7 +185,7 @@ def _default(settings: Sequence[Setting], axes: Sequence[str], against: Mapping[
     return None
 
 
-def _order(axis: str, value: Any) -> tuple[int, float, str]:
+def order_of(axis: str, value: Any) -> tuple[int, float, str]:
     """Table 4's rewards as there, numbers by size, then all else by its text."""
     if axis == REWARD:
         return (0, list(REWARDS).index(value), "")
@@ -307,7 +305,7 @@ def crosses(study: Study, metric: str, step: Step = "final", words: tuple[str, s
 
 def _values(study: Study, axis: str) -> list[Any]:
     known = {text(setting.values[axis]): setting.values[axis] for setting in study.settings}
-    return sorted(known.values(), key=lambda value: _order(axis, value))
+    return sorted(known.values(), key=lambda value: order_of(axis, value))
 
 
 def _key(values: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
