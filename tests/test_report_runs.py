@@ -101,8 +101,10 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_what_sets_runs_apart(tmp_path: Path) -> None:
     """Not the seed, the name and what says how a run is done."""
     runs = [
-        read_run(made(tmp_path / str(i), seed=i, name=str(i), rollout={"k": k}, trainer={"beta": beta}))
-        for i, (k, beta) in enumerate([(4, 0.1), (6, 0.1), (6, 0.1)])
+        read_run(made(tmp_path / str(i), seed=i, name=str(i), rollout={"k": k}, trainer=trainer))
+        for i, (k, trainer) in enumerate(
+            [(4, {"answers_per_device": 32}), (6, {"answers_per_device": 48}), (6, {"shared_prefix": False})]
+        )
     ]
     assert differing(runs) == ["rollout.k"]
     assert differing(runs[1:]) == []

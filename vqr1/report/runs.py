@@ -25,7 +25,13 @@ SECTIONS = ("data", "policy", "rollout", "reward", "trainer")  # of every run's 
 DEPTH = 3  # folders below a given one in which runs are looked for: runs/, a sweep, its jobs
 
 # Settings that say where and how a run is done and not what: runs that differ in these alone are one setting.
-ASIDE = ("name", "runs", "resume", "launcher", "threads", "seed", "logger", "data.root", "data.cache")
+ASIDE = (
+    *("name", "runs", "resume", "launcher", "threads", "seed", "logger", "data.root", "data.cache"),
+    # How answers are laid over memory: the machine's choice, which differs with K.
+    *("trainer.answers_per_device", "trainer.scoring_answers_per_device", "trainer.skip_zero_advantages"),
+    *("trainer.shared_prefix", "trainer.shared_prefix_attention", "trainer.shared_prefix_tokens"),
+    *("trainer.dataloader_num_workers", "trainer.ddp_timeout", "trainer.save_steps", "trainer.save_total_limit"),
+)
 
 
 class State(Enum):
