@@ -233,13 +233,15 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, finished, resume):
     whole, settings = finished
     again = tmp_path / "again"
     shutil.copytree(whole, again)
-    (again / "curves.png").unlink()
+    drawn = [again / "curves.png", again / "curves.pdf"]
+    for figure in drawn:
+        figure.unlink()
     before = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
     done = start(runs=tmp_path, name="again", **{**settings, "scripted": True, "resume": resume})
     assert done.returncode == 0, done.stderr
     assert "again holds a run that has all its steps; nothing is trained" in done.stderr
     found = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
-    assert found.pop(again / "curves.png")
+    assert all(found.pop(figure) for figure in drawn)
     assert found == before
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support import fake_run, runs, scripted
 from tests.support.slurm import GPUS, NODES, missing, slurm
+from tests.support.sweeps import PROGRAM, steps, within
 from tests.test_child_process import when
-from tests.test_sweep import PROGRAM, steps, within
 from vqr1 import cli
 from vqr1.child_process import Starter
 from vqr1.config import Launcher
