@@ -15,12 +15,13 @@ import pytest
 
 from tests.support.made_runs import make_run, make_sweep
 from vqr1.errors import UserError
-from vqr1.report.arms import arms_of, curve, running_mean, spread_out
+from vqr1.report.arms import arms_of, curve, spread_out
 from vqr1.report.command import run as report
 from vqr1.report.page import as_json, duration, fixed, packed, page
 from vqr1.report.probes import Pictures
 from vqr1.report.remarks import remarks
 from vqr1.report.runs import find_runs, read_run
+from vqr1.report.style import running_mean
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--{{ 7 * 7001 }}"
 UPLOT = {

@@ -277,8 +277,7 @@ def spec(board: Workspace) -> dict[str, Any]:
 
 
 def _quiet() -> None:
-    """Before wandb is imported: it asks no host but its server, and waits for that briefly."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    """Before wandb is imported: it waits for its server briefly."""
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(SECONDS))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqr1.report.runs import Run
 from vqr1.report.study import axes_of, order_of, text, value_of
-from vqr1.report.style import SMOOTH
+from vqr1.report.style import running_mean
 
 LONGEST = 60  # letters of an arm's name
 VALUE = 40  # letters of a value in it
@@ -87,17 +87,6 @@ def curve(arm: Arm, metric: str, smooth: bool) -> Curve | None:
         low, high = ([end.get(step) for step in steps] for end in ends)
     raw = list(series[0][1]) if smooth and len(series) == 1 else []
     return Curve(steps, [fmean(values) if values else None for values in at], low, high, len(series), interval, raw)
-
-
-def running_mean(values: Sequence[float | None]) -> list[float | None]:
-    """The exponential running mean of what is defined; None stays None."""
-    made: list[float | None] = []
-    mean = None
-    for value in values:
-        if value is not None:
-            mean = value if mean is None else SMOOTH * mean + (1 - SMOOTH) * value
-        made.append(None if value is None else mean)
-    return made
 
 
 def spread_out(items: Sequence[Any], count: int) -> list[Any]:

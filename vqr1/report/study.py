@@ -82,6 +82,11 @@ class Study:
     def runs(self) -> list[Run]:
         return [run for setting in self.settings for run in setting.runs]
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What its layout shows: the PLCC alone where K is swept, as the paper's Table 3."""
+        return ("plcc",) if self.axes == ["rollout.k"] else ("srcc", "plcc")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -119,6 +124,11 @@ class Compared:
     undefined: int  # seeds that both have, of which one figure is undefined: then there is no test
     t_holm: float  # adjusted over the settings of this column
     sign_holm: float
+
+    @property
+    def p_values(self) -> tuple[float, ...]:
+        """Of the t test and of the sign-flip test, each as it is and adjusted."""
+        return self.test.t_p, self.t_holm, self.test.sign_p, self.sign_holm
 
 
 def studies(runs: Sequence[Run], against: Mapping[str, str] | None = None) -> list[Study]:

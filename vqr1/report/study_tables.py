@@ -10,7 +10,6 @@ from vqr1.evaluation.paired_seeds import student_interval
 from vqr1.report.runs import Run
 from vqr1.report.study import (
     MEAN,
-    REWARD,
     Cell,
     Compared,
     Cross,
@@ -20,11 +19,10 @@ from vqr1.report.study import (
     compared,
     crosses,
     layout,
-    paper_set,
     studies,
     text,
 )
-from vqr1.report.study_text import TITLES, tests_text
+from vqr1.report.study_text import cell_text, count_text, joined, name_of, p_text, published_texts, tests_text
 
 SHADES = 9
 NOTHING = "–"
@@ -35,7 +33,7 @@ def study_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     (study,) = studies(runs)
     if len(study.settings) < 2 or len(study.runs) < 2:
         return []
-    made = layout(study, ("plcc",) if study.axes == ["rollout.k"] else ("srcc", "plcc"))
+    made = layout(study, study.figures)
     tables = [_cross(each) for name in made.sets for each in crosses(study, f"eval/{name}/srcc")]
     tables.append(_layout(made, study))
     tests = compared(study)
@@ -59,7 +57,7 @@ def _cross(made: Cross) -> dict[str, Any]:
         "title": f"{made.metric.removeprefix('eval/').replace('/srcc', ': SRCC')}{fixed}",
         "header": [f"{made.row} \\ {made.column}", *map(text, made.column_values)],
         "rows": [
-            _row([(text(value), None), *((f"{_text(cell)}{_count(cell)}", shade(_mean(cell))) for cell in line)])
+            _row([(text(value), None), *((_counted(cell), shade(_mean(cell))) for cell in line)])
             for value, line in zip(made.row_values, made.cells, strict=True)
         ],
         "notes": ["Mean ± sample standard deviation over seeds (their number), of the last step; darker is higher."],
@@ -70,16 +68,12 @@ def _layout(made: Layout, study: Study) -> dict[str, Any]:
     columns = [*made.sets, *([MEAN] if len(made.sets) > 1 else [])]
     rows = []
     for row in made.published:
-        pairs = [dict(zip(("srcc", "plcc"), row.cells.get(paper_set(name)) or (), strict=False)) for name in made.sets]
-        cells = [
-            _pair(f"{v:.3f}" if (v := pair.get(name)) is not None else NOTHING for name in made.figures)
-            for pair in pairs
-        ]
+        cells = [joined(published_texts(made, row, name), NOTHING) for name in made.sets]
         average = [NOTHING] if len(columns) > len(made.sets) else []
         rows.append(_row([(each, None) for each in (f"{row.method} (published)", "", *cells, *average)], faint=True))
     for setting, by_column in made.rows:
-        cells = [_pair(map(_with_interval, by_column[column])) for column in columns]
-        rows.append(_row([(each, None) for each in (_name(setting), str(len(setting.runs)), *cells)]))
+        cells = [joined(map(_with_interval, by_column[column]), NOTHING) for column in columns]
+        rows.append(_row([(each, None) for each in (name_of(setting), str(len(setting.runs)), *cells)]))
     figures = " / ".join(name.upper() for name in made.figures)
     return {
         "title": f"Settings by test set: {figures}",
@@ -96,7 +90,7 @@ def _layout(made: Layout, study: Study) -> dict[str, Any]:
 
 def _tests(tests: Sequence[Compared], study: Study, default: Setting, notes: list[str]) -> dict[str, Any]:
     return {
-        "title": f"Paired over seeds: SRCC less that of {_name(default)}",
+        "title": f"Paired over seeds: SRCC less that of {name_of(default)}",
         "header": ["Setting", "set", "seeds", "difference", "95 % interval", "t: p", "Holm", "sign flip: p", "Holm"],
         "rows": [_row([(cell, None) for cell in _test(each)]) for each in tests],
         "notes": ["Holm's correction is over the settings of a set.", *notes],
@@ -105,50 +99,29 @@ def _tests(tests: Sequence[Compared], study: Study, default: Setting, notes: lis
 
 def _test(each: Compared) -> Iterator[str]:
     test = each.test
-    yield from (_name(each.setting), each.column, str(test.pairs))
+    yield from (name_of(each.setting), each.column, str(test.pairs))
     if each.undefined or not test.pairs:
         yield from (f"undefined in {each.undefined}" if each.undefined else NOTHING, *[NOTHING] * 5)
         return
     yield f"{test.mean:+.3f}"
     yield NOTHING if math.isnan(test.low) else f"{test.low:+.3f} to {test.high:+.3f}"
-    for p in (test.t_p, each.t_holm, test.sign_p, each.sign_holm):
-        yield NOTHING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _name(setting: Setting) -> str:
-    return ", ".join(
-        TITLES[value] if axis == REWARD else f"{axis}={text(value)}" for axis, value in setting.values.items()
-    )
+    yield from (p_text(p) or NOTHING for p in each.p_values)
 
 
 def _mean(cell: Cell) -> float | None:
     return None if cell.figure is None or math.isnan(cell.figure.mean) else cell.figure.mean
 
 
-def _text(cell: Cell) -> str:
-    figure = cell.figure
-    if figure is None:
-        return NOTHING
-    if cell.undefined:
-        return f"undefined in {cell.undefined} of {figure.runs}"
-    return f"{figure.mean:.3f}" + ("" if math.isnan(figure.spread) else f" ± {figure.spread:.3f}")
+def _counted(cell: Cell) -> str:
+    return (cell_text(cell) or NOTHING) + count_text(cell)
 
 
-def _with_interval(cell: Cell) -> str:
+def _with_interval(cell: Cell) -> str | None:
     figure = cell.figure
     if figure is None or math.isnan(figure.spread):
-        return _text(cell)
+        return cell_text(cell)
     low, high = student_interval(figure.mean, figure.spread, figure.runs)
     return f"{figure.mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _count(cell: Cell) -> str:
-    return f" ({cell.figure.runs})" if cell.figure else ""
-
-
-def _pair(texts: Any) -> str:
-    found = list(texts)
-    return NOTHING if set(found) == {NOTHING} else " / ".join(found)
 
 
 def _row(cells: Sequence[tuple[str, int | None]], faint: bool = False) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vqr1.errors import printable
 from vqr1.evaluation.paired_seeds import LEVEL, least_p, pairs_needed, student_interval
-from vqr1.evaluation.paper import published
+from vqr1.evaluation.paper import Published, published
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.table import Grid
 from vqr1.report.study import (
@@ -54,7 +54,7 @@ def study_text(study: Study, step: Step = "final") -> str:
         f"{printable(differ)}. Figures {STEPS[step]} ({_steps(study)}); ± is the sample standard deviation over seeds."
     ]
     if finished:
-        made = layout(study, ("plcc",) if study.axes == ["rollout.k"] else ("srcc", "plcc"), step)
+        made = layout(study, study.figures, step)
         parts.append(layout_text(made, study.axes))
         if made.sets:
             parts += [cross_text(each) for name in made.sets for each in crosses(study, f"eval/{name}/srcc", step)]
@@ -89,19 +89,19 @@ def layout_text(made: Layout, axes: Sequence[str]) -> str:
     header = [*(axes or ["runs"]), "seeds", *columns]
     rows, ours = [], []
     for row in made.published:
-        cells = [_published(made, row.cells.get(paper_set(name))) for name in made.sets]
+        cells = [joined(published_texts(made, row, name)) for name in made.sets]
         average = [NOTHING] if len(columns) > len(made.sets) else []
         rows.append([f"{row.method} (published)", *[""] * (max(1, len(axes)) - 1), "", *cells, *average])
     for setting, cells_by in made.rows:
         cells_of = [cells_by[column] for column in columns]
         ours.append(
             [
-                *(_labels(setting, axes) or ["all"]),
+                *(_labels(setting) or ["all"]),
                 str(len(setting.runs)),
-                *(_pair(map(_cell, cells)) for cells in cells_of),
+                *(joined(map(cell_text, cells)) for cells in cells_of),
             ]
         )
-        ends = [_pair(map(_interval, cells)) for cells in cells_of]
+        ends = [joined(map(_interval, cells)) for cells in cells_of]
         if any(set(end) - set(" /-") for end in ends):
             ours.append(["95 % interval", *[""] * max(1, len(axes)), *ends])
     figures = " / ".join(name.upper() for name in made.figures)
@@ -118,7 +118,7 @@ def cross_text(made: Cross) -> str:
     fixed = "".join(f", {axis}={text(value)}" for axis, value in made.fixed.items())
     header = [f"{made.row} \\ {made.column}", *map(text, made.column_values)]
     rows = [
-        [text(value), *(_cell(each) + _count(each) for each in line)]
+        [text(value), *((cell_text(each) or NOTHING) + count_text(each) for each in line)]
         for value, line in zip(made.row_values, made.cells, strict=True)
     ]
     return f"{printable(made.metric + fixed)}, (number of seeds)\n\n{markdown_grid(Grid(header, rows))}"
@@ -130,11 +130,11 @@ def tests_text(study: Study, tests: Sequence[Compared]) -> list[str]:
         return []
     if study.default is None:
         return ["No setting has the default value of all that differs, so none is tested; name one with --against."]
-    name = _name(study.default, study.axes)
+    name = name_of(study.default)
     if not tests:
         return [f"No test: {name} or all others have no finished run."]
     header = ["less " + name, "set", "seeds", "difference", "95 % interval", "t: p", "Holm", "sign flip: p", "Holm"]
-    rows = [[_name(each.setting, study.axes), each.column, str(each.test.pairs), *_numbers(each)] for each in tests]
+    rows = [[name_of(each.setting), each.column, str(each.test.pairs), *_numbers(each)] for each in tests]
     title = f"Paired over seeds, SRCC less that of {name}; Holm's correction over the settings of a set."
     return [f"{title}\n\n{markdown_grid(Grid(header, rows))}", "\n".join(f"- {line}" for line in _limits(tests))]
 
@@ -146,7 +146,7 @@ def _numbers(each: Compared) -> list[str]:
     if not test.pairs:
         return [NOTHING] * 6
     interval = NOTHING if math.isnan(test.low) else f"[{test.low:+.3f}, {test.high:+.3f}]"
-    return [f"{test.mean:+.3f}", interval, *map(_p, (test.t_p, each.t_holm, test.sign_p, each.sign_holm))]
+    return [f"{test.mean:+.3f}", interval, *(p_text(p) or NOTHING for p in each.p_values)]
 
 
 def _limits(tests: Sequence[Compared]) -> Iterator[str]:
@@ -181,45 +181,50 @@ def _order_text(made: Layout) -> list[str]:
     return [f"By mean SRCC, best first: {ours}.\nThe paper's Table 4 (KADID-10k, mean of eight test sets): {theirs}."]
 
 
-def _labels(setting: Setting, axes: Sequence[str]) -> list[str]:
-    return [TITLES[value] if axis == REWARD else text(value) for axis, value in setting.values.items() if axis in axes]
+def _labels(setting: Setting) -> list[str]:
+    return [TITLES[value] if axis == REWARD else text(value) for axis, value in setting.values.items()]
 
 
-def _name(setting: Setting, axes: Sequence[str]) -> str:
-    words = zip(axes, _labels(setting, axes), strict=True)
+# What the page's tables say in the same words; None where there is nothing to say.
+
+
+def name_of(setting: Setting) -> str:
+    words = zip(setting.values, _labels(setting), strict=True)
     return ", ".join(label if axis == REWARD else f"{axis}={label}" for axis, label in words)
 
 
-def _cell(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str | None:
     figure = cell.figure
     if figure is None:
-        return NOTHING
+        return None
     if cell.undefined:
         return f"undefined in {cell.undefined} of {figure.runs}"
     return f"{figure.mean:.3f}" + ("" if math.isnan(figure.spread) else f" ± {figure.spread:.3f}")
 
 
-def _count(cell: Cell) -> str:
+def count_text(cell: Cell) -> str:
     return f" ({cell.figure.runs})" if cell.figure else ""
 
 
-def _interval(cell: Cell) -> str:
+def _interval(cell: Cell) -> str | None:
     figure = cell.figure
     if figure is None or figure.runs < SEEDS or math.isnan(figure.spread):
-        return NOTHING
+        return None
     low, high = student_interval(figure.mean, figure.spread, figure.runs)
     return f"[{low:.3f}, {high:.3f}]"
 
 
-def _published(made: Layout, pair: tuple[float | None, float | None] | None) -> str:
-    found = dict(zip(("srcc", "plcc"), pair or (None, None), strict=True))
-    return _pair(NOTHING if found[name] is None else f"{found[name]:.3f}" for name in made.figures)
+def published_texts(made: Layout, row: Published, name: str) -> list[str | None]:
+    """A published row's figures of set ``name``."""
+    found = dict(zip(("srcc", "plcc"), row.cells.get(paper_set(name)) or (None, None), strict=True))
+    return [None if (value := found[figure]) is None else f"{value:.3f}" for figure in made.figures]
 
 
-def _pair(texts: Iterator[str] | map[str]) -> str:
+def joined(texts: Iterable[str | None], nothing: str = NOTHING) -> str:
+    """Figures of one cell; ``nothing`` for what is not there, once where none is."""
     found = list(texts)
-    return NOTHING if set(found) == {NOTHING} else " / ".join(found)
+    return " / ".join(each or nothing for each in found) if any(found) else nothing
 
 
-def _p(value: float) -> str:
-    return NOTHING if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def p_text(p: float) -> str | None:
+    return None if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"

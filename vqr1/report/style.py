@@ -8,9 +8,10 @@ place. What has no colour left of its own gets another line and marker.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vqr1.folder_writer import replaced
 
@@ -104,11 +105,19 @@ def axis_name(key: str) -> str:
     return AXES.get(re.sub(r"^eval/.*/", "eval/{set}/", key), key)
 
 
-def running_mean(values: list[float]) -> list[float]:
-    """The exponential one: m_1 = x_1, m_t = 0.9 m_(t-1) + 0.1 x_t."""
-    means = values[:1]
-    for value in values[1:]:
-        means.append(SMOOTH * means[-1] + (1 - SMOOTH) * value)
+V = TypeVar("V", float, float | None)
+
+
+def running_mean(values: Sequence[V]) -> list[V]:
+    """The exponential one of what is defined: m_1 = x_1, m_t = 0.9 m_(t-1) + 0.1 x_t. None stays None."""
+    means: list[V] = []
+    mean: float | None = None
+    for value in values:
+        if value is None:
+            means.append(value)
+        else:
+            mean = value if mean is None else SMOOTH * mean + (1 - SMOOTH) * value
+            means.append(mean)
     return means
 
 
