@@ -14,16 +14,17 @@ from transformers import GenerationConfig
 
 from tests.support.fake_engine import FakeEngine
 from vqr1.answer import build_prompt
+from vqr1.answering.answerer import check_adapter, load_answerer
+from vqr1.answering.model import find_model, load_model
+from vqr1.answering.settings import settle
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.data import Sample
 from vqr1.evaluation.results import ROWS, SETTINGS
 from vqr1.policy.load import load_generation_config, load_policy, load_processor, lora_config
 from vqr1.rollout.engine import stop_tokens
 from vqr1.rollout_settings import ScoringEngine
-from vqr1.scoring.answerer import check_adapter, load_answerer
 from vqr1.scoring.evaluate import PictureBatch, evaluate, rate
-from vqr1.scoring.model import find_model, load_model
-from vqr1.scoring.settings import EvaluateConfig, check, settle
+from vqr1.scoring.settings import EvaluateConfig, check
 
 PROMPT = build_prompt("paper")
 
@@ -32,7 +33,7 @@ PROMPT = build_prompt("paper")
 def with_vllm(monkeypatch):
     """vLLM is here, and it is the stand-in."""
     monkeypatch.setattr("vqr1.rollout_settings.vllm_installed", lambda: True)
-    monkeypatch.setattr("vqr1.scoring.answerer.VllmEngine", FakeEngine)
+    monkeypatch.setattr("vqr1.answering.answerer.VllmEngine", FakeEngine)
 
 
 def settings(model, **changes):
@@ -146,6 +147,15 @@ def test_the_folder_says_of_stop_tokens_what_the_loaded_model_says(policy_folder
         found.append(load_generation_config(str(folder)).eos_token_id)
         assert found[-1] == loaded.generation_config.eos_token_id
     assert found[0] != found[1]
+
+
+def test_answers_with_seeds_of_their_own_are_asked_each_by_itself(with_vllm, policy_folder):
+    answerer = answerer_of(policy_folder)
+    examples = [{**each, "answer_seed": 7 * i} for i, each in enumerate(examples_of(2, k=3))]
+    answers = answerer.policy.answer(examples)
+    (questions,) = answerer.engine.asked
+    assert [(question.k, question.seed) for question in questions] == [(1, 7 * i) for i in range(6)]
+    assert answerer.policy.answer(examples[4:]) == answers[4:]
 
 
 def test_drawn_tokens_end_where_the_answer_does(policy_folder):

@@ -151,7 +151,7 @@ def test_random_weights_draw_answers_of_full_length(small, monkeypatch):
 
 def test_copies_of_a_prompt_draw_the_answers_of_the_one_question(small, monkeypatch):
     monkeypatch.setattr("vqr1.bench.rollout.vllm_installed", lambda: True)
-    monkeypatch.setattr("vqr1.scoring.answerer.VllmEngine", FakeEngine)
+    monkeypatch.setattr("vqr1.answering.answerer.VllmEngine", FakeEngine)
     answerers = load_all(str(small), arguments(["--max-tokens", "3", "--k", "2", "3", "--pictures", "2"]))
     engine = next(iter(answerers.values())).engine
     assert engine.settings["max_answers"] == 6

@@ -76,7 +76,7 @@ def test_missing_and_unreadable_pictures_and_another_version(capsys, tmp_path):
     assert "... and 1 more of this kind" in text
     assert "24 rows where 10125 were published" in text
     for name in ("I02_01_01.png", "I02_01_02.png"):
-        assert f"PROBLEM      kadid10k/{name}: " in text and "replace the file or drop its row" in text
+        assert f"PROBLEM      kadid10k/{name}: " in text and "replace the file or leave it out" in text
     assert "22 opened, 2 unreadable" in text
 
 

@@ -110,7 +110,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
         (tmp_path / "round.png", "is a symbolic link that leads back to itself"),
         (tmp_path / ("x" * 300), "cannot be read .File name too long."),
     ]:
-        with pytest.raises(UserError, match=rf"{path.name} {why}; give a picture file or drop its row"):
+        with pytest.raises(UserError, match=rf"{path.name} {why}; give a picture file or leave it out"):
             open_picture(path)
 
 
@@ -154,7 +154,7 @@ def test_sixteen_bits_are_scaled_in_every_format(tmp_path):
 )
 def test_values_without_a_known_range_are_refused(tmp_path, values, kind):
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=rf"a.tif: {kind} values .*; save it with 8 or 16 bits, or drop its row"):
+    with pytest.raises(UserError, match=rf"a.tif: {kind} values .*; save it with 8 or 16 bits, or leave it out"):
         open_picture(tmp_path / "a.tif")
 
 
@@ -229,7 +229,7 @@ def png_header(path, width, height):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("load", [open_picture, picture_loader(3136, 200704)])
 def test_a_picture_of_300_megapixels_is_refused_before_it_is_decoded(tmp_path, load):
-    with pytest.raises(ValueError, match=r"bomb.png: .*over 150 megapixels.*; shrink it or drop its row"):
+    with pytest.raises(ValueError, match=r"bomb.png: .*over 150 megapixels.*; shrink it or leave it out"):
         load(png_header(tmp_path / "bomb.png", 20000, 15000))
 
 
@@ -237,7 +237,7 @@ def test_a_picture_of_300_megapixels_is_refused_before_it_is_decoded(tmp_path, l
 def test_a_picture_is_warned_of_by_nobody_and_over_150_megapixels_refused(tmp_path):
     with pytest.raises(UserError, match=r"a.png: not a readable picture"):  # there is nothing behind the header
         open_picture(png_header(tmp_path / "a.png", 14400, 10000))
-    with pytest.raises(UserError, match=r"a.png: .*over 150 megapixels.*; shrink it or drop its row"):
+    with pytest.raises(UserError, match=r"a.png: .*over 150 megapixels.*; shrink it or leave it out"):
         open_picture(png_header(tmp_path / "a.png", 16000, 10000))
 
 

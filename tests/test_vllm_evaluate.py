@@ -12,6 +12,9 @@ import yaml
 from PIL import Image
 
 from vqr1.answer import build_prompt
+from vqr1.answering.answerer import Answerer, load_answerer
+from vqr1.answering.model import find_model
+from vqr1.answering.settings import settle
 from vqr1.bench.rollout import differ
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.demo.datasets import DEMO_DATASETS, make_dataset
@@ -19,10 +22,8 @@ from vqr1.evaluation.results import ROWS, SETTINGS, read_evaluation
 from vqr1.policy.load import SHIPPED, TINY, load_policy, lora_config
 from vqr1.rollout.offline import encode_prompts
 from vqr1.rollout_settings import ScoringEngine
-from vqr1.scoring.answerer import Answerer, load_answerer
 from vqr1.scoring.evaluate import evaluate
-from vqr1.scoring.model import find_model
-from vqr1.scoring.settings import EvaluateConfig, settle
+from vqr1.scoring.settings import EvaluateConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vqr1
+from vqr1.answering.model import check_model, find_model
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.errors import UserError
 from vqr1.policy.load import (
@@ -25,7 +26,6 @@ from vqr1.policy.load import (
     lora_config,
 )
 from vqr1.policy.weight_files import check_folder, current_name, read_shapes
-from vqr1.scoring.model import check_model, find_model
 from vqr1.scoring.settings import EvaluateConfig
 
 

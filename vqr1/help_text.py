@@ -46,7 +46,8 @@ The usual settings:
   batch, max_pixels        lower them where memory runs out
   seed=0
 
-Every setting with type, default and a comment: vqr1/scoring/settings.py; docs/evaluation.md says more.
+Every setting with type, default and a comment: vqr1/answering/settings.py and vqr1/scoring/settings.py.
+docs/evaluation.md says more.
 vqr1 evaluate --cfg job model=MODEL data=NAME prints them all and starts nothing.
 """
 

@@ -36,6 +36,8 @@ import torch
 from PIL import Image
 
 from vqr1.answer import build_prompt
+from vqr1.answering.answerer import Answerer, load_answerer
+from vqr1.answering.model import Model, find_model
 from vqr1.bench.shapes import SHAPES, kept_policy, write_random
 from vqr1.data import read_dataset
 from vqr1.data.pictures import fit_to_grid, load_fitted
@@ -47,8 +49,6 @@ from vqr1.packaged import data_root
 from vqr1.policy.load import resolve_dtype
 from vqr1.provenance import versions
 from vqr1.rollout_settings import ScoringEngine, vllm_installed
-from vqr1.scoring.answerer import Answerer, load_answerer
-from vqr1.scoring.model import Model, find_model
 from vqr1.scoring.settings import EvaluateConfig
 
 CLOCKS = {"processor time": time.process_time, "wall time": time.perf_counter}

@@ -37,9 +37,9 @@ import threading
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,50 +99,70 @@ def load_fitted(path: str | Path, min_pixels: int, max_pixels: int) -> Image.Ima
 
     Raises what :func:`open_picture` raises.
     """
-    return _fitted(path, min_pixels, max_pixels)[0]
+    return load_with_size(path, min_pixels, max_pixels)[0]
 
 
-def _fitted(path: str | Path, min_pixels: int, max_pixels: int) -> tuple[Image.Image, bool]:
-    """The fitted picture, and whether that took any work beyond decoding."""
+def load_with_size(path: str | Path, min_pixels: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """As :func:`load_fitted`, with width and height of the upright original."""
     picture, size = _decode(path, max_pixels)
     fitted = grid_size(*size, min_pixels, max_pixels)
     if picture.size != fitted:
         picture = picture.resize(fitted, Image.Resampling.BICUBIC)
-    return picture, size != fitted
+    return picture, size
+
+
+def upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+    """A picture that was opened elsewhere, as :func:`open_picture` gives a file's. ``name`` is what messages call it.
+
+    Raises what :func:`open_picture` raises.
+    """
+    with _refusals(name):
+        return _upright(name, picture, None)[0]
 
 
 def _decode(path: str | Path, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """Upright RGB and the width and height of the upright original. ``needed``: pixels that will be kept of it."""
     why = trouble(Path(path))  # to open a pipe is to wait for it
     if why is not None:
-        raise UserError(f"{path} {why}; give a picture file or drop its row")
-    try:
+        raise UserError(f"{path} {why}; give a picture file or leave it out")
+    with _refusals(path):
         try:
             return _decode_file(path, path, needed)
         except ValueError as error:
             if "MAX_TEXT" not in str(error):  # a PNG with more text or profile than Pillow reads: it has pixels too
                 raise
         return _decode_file(path, io.BytesIO(_without_text(Path(path).read_bytes())), needed)
+
+
+@contextmanager
+def _refusals(path: str | Path) -> Iterator[None]:
+    """What decoders raise, as UserError."""
+    try:
+        yield
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or drop its row") from error
+        raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or leave it out") from error
     except BROKEN as error:
-        raise UserError(f"{path}: not a readable picture ({error}); replace the file or drop its row") from error
+        raise UserError(f"{path}: not a readable picture ({error}); replace the file or leave it out") from error
 
 
 def _decode_file(
     path: str | Path, source: str | Path | io.BytesIO, needed: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(source) as file:
-        _check_size(path, *file.size)
-        depth, inverted = _grey(path, file)
-        width, height = file.size
-        if needed is not None:
-            _reduce(file, needed)
-        file.load()
-        turned = file.getexif().get(0x0112) in TURNED
-        picture = ImageOps.exif_transpose(file)
+        return _upright(path, file, needed)
+
+
+def _upright(path: str | Path, file: Image.Image, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    _check_size(path, *file.size)
+    depth, inverted = _grey(path, file)
+    width, height = file.size
+    if needed is not None:
+        _reduce(file, needed)
+    file.load()
+    turned = file.getexif().get(0x0112) in TURNED
+    picture = ImageOps.exif_transpose(file)
     return _to_rgb(picture, depth, inverted), (height, width) if turned else (width, height)
 
 
@@ -169,18 +189,18 @@ def _grey(path: str | Path, file: Image.Image) -> tuple[int, bool]:
         kind = "floating-point" if file.mode == "F" else "32-bit or signed"
         raise UserError(
             f"{path}: {kind} values (mode {file.mode}), of which the file does not say what is black and what white; "
-            "save it with 8 or 16 bits, or drop its row"
+            "save it with 8 or 16 bits, or leave it out"
         )
     return 8, False
 
 
 def _check_size(path: str | Path, width: int, height: int) -> None:
     if min(width, height) < TOKEN_PIXELS:
-        raise UserError(f"{path}: {width}x{height} pixels; a side must have {TOKEN_PIXELS} or more, drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels; a side must have {TOKEN_PIXELS} or more, leave it out")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UserError(f"{path}: {width}x{height} pixels is longer than {MAX_ASPECT}:1, drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels is longer than {MAX_ASPECT}:1, leave it out")
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width}x{height} pixels are over 150 megapixels; shrink it or drop its row")
+        raise UserError(f"{path}: {width}x{height} pixels are over 150 megapixels; shrink it or leave it out")
 
 
 def _reduce(file: Image.Image, needed: int) -> None:
@@ -295,8 +315,8 @@ class PictureLoader:
             self._cached[path] = kept
         if kept is not None and kept.is_file():
             return open_picture(kept)
-        picture, resized = _fitted(path, *self._limits)
-        if kept is not None and resized:
+        picture, size = load_with_size(path, *self._limits)
+        if kept is not None and picture.size != size:
             self._store(picture, kept)
         return picture
 

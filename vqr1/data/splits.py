@@ -6,7 +6,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vqr1.data.sample import Sample, Splits
@@ -30,6 +30,14 @@ class SplitRule:
 
 
 PAPER = SplitRule()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a model's training divided its sets."""
+
+    rule: SplitRule = PAPER
+    hashes: dict[str, str] = field(default_factory=dict)  # of the splits, where the run left them
 
 
 def split_by_group(samples: Sequence[Sample], rule: SplitRule = PAPER) -> Splits:

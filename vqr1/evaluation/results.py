@@ -76,13 +76,25 @@ def make_row(
     image_id: str, dataset: str, group: str, mos: float, scores: Sequence[float | None], reasoning: str
 ) -> ResultRow:
     """A row from its K scores, None where an answer could not be read. No score at all, K = 0, is a missing picture."""
-    readable = [score for score in scores if score is not None]
-    mean = math.fsum(readable) / len(readable) if readable else None
-    std = None
-    if mean is not None and len(readable) > 1:
-        std = math.sqrt(math.fsum((score - mean) ** 2 for score in readable) / (len(readable) - 1))
-    status = "ok" if readable else "unreadable" if scores else "missing"
+    mean, std = mean_and_std(scores)
+    status = "ok" if mean is not None else "unreadable" if scores else "missing"
     return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status)
+
+
+def mean_and_std(scores: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Of the readable ones: None for the mean of none, and for the sample standard deviation of fewer than two."""
+    readable = [score for score in scores if score is not None]
+    if not readable:
+        return None, None
+    mean = math.fsum(readable) / len(readable)
+    if len(readable) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in readable) / (len(readable) - 1))
+
+
+def first_readable(answers: Sequence[str], scores: Sequence[float | None]) -> str:
+    """The first answer with a score, else the first."""
+    return next((text for text, score in zip(answers, scores, strict=True) if score is not None), answers[0])
 
 
 def read_evaluation(folder: Path) -> Evaluation:

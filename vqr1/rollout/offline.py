@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers import LogitsProcessor
 from trl.data_utils import prepare_multimodal_messages
 
 from vqr1.answer import build_prompt
@@ -40,8 +41,28 @@ def text_tokens(processor: Any, prompt: str, template: dict[str, Any] | None = N
     return sum(token != processor.image_token_id for token in ids)
 
 
+class OwnNoise(LogitsProcessor):
+    """Lets the likeliest token be a draw, by noise of each row's own: the other rows of a batch do not reach it.
+
+    The largest of logits / temperature + Gumbel noise is a draw from their softmax.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device):
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores`` (R, vocabulary), -inf where a token may not be drawn."""
+        waits = torch.empty_like(scores, dtype=torch.float32)  # exponential; minus their logarithm is Gumbel's
+        for row, generator in zip(waits, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() / self._temperature - waits.clamp_min(torch.finfo(waits.dtype).tiny).log()
+
+
 class Policy:
     """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens.
+
+    Examples with an ``answer_seed`` are answered each by noise of that seed alone, the others by torch's generator.
 
     A temperature of 0 is greedy: the likeliest token at every place. What the model's own generation_config.json says
     does not count: a repetition penalty there is none that the trainer applies.
@@ -55,18 +76,19 @@ class Policy:
         self._stop = stop_tokens(model.generation_config, processor.tokenizer)
 
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
-        """One answer to each example, in order. Draws from torch's global generator."""
+        """One answer to each example, in order."""
         return self.processor.tokenizer.batch_decode(self.draw(examples, temperature), skip_special_tokens=True)
 
     def draw(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[list[int]]:
         """The answers' tokens, the last one a stop token unless an answer was cut."""
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
         temperature = self._temperature if temperature is None else temperature
-        sampling = (
-            {"do_sample": True, "temperature": temperature}
-            if temperature > 0
-            else {"do_sample": False, "temperature": 1.0}
-        )
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": 1.0}
+        if temperature > 0 and "answer_seed" in examples[0]:
+            seeds = [example["answer_seed"] for example in examples]
+            sampling["logits_processor"] = [OwnNoise(seeds, temperature, self.model.device)]
+        elif temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature}
         self.model.eval()
         with torch.inference_mode():
             generated = self.model.generate(

@@ -11,8 +11,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,25 +22,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from vqr1.answer import build_prompt, read_score
-from vqr1.data.pictures import Load, load_fitted
+from vqr1.answering.answerer import check_adapter, load_answerer
+from vqr1.answering.model import Model, answer_facts, check_model, find_model
+from vqr1.answering.settings import settle
+from vqr1.data.ahead import opened
+from vqr1.data.pictures import load_fitted
 from vqr1.data.sample import Sample
-from vqr1.errors import UserError
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
-from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
+from vqr1.evaluation.results import ResultRow, first_readable, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.table import benchmark_table, comparable
-from vqr1.policy.load import files_hash, resolve_attention, resolve_dtype
 from vqr1.provenance import finite, versions
 from vqr1.rollout.engine import MAX_SEED
 from vqr1.rollout_settings import ScoringEngine
-from vqr1.scoring.answerer import check_adapter, load_answerer
-from vqr1.scoring.model import Model, check_model, find_model
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
-from vqr1.scoring.settings import EvaluateConfig, settle
-
-READERS = 4  # threads that open the next batch's pictures
+from vqr1.scoring.settings import EvaluateConfig
 
 Answer = Callable[[Sequence[dict[str, Any]]], list[str]]
 
@@ -72,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     sets = read_sets(
         config.data, root, model.trained_on or [], config.limit, model.seen, "" if config.partial else "partial"
     )
-    k = 1 if config.greedy else config.k
+    k = config.answers
     batches = plan(sets, max(1, config.batch // k))
     record = make_record(
         model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
@@ -104,25 +101,13 @@ def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
 
 
 def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
-    """The settings that decide the answers, settled (:func:`vqr1.scoring.settings.settle`)."""
-    by_vllm, dtype = config.engine is ScoringEngine.vllm, resolve_dtype(model.policy.dtype)
+    """The settings that decide the answers, settled (:func:`vqr1.answering.settings.settle`)."""
     return {
         "model": config.model,
-        "weights_sha256": files_hash(model.files()),
-        "engine": config.engine.value,
-        "tensor_parallel": config.tensor_parallel if by_vllm else None,
-        "k": 1 if config.greedy else config.k,
-        "temperature": 0.0 if config.greedy else config.temperature,
-        "seed": None if config.greedy else config.seed,
-        "prompt": str(build_prompt(model.prompt)[0]["content"]),
-        "max_tokens": config.max_tokens,
+        **answer_facts(config, model),
+        "tensor_parallel": config.tensor_parallel if config.engine is ScoringEngine.vllm else None,
         "batch": config.batch,
         "limit": config.limit,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": None if by_vllm else resolve_attention(model.policy.attention, dtype),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "min_pixels": model.policy.min_pixels,
-        "max_pixels": model.policy.max_pixels,
     }
 
 
@@ -137,7 +122,8 @@ def rate_all(
     before = sum(len(batch.samples) for batch in batches[:done])
     checked = False
     with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
-        for batch, pictures in opened(batches[done:], load):
+        coming = opened([[sample.image for sample in batch.samples] for batch in batches[done:]], load)
+        for batch, pictures in zip(batches[done:], coming, strict=True):
             whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
             if whole and not checked:
                 answerer.check(whole)
@@ -145,26 +131,6 @@ def rate_all(
             progress.set_postfix_str(batch.name, refresh=False)
             folder.append(rate(batch, pictures, answerer.policy.answer, prompt, k, config.seed))
             progress.update(len(batch.samples))
-
-
-def opened(batches: Sequence[PictureBatch], load: Load) -> Iterator[tuple[PictureBatch, list[Image.Image | str]]]:
-    """Each batch with its pictures, the next batch's being opened meanwhile; in place of a broken one, why."""
-    with ThreadPoolExecutor(READERS) as readers:
-
-        def start(batch: PictureBatch) -> list[Future[Image.Image]]:
-            return [readers.submit(load, sample.image) for sample in batch.samples]
-
-        coming = start(batches[0])
-        for i, batch in enumerate(batches):
-            current, coming = coming, start(batches[i + 1]) if i + 1 < len(batches) else []
-            yield batch, [_picture(future) for future in current]
-
-
-def _picture(future: Future[Image.Image]) -> Image.Image | str:
-    try:
-        return future.result()
-    except UserError as error:
-        return str(error)
 
 
 def rate(
@@ -193,7 +159,7 @@ def rate(
     for sample, picture in zip(batch.samples, pictures, strict=True):
         answers = [next(texts) for _ in range(k)] if isinstance(picture, Image.Image) else []
         scores = [read_score(text) for text in answers]
-        reasoning = picture if isinstance(picture, str) else one_of(answers, scores)
+        reasoning = picture if isinstance(picture, str) else first_readable(answers, scores)
         rows.append(make_row(sample.image_id, sample.dataset, sample.group, sample.mos, scores, reasoning))
     return rows
 
@@ -201,11 +167,6 @@ def rate(
 def seed_of(seed: int, batch: PictureBatch, sample: Sample) -> int:
     """Of a picture's answers: the same whatever is answered with it."""
     return zlib.crc32(f"{seed}/{batch.name}/{sample.image_id}".encode()) % MAX_SEED
-
-
-def one_of(answers: Sequence[str], scores: Sequence[float | None]) -> str:
-    """The first readable answer, else the first."""
-    return next((text for text, score in zip(answers, scores, strict=True) if score is not None), answers[0])
 
 
 def print_table(folder: ResultFolder) -> None:

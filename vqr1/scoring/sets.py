@@ -5,23 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqr1.data import Sample, check_size, find_spec, read_dataset
 from vqr1.data.sample import some_of
 from vqr1.data.spec import DatasetSpec
-from vqr1.data.splits import PAPER, SplitRule, split_hash
+from vqr1.data.splits import PAPER, Seen, split_hash
 from vqr1.errors import UserError
 from vqr1.evaluation.results import SetFacts
-
-
-@dataclass(frozen=True)
-class Seen:
-    """How a model's training divided its sets."""
-
-    rule: SplitRule = PAPER
-    hashes: dict[str, str] = field(default_factory=dict)  # of the splits, where the run left them
 
 
 @dataclass(frozen=True)

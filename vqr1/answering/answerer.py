@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from vqr1.answering.model import Model, load_model, load_weights
+from vqr1.answering.settings import AnswerSettings
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
 from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
@@ -16,8 +18,6 @@ from vqr1.rollout.offline import Policy, text_tokens
 from vqr1.rollout.vllm_engine import VllmEngine, check_pixels
 from vqr1.rollout.vllm_policy import VllmPolicy
 from vqr1.rollout_settings import ScoringEngine, longest_sequence
-from vqr1.scoring.model import Model, load_model, load_weights
-from vqr1.scoring.settings import EvaluateConfig
 
 AT_ONCE = 256  # answers that vLLM draws at the same time, at most; the others of a batch wait their turn
 
@@ -38,7 +38,7 @@ class Answerer:
             check_pixels(self.engine.image_processor(), self.processor.image_processor, pictures)
 
 
-def check_adapter(config: EvaluateConfig, model: Model) -> None:
+def check_adapter(config: AnswerSettings, model: Model) -> None:
     """Raises UserError for LoRA weights that would have to be handed to several of vLLM's processes."""
     if config.engine is ScoringEngine.vllm and config.tensor_parallel > 1 and model.adapter:
         raise UserError(
@@ -47,8 +47,8 @@ def check_adapter(config: EvaluateConfig, model: Model) -> None:
         )
 
 
-def load_answerer(config: EvaluateConfig, model: Model, at_once: int = AT_ONCE) -> Answerer:
-    """``model`` with the engine of settled settings."""
+def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) -> Answerer:
+    """``model`` with the engine of settled settings (:func:`vqr1.answering.settings.settle`)."""
     asked: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "temperature": 0.0 if config.greedy else config.temperature,
@@ -63,7 +63,7 @@ def load_answerer(config: EvaluateConfig, model: Model, at_once: int = AT_ONCE) 
     return Answerer(model, processor, VllmPolicy(engine, processor, stop, **asked), engine)
 
 
-def start_vllm(config: EvaluateConfig, model: Model, processor: Any, at_once: int) -> Engine:
+def start_vllm(config: AnswerSettings, model: Model, processor: Any, at_once: int) -> Engine:
     """vLLM with the model's weights; with an adapter they are merged on the CPU and handed over."""
     text = text_tokens(processor, model.prompt)
     engine = VllmEngine(

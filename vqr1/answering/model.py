@@ -1,4 +1,4 @@
-"""Whose answers are evaluated: weights as they are, or what a run left behind."""
+"""Whose answers are asked for: weights as they are, or what a run left behind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ from typing import Any
 import torch
 import yaml
 
-from vqr1.answer import prompt_warning
+from vqr1.answer import build_prompt, prompt_warning
+from vqr1.answering.settings import AnswerSettings
 from vqr1.config import PolicyConfig
-from vqr1.data.splits import SplitRule
-from vqr1.errors import UserError
-from vqr1.policy.load import SHIPPED, TINY, add_adapter, find_weights, load_policy, load_processor
+from vqr1.data.splits import Seen, SplitRule
+from vqr1.errors import MissingFileError, UserError
+from vqr1.policy.load import (
+    SHIPPED,
+    TINY,
+    add_adapter,
+    files_hash,
+    find_weights,
+    load_policy,
+    load_processor,
+    resolve_attention,
+    resolve_dtype,
+)
 from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, read_each_prompt_once, take_bytes
-from vqr1.policy.weight_files import check_adapter_files, check_folder
+from vqr1.policy.weight_files import check_adapter_files, check_folder, read_json
 from vqr1.policy.windows import attend_at_once
 from vqr1.rollout.prompt_checks import check_prompt
-from vqr1.scoring.sets import Seen
-from vqr1.scoring.settings import EvaluateConfig
+from vqr1.rollout_settings import ScoringEngine
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Model:
     prompt: str  # a name of vqr1.answer.PROMPTS or a text
     trained_on: list[str] | None  # sets it learnt from or was chosen by; None: not stated
     seen: Seen = field(default_factory=Seen)  # how those sets were divided
+    names_prompt: bool = True  # False: nothing says what it was trained to be asked, and prompt is the usual one
 
     def files(self) -> list[Path]:
         """The files that hold its weights."""
@@ -40,22 +51,29 @@ class Model:
         return [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
 
 
-def find_model(config: EvaluateConfig) -> Model:
+def find_model(config: AnswerSettings) -> Model:
     """The model that the settings name; settings that are given win over a run's own.
 
     Raises MissingFileError, saying what to fetch, where weights are not here, UserError for a run without weights.
     """
-    run = _run_folder(Path(config.model).expanduser())
-    model = _of_run(*run) if run else _plain(config.model)
+    path = Path(config.model).expanduser()
+    run = _run_folder(path)
+    model = _of_run(*run) if run else _of_adapter(path) if _is_adapter(path) else _plain(config.model)
     given = {name: getattr(config, name) for name in ("min_pixels", "max_pixels")}
     given |= {name: value for name in ("dtype", "attention") if (value := getattr(config, name)) != "auto"}
     policy = replace(model.policy, **{name: value for name, value in given.items() if value is not None})
-    find_weights(policy.path)
+    try:
+        find_weights(policy.path)
+    except MissingFileError as error:
+        if model.adapter is None:
+            raise
+        raise MissingFileError(f"{model.adapter} holds LoRA weights over a policy that is missing: {error}") from error
     return replace(
         model,
         policy=policy,
         name=config.name or model.name,
         prompt=config.prompt or model.prompt,
+        names_prompt=model.names_prompt or config.prompt is not None,
         trained_on=model.trained_on if config.trained_on is None else config.trained_on,
     )
 
@@ -70,6 +88,25 @@ def check_model(model: Model) -> str | None:
         check_adapter_files(model.adapter)
     check_prompt(load_processor(model.policy), model.prompt)
     return prompt_warning(model.prompt)
+
+
+def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
+    """What decides the answers but the batches they come in, settled (:func:`vqr1.answering.settings.settle`)."""
+    by_vllm, dtype = settings.engine is ScoringEngine.vllm, resolve_dtype(model.policy.dtype)
+    return {
+        "weights_sha256": files_hash(model.files()),
+        "engine": settings.engine.value,
+        "k": settings.answers,
+        "temperature": 0.0 if settings.greedy else settings.temperature,
+        "seed": None if settings.greedy else settings.seed,
+        "prompt": str(build_prompt(model.prompt)[0]["content"]),
+        "max_tokens": settings.max_tokens,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": None if by_vllm else resolve_attention(model.policy.attention, dtype),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "min_pixels": model.policy.min_pixels,
+        "max_pixels": model.policy.max_pixels,
+    }
 
 
 def load_model(model: Model) -> tuple[Any, Any]:
@@ -94,7 +131,15 @@ def load_weights(model: Model) -> Any:
 def _plain(path: str) -> Model:
     tiny = path == "tiny" or Path(path).expanduser().resolve() == SHIPPED.resolve()
     policy = PolicyConfig(path=path, **(TINY if tiny else {}))
-    return Model(Path(path).name if not tiny else "tiny", policy, None, "paper", None)
+    return Model("tiny" if tiny else Path(path).name, policy, None, "paper", None, names_prompt=tiny)
+
+
+def _of_adapter(folder: Path) -> Model:
+    """LoRA weights as PEFT saves them, which name the policy that they are laid on."""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{folder / 'adapter_config.json'} has no base_model_name_or_path: which policy is it laid on?")
+    return replace(_plain(base), name=folder.name, adapter=folder, names_prompt=False)
 
 
 def _run_folder(path: Path) -> tuple[Path, Path] | None:
@@ -111,6 +156,11 @@ def _run_folder(path: Path) -> tuple[Path, Path] | None:
 
 def _has_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder holds LoRA weights and no policy."""
+    return _has_adapter(folder) and not (folder / "config.json").is_file()
 
 
 def _of_run(run: Path, weights: Path) -> Model:
