@@ -84,15 +84,28 @@ ROOMS: dict[str, set[str]] = {
     "policy": {"config", "data"},
     "collapse": set(),
     "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},
+    "answering": {"answer", "config", "config_checks", "data", "policy", "rollout", "rollout_settings"},
+    "rating": {
+        "answer",
+        "answering",
+        "command_options",
+        "data",
+        "evaluation",
+        "folder_writer",
+        "policy",
+        "provenance",
+        "rollout",
+        "rollout_settings",
+    },
     "scoring": {
         "answer",
+        "answering",
         "config",
         "config_checks",
         "data",
         "evaluation",
         "folder_writer",
         "packaged",
-        "policy",
         "provenance",
         "rollout",
         "rollout_settings",
@@ -124,6 +137,7 @@ ROOMS: dict[str, set[str]] = {
     "demo": {"answer", "config", "data", "evaluation", "packaged", "policy", "rollout", "training"},
     "bench": {
         "answer",
+        "answering",
         "config",
         "data",
         "demo",
@@ -296,10 +310,12 @@ def test_the_product_knows_nothing_of_demonstration_and_benchmarks():
     assert users_of("demo", "bench") == {("launching", "demo"), ("bench", "demo")}
 
 
-def test_nobody_imports_training_scoring_or_report_but_the_command_line():
+def test_nobody_imports_training_scoring_rating_or_report_but_the_command_line():
     # A run is started by launching and ends by drawing its curves.
     product = {
-        (user, used) for user, used in users_of("training", "scoring", "report") if user not in ("demo", "bench")
+        (user, used)
+        for user, used in users_of("training", "scoring", "rating", "report")
+        if user not in ("demo", "bench")
     }
     assert product == {("launching", "training"), ("training", "report")}
 

@@ -83,9 +83,11 @@ def anchors(document: Path) -> set[str]:
 
 @cache
 def names_in(file: Path) -> set[str]:
-    """The names that a module defines or imports at its top level, and the methods of its classes."""
+    """The names that a module defines or imports at its top level, for types too, and the methods of its classes."""
     found: set[str] = set()
-    for node in ast.parse(file.read_text()).body:
+    body = ast.parse(file.read_text()).body
+    for_types = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in [*body, *(inner for block in for_types for inner in block.body)]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):

@@ -25,6 +25,7 @@ USAGE = """usage: vqr1 COMMAND ...
   plan      what a run would need on machines that are not here: vqr1 plan experiment=kadid10k plan.gpus=8 plan.nodes=2
   data      which datasets there are, whether one is whole and sound, what it looks like: vqr1 data check kadid10k
   doctor    what this machine has and lacks for training, with remedies: vqr1 doctor experiment=kadid10k
+  rate      a score for each photo, or each photo of a folder: vqr1 rate photo.jpg --model runs/NAME
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
@@ -244,6 +245,12 @@ def data() -> None:
     report_user_errors("data", run)
 
 
+def rate() -> None:
+    from vqr1.rating.command import run
+
+    report_user_errors("rate", lambda: sys.exit(run(sys.argv[1:])))
+
+
 def stopped() -> None:
     import argparse
 
@@ -365,6 +372,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "plan": plan,
     "data": data,
     "doctor": doctor,
+    "rate": rate,
     "evaluate": evaluate,
     "table": table,
     "compare": compare,

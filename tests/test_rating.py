@@ -1,0 +1,480 @@
+"""``vqr1 rate`` and ``vqr1.load_rater``: what is rated, the same score in any batch, bad input, and going on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vqr1.data.pictures import fit_to_grid
+from vqr1.errors import UserError
+from vqr1.rating import command
+from vqr1.rating.files import find_pictures
+from vqr1.rating.inputs import as_list
+from vqr1.rating.methods import METHODS, rating_of
+from vqr1.rating.rater import Rater, find, load_found, load_rater
+from vqr1.rating.rating import Method, Rating
+from vqr1.rating.seeds import answer_seed, picture_digest
+from vqr1.rating.written import Unfinished
+from vqr1.rollout.offline import OwnNoise
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "rating.md"
+SIZES = [(56, 56), (84, 56), (56, 112), (112, 84), (84, 84), (56, 84)]
+
+
+def pictures_of(sizes=SIZES):
+    """Blurred noise, each picture of its own strength."""
+    rng = np.random.default_rng(0)
+    small = [rng.integers(0, 256, (3 + i, 3 + i, 3), dtype=np.uint8) for i in range(len(sizes))]
+    return [
+        Image.fromarray(each).resize(size, Image.Resampling.BICUBIC) for each, size in zip(small, sizes, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def greedy():
+    return load_rater("tiny")
+
+
+@pytest.fixture(scope="module")
+def mean():
+    return load_rater("tiny", k=3, seed=5)
+
+
+def with_batch(rater: Rater, batch: int) -> Rater:
+    """The same policy, asked for another number of answers at once."""
+    other = Rater.__new__(Rater)
+    other.__dict__.update(rater.__dict__, _at_once=max(1, batch // rater._asked.k), shrunk=0)
+    return other
+
+
+# The noise of an answer
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_own_noise_draws_from_the_softmax(temperature):
+    logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0])
+    n = 4000
+    drawn = OwnNoise(range(n), temperature, torch.device("cpu"))(None, logits.expand(n, 4)).argmax(-1)
+    share = torch.bincount(drawn, minlength=4) / n
+    wanted = (logits / temperature).softmax(-1)
+    assert share[2] == 0
+    assert torch.allclose(share, wanted, atol=4 * 0.5 / n**0.5)  # four standard errors at most
+
+
+def test_own_noise_is_of_the_row_and_goes_on_from_token_to_token():
+    scores = torch.zeros(2, 50)
+    both = OwnNoise([7, 8], 1.0, torch.device("cpu"))
+    alone = OwnNoise([8], 1.0, torch.device("cpu"))
+    first, second = both(None, scores), both(None, scores)
+    assert torch.equal(first[1], alone(None, scores[:1])[0])
+    assert torch.equal(second[1], alone(None, scores[:1])[0])
+    assert not torch.equal(first, second)
+
+
+def test_the_seed_is_of_pixels_and_number_alone():
+    picture = pictures_of()[0]
+    digest = picture_digest(picture)
+    assert digest == picture_digest(Image.fromarray(np.asarray(picture)))
+    other = picture.copy()
+    other.putpixel((3, 3), (1, 2, 3))
+    wide = Image.frombytes("RGB", (112, 28), picture.tobytes())
+    assert len({digest, picture_digest(other), picture_digest(wide)}) == 3
+    assert len({answer_seed(seed, of, k) for seed in (0, 1) for of in (digest, "0") for k in (0, 1)}) == 8
+
+
+# The same score twice
+
+
+@pytest.mark.parametrize("name", ["greedy", "mean"])
+def test_a_rating_is_the_same_in_any_batch_and_order(request, name):
+    rater = request.getfixturevalue(name)
+    pictures = pictures_of()
+    alone = [rater(picture) for picture in pictures]
+    assert len({each.reasoning for each in alone}) > 1
+    for batch in (3, 16):
+        assert with_batch(rater, batch)(pictures) == alone
+    order = [4, 0, 2, 5, 1, 3]
+    assert rater([pictures[i] for i in order]) == [alone[i] for i in order]
+    assert rater([pictures[0], pictures[0], pictures[1]]) == [alone[0], alone[0], alone[1]]
+
+
+def test_a_mean_is_of_k_answers_and_follows_the_seed(mean):
+    pictures = pictures_of()
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    ratings = mean(pictures)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert {len(each.scores) for each in ratings} == {3}
+    assert any(len(set(each.scores)) > 1 for each in ratings)
+    other = with_batch(mean, 192)
+    other._asked = replace(mean._asked, seed=6)
+    assert other(pictures) != ratings
+    more = with_batch(mean, 192)
+    more._asked = replace(mean._asked, k=5)
+    assert [each.scores[:3] for each in more(pictures)] == [each.scores for each in ratings]
+
+
+def test_scores_come_to_mean_and_deviation_and_unreadable_ones_to_none():
+    answers = ["<answer>2</answer>", "<answer>x</answer>", "<answer>4</answer>"]
+    assert rating_of(answers) == Rating(3.0, 2**0.5, [2.0, None, 4.0], answers[0], "ok")
+    assert rating_of(answers[2:]) == Rating(4.0, None, [4.0], answers[2], "ok")
+    assert rating_of(answers[1:2]) == Rating(None, None, [None], answers[1], "unreadable")
+
+
+# What a rater is given
+
+
+def test_a_picture_is_the_same_in_every_form(greedy, tmp_path):
+    picture = pictures_of([(100, 70)])[0]  # to be fitted
+    picture.save(tmp_path / "a.png")
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1) / 255
+    expected = greedy(picture)
+    assert expected.status == "ok"
+    path = tmp_path / "a.png"
+    assert [greedy(each) for each in (path, str(path), array, tensor, tensor.double())] == [expected] * 5
+    assert greedy(Image.open(path)) == expected
+    assert greedy(tensor[None]) == greedy(array[None]) == greedy(picture for _ in range(1)) == [expected]
+    assert greedy([]) == []
+    both = torch.stack([tensor, tensor.flip(1)])
+    scores = greedy.score(both)
+    assert (scores.shape, scores.dtype) == ((2,), torch.float32)
+    assert scores.tolist() == pytest.approx([each.score for each in greedy(both)])
+    assert greedy.score(tensor.requires_grad_()).tolist() == pytest.approx([expected.score])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.full((3, 56, 56), 1.01), r"values from 1.01 to 1.01: give values in \[0, 1\]; x.clamp"),
+        (torch.full((3, 56, 56), -0.01), "values from -0.01 to -0.01"),
+        (torch.full((3, 56, 56), torch.nan), "values from nan to nan"),
+        (torch.rand(56, 56, 3), r"a tensor of shape \(56, 56, 3\): \(3, H, W\) is read"),
+        (torch.rand(2, 1, 56, 56), r"a tensor of shape \(2, 1, 56, 56\): \(N, 3, H, W\) is read"),
+        (torch.rand(56, 56), r"a tensor of shape \(56, 56\)"),
+        (torch.zeros(3, 56, 56, dtype=torch.uint8), "a tensor of torch.uint8: give floating-point values"),
+        (np.zeros((56, 56, 3)), "an array of float64: give uint8"),
+        (np.zeros((3, 56, 56), np.uint8), r"an array of shape \(3, 56, 56\): \(H, W, 3\) is read"),
+        ([torch.rand(2, 3, 56, 56)], r"\(3, H, W\) is read"),
+        (3, "int is no picture; give a path"),
+        ([None], "NoneType is no picture"),
+    ],
+)
+def test_values_that_are_no_pictures_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        as_list(given)
+
+
+def test_one_nan_among_pictures_is_found():
+    batch = torch.rand(4, 3, 56, 56)
+    batch[2, 1, 5, 5] = torch.nan
+    with pytest.raises(UserError, match="nan"):
+        as_list(batch)
+
+
+def test_a_picture_that_fails_leaves_the_others(greedy, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    good = pictures_of()[2]
+    ratings = greedy([good, tmp_path / "text.png", tmp_path / "none.png", Image.new("RGB", (20, 90)), good])
+    assert [each.status for each in ratings] == ["ok", "failed", "failed", "failed", "ok"]
+    assert ratings[0] == ratings[4] == greedy(good)
+    whys = ["text.png: not a readable picture", "none.png is missing", "the picture: 20x90 pixels; a side must have 28"]
+    assert all(why in each.reasoning for why, each in zip(whys, ratings[1:], strict=False))
+    with pytest.raises(UserError, match="text.png: not a readable picture"):
+        greedy.score([good, tmp_path / "text.png"])
+
+
+def test_pictures_over_the_limit_are_shrunk_and_counted():
+    rater = load_rater("tiny", max_pixels=2 * 56 * 56)
+    large = pictures_of([(140, 112)])[0]
+    fitted = fit_to_grid(large, rater.model.policy.min_pixels, 2 * 56 * 56)
+    assert rater([large, pictures_of()[0]])[0] == rater(fitted)
+    assert rater.shrunk == 1
+
+
+def test_unreadable_answers_are_no_number(policy_folder):
+    rater = load_rater(policy_folder, max_tokens=4)
+    assert rater(pictures_of()[0]).status == "unreadable"
+    assert torch.isnan(rater.score(pictures_of()[:2])).tolist() == [True, True]
+
+
+def test_a_rater_says_what_pyiqas_metrics_say(greedy):
+    assert (greedy.lower_better, greedy.metric_mode, greedy.score_range) == (False, "NR", "1, 5")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"method": "best"}, "method=best: choose greedy, mean"),
+        ({"method": "greedy", "k": 6}, "k=6 has no effect with method=greedy"),
+        ({"k": 0}, "k=0: set it to 1 or more"),
+        ({"engine": "fast"}, "engine=fast: choose auto, transformers, vllm"),
+        ({"prompt": "rate"}, "prompt 'rate' is neither one of"),
+        ({"batch": 0}, "batch=0: set it to 1 or more"),
+    ],
+)
+def test_wrong_settings_are_named(asked, message):
+    with pytest.raises(UserError, match=message):
+        load_rater("tiny", **asked)
+
+
+# Which model
+
+
+def test_a_model_that_is_no_qwen_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="llama"):
+        load_rater(tmp_path)
+
+
+def test_a_model_that_is_nowhere_says_what_to_fetch():
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is not on this machine.*hf download nobody/nothing"):
+        load_rater("nobody/nothing")
+
+
+def adapter(folder, base):
+    from peft import get_peft_model
+
+    from vqr1.config import LoraSettings, PolicyConfig
+    from vqr1.policy.load import load_policy, lora_config
+
+    policy = load_policy(PolicyConfig(path=str(base), dtype="float32", attention="sdpa"))
+    adapted = get_peft_model(policy, lora_config(LoraSettings(r=2)))
+    adapted.save_pretrained(folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
+    return folder
+
+
+def test_lora_weights_alone_are_laid_on_the_policy_that_they_name(policy_folder, tmp_path):
+    folder = adapter(tmp_path / "lora", policy_folder)
+    rater = load_rater(folder, max_tokens=4)
+    assert rater.model.adapter == folder
+    picture = pictures_of()[0]
+    assert rater(picture) == load_rater(policy_folder, max_tokens=4)(picture)  # LoRA starts at no change
+
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "./gone"}))
+    with pytest.raises(FileNotFoundError, match="lora holds LoRA weights over a policy that is missing: .*gone"):
+        load_rater(folder)
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
+    with pytest.raises(UserError, match="has no base_model_name_or_path"):
+        load_rater(folder)
+
+
+# Which files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five good pictures, one below, and what else is found among photos."""
+    made = tmp_path / "photos"
+    (made / "below").mkdir(parents=True)
+    for name, picture in zip(
+        ("b.png", "a.JPG", "c.bmp", "e.webp", "f.png", "below/d.png"), pictures_of(), strict=False
+    ):
+        picture.save(made / name)
+    for name in ("text.png", "film.mp4", "drawing.svg", "photo.heic", "notes.txt", "labels.csv", "._a.JPG"):
+        (made / name).write_text("no picture")
+    return made
+
+
+GOOD = ["a.JPG", "b.png", "c.bmp", "e.webp", "f.png"]
+BAD = ["drawing.svg", "film.mp4", "photo.heic", "text.png"]
+
+
+def test_pictures_of_a_folder_and_those_that_are_named(folder):
+    found = find_pictures([str(folder)], recursive=False)
+    assert found.paths == [str(folder / name) for name in sorted(GOOD + BAD)]
+    assert found.others == Counter({".txt": 1, ".csv": 1})
+    deep = find_pictures([str(folder / "f.png"), str(folder), str(folder / "notes.txt")], recursive=True)
+    names = [str(Path(path).relative_to(folder)) for path in deep.paths]
+    below = ["a.JPG", "b.png", "below/d.png", "c.bmp", "drawing.svg", "e.webp", "film.mp4", "photo.heic", "text.png"]
+    assert names == ["f.png", *below, "notes.txt"]  # by name whatever it ends in, and each once
+
+
+def test_folders_without_pictures_and_words_that_are_nothing(folder, tmp_path):
+    (tmp_path / "empty" / "more").mkdir(parents=True)
+    (tmp_path / "empty" / "a.txt").touch()
+    with pytest.raises(UserError, match=r"empty holds no pictures, but 1 file \(1 .txt\); --recursive looks into"):
+        find_pictures([str(tmp_path / "empty")], recursive=False)
+    with pytest.raises(UserError, match=r"empty holds no pictures, but 1 file \(1 .txt\)$"):
+        find_pictures([str(tmp_path / "empty")], recursive=True)
+    with pytest.raises(FileNotFoundError, match="nothing.png is missing; give a picture or a folder"):
+        find_pictures([str(folder), str(tmp_path / "nothing.png")], recursive=False)
+
+
+# The command
+
+
+def rate(*words):
+    return command.run([*map(str, words), "--model", "tiny"])
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_bad_picture_loses_no_other(folder, greedy, tmp_path, capsys):
+    out, jsonl = tmp_path / "out" / "scores.csv", tmp_path / "out" / "answers.jsonl"
+    assert rate(folder, "--csv", out, "--jsonl", jsonl) == 1
+    rows = rows_of(out)
+    assert list(rows[0]) == ["path", "score", "std", "status"]
+    status = {Path(row["path"]).name: row["status"] for row in rows}
+    alone = {name: greedy(folder / name) for name in GOOD}
+    assert status == {name: each.status for name, each in alone.items()} | dict.fromkeys(BAD, "failed")
+    scores = {Path(row["path"]).name: row["score"] and float(row["score"]) for row in rows}
+    assert scores == {name: each.score or "" for name, each in alone.items()} | dict.fromkeys(BAD, "")
+    whole = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [(each["path"], each["status"]) for each in whole] == [(row["path"], row["status"]) for row in rows]
+    shown, said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in shown.splitlines()] == [row["path"] for row in rows]
+    assert ".heic are not read; convert it to PNG or JPEG" in shown
+    assert "left out, since they are no pictures: 2 files (1 .csv, 1 .txt)" in said
+    rated = [each.score for each in alone.values() if each.score is not None]
+    assert len(rated) > 1
+    assert f"mean of {len(rated)} pictures: {sum(rated) / len(rated):.2f}; " in said
+    assert said.rstrip().endswith("; 4 failed")
+    assert {file.name for file in out.parent.iterdir()} == {"scores.csv", "answers.jsonl"}
+
+    with pytest.raises(UserError, match="scores.csv is there already; give another file, or delete it"):
+        rate(folder, "--csv", out)
+
+
+def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, monkeypatch, capsys):
+    for name in BAD:
+        (folder / name).unlink()
+    whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    words = folder, "-k", 2, "--batch", 4, "--reasoning"
+    assert rate(*words, "--csv", whole) == 0
+    asked = []
+
+    def stopped(answerer, pictures, how):
+        asked.append(len(pictures))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return METHODS[Method.greedy](answerer, pictures, how)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, Method.mean, stopped)
+        with pytest.raises(KeyboardInterrupt, match="2 of 5 are rated; the same command goes on"):
+            rate(*words, "--csv", parts)
+    assert asked == [2, 2]
+    assert not parts.exists()
+    kept = tmp_path / "parts.csv.unfinished"
+    with (kept / "ratings.jsonl").open("a") as file:
+        file.write('{"path": "torn')
+    with pytest.raises(UserError, match="holds ratings with k = 2, and now it is 3; go on with the same settings"):
+        rate(folder, "-k", 3, "--csv", parts)
+    capsys.readouterr()
+    assert rate(*words, "--csv", parts) == 0
+    shown, said = capsys.readouterr()
+    assert len(shown.splitlines()) == 3
+    assert "going on: 2 of 5 pictures are rated" in said
+    assert parts.read_bytes() == whole.read_bytes()
+    assert not kept.exists()
+
+
+def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
+    target = tmp_path / "a.csv"
+    ok = Rating(3.0, None, [3.0], "", "ok")
+    bad = replace(ok, score=None, scores=[], status="failed")
+    paths = [str(folder / name) for name in GOOD[:3]]
+    first = Unfinished("--csv", target)
+    assert first.open({"k": 1}) == {}
+    first.append(zip(paths, (ok, bad, ok), strict=True))
+    with pytest.raises(UserError, match="a.csv.unfinished is being written by"):
+        Unfinished("--csv", target).open({"k": 1})
+    first.close()
+    with (first.path / "ratings.jsonl").open("a") as file:
+        file.write('{"path": "torn')
+    pictures_of()[3].save(paths[2])
+    second = Unfinished("--csv", target)
+    assert second.open({"k": 1}) == {paths[0]: ok}
+    second.append([(paths[2], ok)])
+    second.close()
+    assert second.open({"k": 1}) == {paths[0]: ok, paths[2]: ok}
+    second.finish()
+    second.close()
+    assert not second.path.exists()
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path):
+    other = tmp_path / "a.csv.unfinished"
+    other.mkdir()
+    (other / "novel.txt").touch()
+    with pytest.raises(UserError, match="a.csv.unfinished holds other files"):
+        Unfinished("--csv", tmp_path / "a.csv").open({})
+    assert [file.name for file in other.iterdir()] == ["novel.txt"]
+
+
+def test_a_line_is_one_line_and_steers_no_terminal():
+    rating = Rating(3.456, 0.5, [3.456], "<think>a\nb\t\x1b[2J</think>", "ok")
+    assert command.line("a\nb.png", rating, False) == "a\\nb.png\t3.46\t0.50\tok"
+    assert command.line("a.png", rating, True) == "a.png\t3.46\t0.50\tok\t<think>a b \\x1b[2J</think>"
+    assert command.line("a.png", Rating(None, None, [], "why", "failed"), False) == "a.png\t-\t-\tfailed\twhy"
+
+
+def test_a_model_without_a_prompt_of_its_own_is_asked_the_papers_which_is_said(folder, policy_folder, capsys):
+    words = [str(folder / "a.JPG"), "--model", str(policy_folder)]
+    assert command.run(words) == 1  # untrained: unreadable
+    said = capsys.readouterr().err
+    assert "does not say what it was trained to be asked: it is asked the paper's prompt" in said
+    assert said.rstrip().endswith("no scores; 1 unreadable")
+
+
+# Documents and import
+
+
+def test_vqr1_is_imported_without_torch():
+    code = "import sys, vqr1; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); vqr1.nothing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "module 'vqr1' has no attribute 'nothing'" in done.stderr
+    import vqr1
+
+    assert vqr1.load_rater is load_rater
+
+
+def examples():
+    text = DOCUMENT.read_text()
+    python = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return python, re.findall(r"^vqr1 rate (.*)$", text, flags=re.MULTILINE)
+
+
+def test_every_example_of_the_document_works(tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    first, second = pictures_of()[:2]
+    first.save(tmp_path / "photo.jpg")
+    second.save(photos / "other.png")
+    monkeypatch.chdir(tmp_path)
+    programs, commands = examples()
+    assert (len(programs), len(commands)) == (2, 4)
+    for program in programs:
+        exec(program.replace("runs/NAME", "tiny"), {})
+    for words in commands:
+        assert command.run(shlex.split(words.replace("runs/NAME", "tiny"))) == 0
+    assert len(rows_of(tmp_path / "scores.csv")) == 1
+
+
+def test_what_is_found_can_be_loaded_later():
+    from vqr1.answering.settings import AnswerSettings
+
+    settings, model, method = find(AnswerSettings(model="tiny"), None, 4)
+    assert (settings.answers, method, model.names_prompt) == (4, Method.mean, True)
+    assert load_found(settings, model, method).method is Method.mean

@@ -1,0 +1,148 @@
+"""``vqr1 rate``: a line for each picture of the command line, and files of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from vqr1.command_options import count, path
+from vqr1.errors import UserError, printable
+
+if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told before
+    from vqr1.rating.rater import Rater
+    from vqr1.rating.rating import Rating
+    from vqr1.rating.written import Unfinished
+
+EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put right by you, 130 by Ctrl-C."
+
+
+def run(words: Sequence[str]) -> int:
+    """Rate as the words say. Returns the exit code; raises UserError for what is wrong with words, files or model."""
+    asked = parser().parse_args(words)
+    if asked.csv and asked.csv == asked.jsonl:
+        raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
+
+    from vqr1.rating.files import find_pictures, listed
+    from vqr1.rating.written import Unfinished, write_csv, write_jsonl
+
+    found = find_pictures(asked.pictures, asked.recursive)
+    if found.others:
+        say(f"left out, since they are no pictures: {listed(found.others)}")
+    targets = {"--csv": asked.csv, "--jsonl": asked.jsonl}
+    unfinished = next((Unfinished(option, target) for option, target in targets.items() if target), None)
+    try:
+        rated = rate(asked, found.paths, unfinished)
+        in_order = [(each, rated[each]) for each in found.paths]
+        if asked.csv:
+            write_csv(asked.csv, in_order, asked.reasoning)
+        if asked.jsonl:
+            write_jsonl(asked.jsonl, in_order)
+        if unfinished:
+            unfinished.finish()
+    finally:
+        if unfinished:
+            unfinished.close()
+    say(summary([rating for _, rating in in_order]))
+    return 0 if all(rating.status == "ok" for _, rating in in_order) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "vqr1 rate", description="A score from 1, bad, to 5, excellent, for each picture.", epilog=EPILOG
+    )
+    made.add_argument("pictures", nargs="+", metavar="PHOTO_OR_FOLDER")
+    made.add_argument("--model", required=True, metavar="MODEL", help="a run's folder, one of weights, a hub id, tiny")
+    made.add_argument("--recursive", action="store_true", help="the folders in a folder, too")
+    made.add_argument("--csv", type=path, metavar="FILE", help="path, score, std, status; the same command goes on")
+    made.add_argument("--jsonl", type=path, metavar="FILE", help="everything, the reasoning and each answer's score")
+    made.add_argument("--reasoning", action="store_true", help="on the screen and in the csv, too")
+    made.add_argument("--method", choices=["greedy", "mean"], help="one answer, the likeliest; or the mean of K drawn")
+    made.add_argument("-k", type=count, metavar="K", help="answers for --method mean (6), which it stands for")
+    made.add_argument("--seed", type=int, default=0, help="of drawn answers")
+    made.add_argument("--temperature", type=float, default=1.0, help="of drawn answers")
+    made.add_argument("--prompt", help="paper, published, no_thinking, or a text; the model's own unless given")
+    made.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
+    made.add_argument("--batch", type=count, metavar="N", help="answers asked for at once; fewer need less memory")
+    made.add_argument("--min-pixels", type=count, metavar="N", help="smaller pictures are enlarged; the model's own")
+    made.add_argument("--max-pixels", type=count, metavar="N", help="larger pictures are shrunk; the model's own")
+    made.add_argument("--threads", type=count, metavar="N", help="of torch; 1 is fastest for the tiny policy")
+    return made
+
+
+def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished | None) -> dict[str, Rating]:
+    """The ratings of all paths, those of an unfinished command among them. A line on the screen for each new one."""
+    import torch
+    from tqdm import tqdm
+
+    from vqr1.answering.model import answer_facts
+    from vqr1.answering.settings import AnswerSettings
+    from vqr1.provenance import versions
+    from vqr1.rating.rater import find, load_found
+    from vqr1.rollout_settings import ScoringEngine
+
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    names = "model", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
+    settings = AnswerSettings(**{name: getattr(asked, name) for name in names}, engine=ScoringEngine[asked.engine])
+    settings, model, method = find(settings, asked.method, asked.k)
+    if not model.names_prompt:
+        say(f"{asked.model} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
+    rated: dict[str, Rating] = {}
+    if unfinished:
+        packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}
+        rated = unfinished.open({"method": method.value, **answer_facts(settings, model), **packages})
+    left = [each for each in paths if each not in rated]
+    done = len(paths) - len(left)
+    if done:
+        say(f"going on: {done} of {len(paths)} pictures are rated")
+    if not left:
+        return rated
+    try:
+        rater = load_found(settings, model, method)
+        with tqdm(total=len(paths), initial=done, unit="picture", leave=False, disable=None) as progress:
+            for fresh in with_paths(left, rater):
+                rated.update(fresh)
+                if unfinished:
+                    unfinished.append(fresh)
+                for each, rating in fresh:
+                    progress.write(line(each, rating, asked.reasoning), file=sys.stdout)
+                progress.update(len(fresh))
+    except KeyboardInterrupt as stop:
+        how = "the same command goes on" if unfinished else "with --csv or --jsonl the same command would go on"
+        raise KeyboardInterrupt(f"{sum(each in rated for each in paths)} of {len(paths)} are rated; {how}") from stop
+    if rater.shrunk:
+        limit = f"{model.policy.max_pixels:,} pixels, the most that the model reads (--max-pixels)"
+        say(f"shrunk to {limit}: {rater.shrunk} of {len(left)} pictures")
+    return rated
+
+
+def with_paths(paths: Sequence[str], rater: Rater) -> Iterator[list[tuple[str, Rating]]]:
+    """Batches of ratings as they come, each with its path."""
+    coming = iter(paths)
+    for batch in rater.in_batches(paths):
+        yield list(zip(islice(coming, len(batch)), batch, strict=True))
+
+
+def line(name: str, rating: Rating, reasoning: bool) -> str:
+    """Path, score, std and status between tabs, then why a picture failed, or the reasoning if it is asked for."""
+    numbers = ["-" if value is None else f"{value:.2f}" for value in (rating.score, rating.std)]
+    more = [" ".join(rating.reasoning.split())] if reasoning or rating.status == "failed" else []
+    return "\t".join(map(printable, [name, *numbers, rating.status, *more]))
+
+
+def summary(ratings: Sequence[Rating]) -> str:
+    """Such as ``mean of 12 pictures: 3.41; 1 failed``."""
+    scores = [rating.score for rating in ratings if rating.score is not None]
+    parts = [f"mean of {len(scores)} pictures: {math.fsum(scores) / len(scores):.2f}"] if scores else ["no scores"]
+    for status in ("unreadable", "failed"):
+        number = sum(rating.status == status for rating in ratings)
+        parts += [f"{number} {status}"] * (number > 0)
+    return "; ".join(parts)
+
+
+def say(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)

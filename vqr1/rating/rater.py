@@ -1,0 +1,188 @@
+"""A policy that rates pictures, for programs: ``rater = vqr1.load_rater("runs/NAME")``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
+from vqr1.answering.model import Model, check_model, find_model
+from vqr1.answering.settings import AnswerSettings, check_answers, settle
+from vqr1.data.ahead import opened
+from vqr1.errors import UserError
+from vqr1.rating.hub import fetch
+from vqr1.rating.inputs import Picture, as_list, load
+from vqr1.rating.methods import METHODS, Asked
+from vqr1.rating.rating import Method, Rating, failed
+from vqr1.rollout_settings import ScoringEngine
+
+K = 6  # answers that a mean is taken of
+
+
+class Rater:
+    """Pictures in, ratings out: the same for the same picture in any batch and order, but for rounding on a GPU.
+
+    ``lower_better``, ``metric_mode`` and ``score_range`` are what pyiqa's metrics call them. Safe to call from several
+    threads, which wait for each other. Nothing it returns has a gradient.
+    """
+
+    lower_better = False
+    metric_mode = "NR"  # no reference picture
+    score_range = "1, 5"
+
+    def __init__(self, answerer: Answerer, settings: AnswerSettings, method: Method):
+        """``settings`` are settled (:func:`find`)."""
+        assert settings.batch
+        self.method = method
+        self.model = answerer.model
+        self.shrunk = 0  # pictures so far that had more pixels than the policy reads
+        self._answerer = answerer
+        self._asked = Asked(settings.answers, settings.seed)
+        self._at_once = max(1, settings.batch // settings.answers)  # pictures
+        self._checked = False
+        self._lock = threading.Lock()
+
+    @overload
+    def __call__(self, pictures: str | Path | Image.Image) -> Rating: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, pictures: np.ndarray | torch.Tensor) -> Rating | list[Rating]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, pictures: Iterable[Picture]) -> list[Rating]: ...
+
+    def __call__(self, pictures: Picture | Iterable[Picture]) -> Rating | list[Rating]:
+        """The rating of one picture, or the ratings of many in order.
+
+        Args:
+            pictures: a path, a PIL picture, an array (H, W, 3) of uint8 or a tensor (3, H, W) in [0, 1]; or many: a
+                list of these, an array (N, H, W, 3) or a tensor (N, 3, H, W).
+
+        A file that is no picture is a rating of status failed, and the others go on. Raises UserError for tensors and
+        arrays of another shape, type or range.
+        """
+        listed, alone = as_list(pictures)
+        ratings = [rating for batch in self.in_batches(listed) for rating in batch]
+        return ratings[0] if alone else ratings
+
+    def score(self, pictures: Picture | Iterable[Picture]) -> torch.Tensor:
+        """The scores (N,) of pictures as :meth:`__call__` takes them, on the device of a tensor that is given.
+
+        NaN where no answer could be read. Raises UserError for a picture that cannot be opened.
+        """
+        listed, _ = as_list(pictures)
+        ratings = [rating for batch in self.in_batches(listed) for rating in batch]
+        for rating in ratings:
+            if rating.status == "failed":
+                raise UserError(rating.reasoning)
+        device = pictures.device if isinstance(pictures, torch.Tensor) else None
+        return torch.tensor([torch.nan if r.score is None else r.score for r in ratings], device=device)
+
+    def in_batches(self, pictures: Sequence[Picture]) -> Iterator[list[Rating]]:
+        """The ratings as they come, the next pictures being opened meanwhile."""
+        policy = self.model.policy
+        batches = [pictures[i : i + self._at_once] for i in range(0, len(pictures), self._at_once)]
+        for batch in opened(batches, partial(load, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)):
+            sizes = [each[1] for each in batch if not isinstance(each, str)]
+            self.shrunk += sum(width * height > policy.max_pixels for width, height in sizes)
+            yield self._rate([each if isinstance(each, str) else each[0] for each in batch])
+
+    def _rate(self, pictures: Sequence[Image.Image | str]) -> list[Rating]:
+        """Of fitted pictures; in place of one that could not be opened: why."""
+        whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
+        with self._lock:
+            if whole and not self._checked:
+                self._answerer.check(whole)
+                self._checked = True
+            rated = iter(METHODS[self.method](self._answerer, whole, self._asked) if whole else [])
+        return [failed(picture) if isinstance(picture, str) else next(rated) for picture in pictures]
+
+
+def load_rater(
+    model: str | Path,
+    *,
+    method: str | None = None,
+    k: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    prompt: str | None = None,
+    max_tokens: int = 256,
+    engine: str = "auto",
+    batch: int | None = None,
+    memory_share: float = 0.9,
+    tensor_parallel: int = 1,
+    dtype: str = "auto",
+    attention: str = "auto",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Rater:
+    """A rater with its policy loaded, on the GPU where there is one.
+
+    Args:
+        model: a run's folder, a folder of weights, a hub id, or tiny.
+        method: greedy, one answer and the usual, or mean, of ``k`` seeded answers (the usual where ``k`` is given).
+        k: answers to each picture, for a mean; 6 unless given.
+        prompt: paper, published, no_thinking, or a text of your own; what the model was trained with unless given.
+        engine, batch, memory_share and on: as the settings of vqr1 evaluate of these names.
+
+    Raises UserError for settings and models that do not fit.
+
+        rater = vqr1.load_rater("runs/NAME")
+        rater("photo.jpg").score
+    """
+    engines = {each.value: each for each in ScoringEngine}
+    if engine not in engines:
+        raise UserError(f"engine={engine}: choose {', '.join(engines)}")
+    settings = AnswerSettings(
+        model=str(model),
+        seed=seed,
+        temperature=temperature,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        engine=engines[engine],
+        batch=batch,
+        memory_share=memory_share,
+        tensor_parallel=tensor_parallel,
+        dtype=dtype,
+        attention=attention,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    return load_found(*find(settings, method, k))
+
+
+def find(settings: AnswerSettings, method: str | None, k: int | None) -> tuple[AnswerSettings, Model, Method]:
+    """Settled settings, the model and the method, checked, with nothing loaded yet; a hub's model is fetched.
+
+    Raises UserError for settings, files and prompts that do not fit.
+    """
+    chosen = method or ("greedy" if k is None else "mean")
+    methods = {each.value: each for each in METHODS}
+    if chosen not in methods:
+        raise UserError(f"method={chosen}: choose {', '.join(methods)}")
+    greedy = methods[chosen] is Method.greedy
+    if greedy and k is not None:
+        raise UserError(f"k={k} has no effect with method=greedy, which asks once; leave one of them out")
+    settings = replace(settings, greedy=greedy, k=K if k is None else k)
+    check_answers(settings)
+    settings = settle(settings, torch.cuda.device_count())
+    fetch(settings.model)
+    model = find_model(settings)
+    check_adapter(settings, model)
+    if warning := check_model(model):
+        print(warning, file=sys.stderr)
+    return settings, model, methods[chosen]
+
+
+def load_found(settings: AnswerSettings, model: Model, method: Method) -> Rater:
+    """What :func:`find` found, loaded."""
+    return Rater(load_answerer(settings, model), settings, method)
