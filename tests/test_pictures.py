@@ -280,7 +280,7 @@ def test_a_truncated_large_jpeg_is_refused_though_it_is_decoded_reduced(tmp_path
     data = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 9 // 10])
     with pytest.raises(
-        ValueError, match=r"cut.jpg: not a readable picture .*truncated.*; replace the file or drop its"
+        ValueError, match=r"cut.jpg: not a readable picture .*truncated.*; replace the file or leave it"
     ):
         load_fitted(tmp_path / "cut.jpg", 3136, 200704)
 
