@@ -81,7 +81,7 @@ ROOMS: dict[str, set[str]] = {
     "data": {"packaged"},
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "data"},
-    "policy": {"config", "data"},
+    "policy": {"answer", "config", "data"},
     "collapse": set(),
     "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},
     "answering": {"answer", "config", "config_checks", "data", "policy", "rollout", "rollout_settings"},

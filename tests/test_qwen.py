@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from tests.support.number_rows import number_rows
 from tests.support.qwen import SPECIAL, hub_name, published_config, published_settings, qwen_processor, vllm_name
 from vqr1.answer import build_prompt, read_score
 from vqr1.bench.shapes import SHAPES, shape_config
 from vqr1.config import LoraSettings, PolicyConfig
+from vqr1.demo.tiny_policy import make_config
+from vqr1.policy.expected import NumberTokens, expected_scores, tokens_before_score
 from vqr1.policy.load import lora_config
 from vqr1.policy.weight_files import current_name
 from vqr1.rollout.engine import vision_tokens
-from vqr1.rollout.offline import text_tokens
+from vqr1.rollout.offline import encode_prompts, text_tokens
 from vqr1.training.policy_checks import lora_targets
 
 PAPER = build_prompt("paper")[0]["content"]
@@ -60,6 +63,71 @@ def test_answers_are_cut_as_the_reader_must_expect(tokenizer):
     assert read_score(tokenizer.decode(tokenizer.encode(answer))) == 4.57
     assert all(len(pieces(tokenizer, digit)) == 1 for digit in "0123456789.")
     assert pieces(tokenizer, " 4") == [" ", "4"]
+
+
+def test_digits_are_tokens_of_their_own_and_these_tokens_end_a_number(tokenizer):
+    """Beside white space, of which there are hundreds of tokens."""
+    tokens = NumberTokens.of(tokenizer)
+    assert tokenizer.batch_decode([[token] for token in tokens.characters]) == list("0123456789.")
+    end = {tokenizer.decode([token]) for token in set(tokens.end) - set(tokens.blank)}
+    assert end == {"<", " <", "</", " </"} and len(tokens.blank) > 400
+    assert all(tokenizer.decode([token]).isspace() for token in tokens.blank)
+
+
+@pytest.mark.parametrize(
+    ("answer", "before"),
+    [
+        ("<think>2 dogs.</think><answer>4.57</answer>", "<think>2 dogs.</think><answer>"),
+        ("<think>Dim.</think>\n<answer>\n4.57\n</answer>", "<think>Dim.</think>\n<answer>\n"),
+        ("<think>Dim.</think> <answer> 4.57 </answer>", "<think>Dim.</think> <answer> "),
+        ("<answer>4<answer>", "<answer>"),
+        ("<answer>bad</answer>", "<answer>"),
+        ("<think>Dim.</think><answer></answer>", None),  # `></` is one token: behind the tag there is no place
+        ("<think>Dim.</think>", None),
+    ],
+)
+def test_the_place_of_a_number_is_behind_the_token_that_completes_the_tag(tokenizer, answer, before):
+    ids = tokenizer.encode(answer)
+    count = tokens_before_score(tokenizer.batch_decode([[token] for token in ids]))
+    assert (None if count is None else tokenizer.decode(ids[:count])) == before
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer):
+    """Random weights behind the whole vocabulary."""
+    text = {
+        **{"vocab_size": 151936, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096},
+        **{"initializer_range": 0.3, "tie_word_embeddings": False},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }
+    vision = {
+        **{"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [0]},
+        **{"out_hidden_size": 32, "initializer_range": 0.3},
+    }
+    torch.manual_seed(0)
+    return Qwen2_5_VLForConditionalGeneration(make_config(tokenizer, text, vision)).eval()
+
+
+def test_expected_scores_are_those_of_ordinary_rows(processor, tokenizer, small):
+    """All tokens but a few are ruled out, or the numbers' share would be that of a dozen tokens in 151,936."""
+    few = ["<", " <", "</", " </", "\n", " ", ".</", ">", " good", *"0123456789."]
+    allowed = {tokenizer.encode(word)[0] for word in few}
+    assert len(allowed) == len(few)
+    never = [token for token in range(151936) if token not in allowed]
+    texts = ["<think>2 dogs.</think><answer>4.57</answer>", "<think>Dim.</think>\n<answer>\n1", "<answer></answer>"]
+    picture = Image.new("RGB", (56, 56), "teal")
+    prompt = encode_prompts(processor, [{"image": picture, "prompt": build_prompt("paper")}])
+    inputs = encode_prompts(processor, [{"image": picture, "prompt": build_prompt("paper")}] * 3)
+    answers = [tokenizer.encode(text) for text in texts]
+    found = expected_scores(small, tokenizer, inputs, answers, never=never)
+    for r in (0, 1):
+        before = answers[r][: tokens_before_score(tokenizer.batch_decode([[token] for token in answers[r]]))]
+        expected = number_rows(small, tokenizer, prompt, before, never, 1.0)
+        of_each = dict(zip(found.support_S.tolist(), found.probability_RS[r].tolist(), strict=True))
+        assert of_each == pytest.approx(expected, rel=1e-3, abs=1e-9) and sum(expected.values()) > 0.001
+    assert found.mean_R[2].isnan()
+    assert not torch.allclose(found.mean_R[0], found.mean_R[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(

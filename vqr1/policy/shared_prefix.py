@@ -111,6 +111,12 @@ class Layout(NamedTuple):
     place_T: torch.Tensor  # of each token in B x L, flat
     attention: torch.Tensor | Segments
 
+    def placed(self, tokens: torch.Tensor, empty: int) -> torch.Tensor:
+        """``tokens``, (..., T) in the order of the parts, as (..., B, L); ``empty`` where there is none."""
+        places = tokens.new_full((*tokens.shape[:-1], self.shape[0] * self.shape[1]), empty)
+        places[..., self.place_T] = tokens
+        return places.unflatten(-1, self.shape)
+
 
 class Packed(NamedTuple):
     """The model's inputs, and where in its output the answers' tokens are, in the order of the batch."""
@@ -171,65 +177,85 @@ def pack(batch: AnswerBatch, positions: Positions, packing: Packing) -> Packed:
     shared[:, -1] = False
 
     lengths = torch.cat([shared.sum(1), answered.sum(1)])  # of the prompts' parts, then of the branches
-    layout = _layout(lengths, torch.cat([group_R[first_G], group_R]), len(first_G), packing)
-
-    def laid_out(of_prompts: torch.Tensor, of_branches: torch.Tensor, empty: int) -> torch.Tensor:
-        tokens = torch.cat([of_prompts[..., shared], of_branches[..., answered]], dim=-1)
-        places = tokens.new_full((*tokens.shape[:-1], layout.shape[0] * layout.shape[1]), empty)
-        places[..., layout.place_T] = tokens
-        return places.unflatten(-1, layout.shape)
-
-    first_token_G = (lengths.cumsum(0) - lengths)[: len(first_G)]
-    in_order = layout.place_T[first_token_G].argsort()  # the model takes pictures in the order of their tokens
+    layout = lay_out(lengths, [*range(len(first_G)), *group_R.tolist()], packing)
+    tokens = {
+        "input_ids": (prompts.prompt_RP, branch_RS, 0),
+        "shift_labels": (torch.full_like(prompts.prompt_RP, -100), batch.answer_RS, -100),
+        "position_ids": (position_3GP, position_3RS, 0),
+    }
     inputs = {
-        "input_ids": laid_out(prompts.prompt_RP, branch_RS, 0),
-        "shift_labels": laid_out(torch.full_like(prompts.prompt_RP, -100), batch.answer_RS, -100),
-        "position_ids": laid_out(position_3GP, position_3RS, 0),
+        name: layout.placed(torch.cat([of_prompts[..., shared], of_branches[..., answered]], dim=-1), empty)
+        for name, (of_prompts, of_branches, empty) in tokens.items()
+    }
+    inputs |= seen_by_prompts(prompts, lengths, layout)
+    return Packed(inputs, layout.place_T[int(lengths[: len(first_G)].sum()) :])
+
+
+def seen_by_prompts(prompts: AnswerBatch, lengths: torch.Tensor, layout: Layout) -> dict[str, Any]:
+    """The model's inputs beside tokens: the attention, and the pictures in the order in which their tokens lie."""
+    first_token_G = (lengths.cumsum(0) - lengths)[: len(prompts.grid_R)]
+    in_order = layout.place_T[first_token_G].argsort()
+    return {
         "attention_mask": {"full_attention": layout.attention},
         "pixel_values": torch.cat([prompts.pictures_R[g] for g in in_order.tolist()]),
         "image_grid_thw": prompts.grid_R[in_order],
     }
-    return Packed(inputs, layout.place_T[int(lengths[: len(first_G)].sum()) :])
 
 
-def _layout(lengths: torch.Tensor, group: torch.Tensor, prompts: int, packing: Packing) -> Layout:
-    """Where parts of ``lengths``, (G + R,), of the prompts ``group`` go: first those of G prompts, then R branches."""
-    size_G = torch.zeros_like(lengths[:prompts]).index_add(0, group, lengths)
+def lay_out(lengths: torch.Tensor, above: Sequence[int], packing: Packing) -> Layout:
+    """Where N parts of ``lengths``, (N,), go, and what they see: themselves, and the parts they go on from.
+
+    ``above``: the part before it that each goes on from. Prompts come first, and go on from themselves.
+    """
+    root: list[int] = []
+    for part, upper in enumerate(above):
+        root.append(part if upper == part else root[upper])
+    group = torch.tensor(root, device=lengths.device)
+    size_G = torch.zeros_like(lengths).index_add(0, group, lengths)[: max(root) + 1]
     longest = int(size_G.max())
     if packing.by_segments(longest, lengths.device):
-        return _in_one_row(lengths, group, prompts)
+        return _in_one_row(lengths, above)
     bin_G = bins(size_G.tolist(), packing.row_tokens or longest)
-    return _in_rows(lengths, group, prompts, torch.tensor(bin_G, device=lengths.device))
+    return _in_rows(lengths, above, group, torch.tensor(bin_G, device=lengths.device))
 
 
-def _in_one_row(lengths: torch.Tensor, group: torch.Tensor, prompts: int) -> Layout:
+def _in_one_row(lengths: torch.Tensor, above: Sequence[int]) -> Layout:
     place_T = torch.arange(int(lengths.sum()), device=lengths.device)
-    parts = place_T.split(lengths.tolist())
-    branches = zip(group[prompts:].tolist(), parts[prompts:], strict=True)
-    keys = [*parts[:prompts], *(torch.cat([parts[g], branch]) for g, branch in branches)]
+    keys: list[torch.Tensor] = []
+    for part, (upper, own) in enumerate(zip(above, place_T.split(lengths.tolist()), strict=True)):
+        keys.append(own if upper == part else torch.cat([keys[upper], own]))
     return Layout((1, len(place_T)), place_T, Segments.of(lengths.tolist(), keys))
 
 
-def _in_rows(lengths: torch.Tensor, group: torch.Tensor, prompts: int, bin_G: torch.Tensor) -> Layout:
-    """Bins as rows, (B, L), and the mask (B, 1, L, L) in which a token sees its prompt and its branch up to itself."""
+def _in_rows(lengths: torch.Tensor, above: Sequence[int], group: torch.Tensor, bin_G: torch.Tensor) -> Layout:
+    """Bins as rows, (B, L), and the mask (B, 1, L, L) in which a token sees the parts above its own and itself."""
     group_T = group.repeat_interleave(lengths)
-    order = (bin_G[group_T] * len(bin_G) + group_T).argsort(stable=True)  # a prompt stays before its answers
+    order = (bin_G[group_T] * len(bin_G) + group_T).argsort(stable=True)  # a part stays before those that go on from it
     row_T = bin_G[group_T[order]]
     used_B = row_T.bincount()
     columns = int(used_B.max())
     column_T = torch.arange(len(order), device=order.device) - (used_B.cumsum(0) - used_B)[row_T]
     place_T = torch.empty_like(order).scatter_(0, order, row_T * columns + column_T)
 
-    def laid_out(of_parts: torch.Tensor) -> torch.Tensor:
-        places = order.new_full((len(used_B) * columns,), -1)  # padding: a group of its own, which sees itself
-        return places.scatter_(0, place_T, of_parts.repeat_interleave(lengths)).view(-1, columns)
+    def laid_out(of_parts: Sequence[int]) -> torch.Tensor:
+        places = order.new_full((len(used_B) * columns,), -1)  # padding, which sees itself
+        own = torch.tensor(of_parts, device=order.device).repeat_interleave(lengths)
+        return places.scatter_(0, place_T, own).view(-1, columns)
 
-    group_BL = laid_out(group)
-    branch = torch.arange(len(lengths), device=order.device) - prompts
-    branch_BL = laid_out(branch.clamp(min=-1))  # -1: the part that is shared
-    sees = (branch_BL[:, None] == -1) | (branch_BL[:, None] == branch_BL[:, :, None])
-    sees &= group_BL[:, None] == group_BL[:, :, None]
+    part_BL = laid_out(range(len(above)))
+    sees = torch.zeros(len(used_B), columns, columns, dtype=torch.bool, device=order.device)
+    for ancestor in _by_depth(above):
+        sees |= laid_out(ancestor)[:, :, None] == part_BL[:, None]
     return Layout((len(used_B), columns), place_T, sees.tril()[:, None])
+
+
+def _by_depth(above: Sequence[int]) -> Iterator[list[int]]:
+    """For each depth of the trees, the prompts' first: every part's ancestor or self there, -2 where it has none."""
+    paths: list[list[int]] = []
+    for part, upper in enumerate(above):
+        paths.append([*(paths[upper] if upper != part else []), part])
+    for depth in range(max(map(len, paths))):
+        yield [path[depth] if depth < len(path) else -2 for path in paths]
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[int]:
