@@ -67,6 +67,7 @@ ROOMS: dict[str, set[str]] = {
     "screen": {"config"},
     "next_steps": {"command_words", "config", "packaged"},
     "evaluation": {"folder_writer"},
+    "rating_statistics": set(),
     "provenance": set(),
     "machine_choices": {
         "batches",
@@ -198,6 +199,7 @@ WITHOUT_TORCH = {
     "config_checks",
     "packaged",
     "ranking_options",
+    "rating_statistics",
     "rollout_settings",
     "batches",
 }
