@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     "folder_writer": set(),
     "screen": {"config"},
     "next_steps": {"command_words", "config", "packaged"},
-    "evaluation": {"folder_writer"},
+    "evaluation": {"folder_writer", "rating_statistics"},
     "rating_statistics": set(),
     "provenance": set(),
     "machine_choices": {

@@ -62,7 +62,7 @@ def resampled_correlations(
         return np.full((2, len(predictions), rounds), np.nan)
     sides = [_Side(values) for values in (mos, *predictions)]
     pieces = []
-    for weights in _weights(unit, rounds, seed):
+    for weights in drawn_weights(unit, rounds, seed):
         truth, *models = [side.drawn(weights) for side in sides]
         pieces.append(np.array([_weighted_correlations(model, truth, weights) for model in models]).swapaxes(0, 1))
     return np.concatenate(pieces, axis=2)
@@ -120,8 +120,11 @@ def _counts(units: int, rounds: int, seed: int, width: int | None = None) -> Ite
         yield np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(float)
 
 
-def _weights(unit: np.ndarray, rounds: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each picture was drawn, (piece, n)."""
+def drawn_weights(unit: np.ndarray, rounds: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each picture was drawn, (piece, n), until R rounds are drawn.
+
+    ``unit`` (n,) says by a number from 0 which pictures are drawn together.
+    """
     units = int(unit.max()) + 1
     each = units == len(unit) and bool((unit == np.arange(units)).all())
     for counts in _counts(units, rounds, seed, len(unit)):

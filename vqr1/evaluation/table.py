@@ -86,7 +86,7 @@ def _line_rows(line: Line, lines: Sequence[Line], sets: dict[str, str], over: Se
         mark = TRAINED if any(outcome.facts.trained_on for outcome in outcomes) else ""
         cells.append(_pair([_figure(line.figure(name, f)) for f in ("srcc", "plcc")]) + mark if outcomes else NOTHING)
         one = outcomes[0].measures.intervals if len(outcomes) == 1 else {}
-        ends.append(_pair([_interval(one[f]) for f in ("srcc", "plcc")]) if one else NOTHING)
+        ends.append(_pair([interval_text(one[f]) for f in ("srcc", "plcc")]) if one else NOTHING)
     averages = [line.average(over, figure) for figure in ("srcc", "plcc")]
     average = _pair([_figure(value) for value in averages if value]) or NOTHING
     yield [label(line, lines), trained_on(line), *cells, average]
@@ -131,8 +131,8 @@ def _detail(name: str, outcome: Outcome) -> list[str]:
         name,
         outcome.facts.title + (TRAINED if outcome.facts.trained_on else ""),
         NOTHING if seed is None else str(seed),
-        *(f"{_number(measures.figures[f])} {_interval(measures.intervals[f])}" for f in ("srcc", "plcc")),
-        *(_number(measures.figures[f]) for f in ("plcc_fit", "krcc", "rmse_fit", "pair_accuracy")),
+        *(f"{number_text(measures.figures[f])} {interval_text(measures.intervals[f])}" for f in ("srcc", "plcc")),
+        *(number_text(measures.figures[f]) for f in ("plcc_fit", "krcc", "rmse_fit", "pair_accuracy")),
         NOTHING if math.isnan(counts.score_std) else f"{counts.score_std:.3f}",
         f"{counts.rated} of {counts.pictures}",
         str(counts.unreadable),
@@ -187,13 +187,13 @@ def _plain(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     return UNDEFINED if math.isnan(value) else f"{value:.3f}"
 
 
 def _figure(figure: Figure) -> str:
-    return _number(figure.mean) + ("" if math.isnan(figure.spread) else f" ± {figure.spread:.3f}")
+    return number_text(figure.mean) + ("" if math.isnan(figure.spread) else f" ± {figure.spread:.3f}")
 
 
-def _interval(ends: tuple[float, float]) -> str:
+def interval_text(ends: tuple[float, float]) -> str:
     return NOTHING if math.isnan(ends[0]) else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
