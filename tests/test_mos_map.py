@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vqr1.errors import UserError
 from vqr1.evaluation.correlation import srcc
+from vqr1.evaluation.logistic import fit_logistic
 from vqr1.evaluation.mos_map import MosMap, fit_mos_map
 
 RNG = np.random.default_rng(0)
@@ -119,6 +120,16 @@ def test_a_straight_line_is_met_and_inverted():
     assert found(SCORES) == pytest.approx(20 * SCORES + 3, abs=0.05)
     assert found.inverse(63.0) == pytest.approx(3, abs=0.01)
     assert found.slope(3.0) == pytest.approx(20, rel=0.01)
+
+
+def test_a_rising_curve_that_is_told_from_its_other_end_is_turned():
+    """Of these the search finds b1 < b2 and b4 < 0. The best curve is a step before the last picture."""
+    scores, mos = [1.4, 0.3, -1.2, -0.2, -0.3, -0.2], [0.6, -1.3, 1.0, -1.1, -0.2, 0.9]
+    b1, b2, _, b4 = fit_logistic(scores, mos).parameters
+    assert b1 < b2
+    assert b4 < 0
+    found = fit_mos_map(scores, mos, "some")
+    assert found(scores) == pytest.approx([0.6, *[sum(mos[1:]) / 5] * 5], abs=1e-3)
 
 
 @pytest.mark.parametrize(
