@@ -84,8 +84,9 @@ ROOMS: dict[str, set[str]] = {
     "rollout": {"answer", "data"},
     "policy": {"answer", "config", "data"},
     "collapse": set(),
+    "exported": set(),
     "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},
-    "answering": {"answer", "config", "config_checks", "data", "policy", "rollout", "rollout_settings"},
+    "answering": {"answer", "config", "config_checks", "data", "exported", "policy", "rollout", "rollout_settings"},
     "rating": {
         "answer",
         "answering",
@@ -108,6 +109,18 @@ ROOMS: dict[str, set[str]] = {
         "folder_writer",
         "packaged",
         "provenance",
+        "rollout",
+        "rollout_settings",
+    },
+    "export": {
+        "answer",
+        "answering",
+        "command_options",
+        "data",
+        "evaluation",
+        "exported",
+        "folder_writer",
+        "policy",
         "rollout",
         "rollout_settings",
     },
@@ -175,7 +188,7 @@ ROOMS: dict[str, set[str]] = {
     },
 }
 GROUND = {"errors"}  # any room may import these; they import nothing
-DOORS = {"__init__", "__main__", "cli"}  # lazily, these may import anything
+DOORS = {"__init__", "__main__", "cli", "cli_results"}  # lazily, these may import anything
 WITHOUT_TORCH = {
     "errors",
     "estimate",
@@ -191,6 +204,7 @@ WITHOUT_TORCH = {
     "command_options",
     "command_words",
     "evaluation",
+    "exported",
     "folder_writer",
     "screen",
     "provenance",

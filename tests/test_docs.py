@@ -42,6 +42,10 @@ MADE = {
         "wandb/",
         "wandb/earlier-N",
         "gpu.md",
+        "rating.json",
+        "config.json",
+        "processor_config.json",
+        "generation_config.json",
     ),
     *(
         "metrics.jsonl",

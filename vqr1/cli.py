@@ -7,7 +7,6 @@ import sys
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Any
@@ -30,6 +29,7 @@ USAGE = """usage: vqr1 COMMAND ...
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
   report    one page on runs, or on a sweep, that opens from disk: vqr1 report runs/NAME
+  export    a run's weights as a folder for transformers and vLLM, without vqr1: vqr1 export runs/NAME FOLDER
   dashboard make or renew the wandb workspace of a project: vqr1 dashboard ENTITY/PROJECT
   stopped   for job scripts, exit code 75 if a signal has stopped a run: torchrun ... || vqr1 stopped runs/NAME
 
@@ -145,93 +145,16 @@ def evaluate() -> None:
     run_hydra("evaluate", packaged("conf") / "evaluate", evaluate_words, run)
 
 
-RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the columns picture, score (higher = better)"
-
-
 def table() -> None:
-    import argparse
+    from vqr1.cli_results import table
 
-    from vqr1.command_options import count, path, write_json, written
-
-    parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
-    parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
-    parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
-    parser.add_argument("--json", type=path, metavar="FILE", help="everything, with intervals and counts")
-    parser.add_argument("--plots", type=path, metavar="FOLDER", help="scatter plots with the fitted curve")
-    parser.add_argument("--published", default="2", choices=["2", "3", "4", "none"], help="the paper's table to show")
-    parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
-    _add_joining(parser)
-    asked = parser.parse_args()
-
-    def run() -> None:
-        from vqr1.evaluation.paper import published
-        from vqr1.evaluation.render import as_json, latex, markdown
-        from vqr1.evaluation.summary import summarise
-        from vqr1.evaluation.table import benchmark_table, comparable
-
-        lines = summarise(_results(asked), asked.rounds)
-        rows = [] if asked.published == "none" else comparable(lines, published(asked.published))
-        made = benchmark_table(lines, rows)
-        print((latex if asked.latex else markdown)(made), end="")
-        if asked.json:
-            write_json(asked.json, as_json(lines, rows, made))
-        if asked.plots:
-            from vqr1.report.scatter import draw_scatters
-
-            drawn = written("--plots", asked.plots, lambda: draw_scatters(lines, asked.plots))
-            print(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
-
-    report_user_errors("table", run)
+    report_user_errors("table", lambda: table(sys.argv[1:]))
 
 
 def compare() -> None:
-    import argparse
+    from vqr1.cli_results import compare
 
-    from vqr1.command_options import count, path, write_json
-
-    parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
-    parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
-    parser.add_argument("--json", type=path, metavar="FILE", help="the same as plain values")
-    parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
-    _add_joining(parser)
-    asked = parser.parse_args()
-
-    def run() -> None:
-        from dataclasses import asdict
-
-        from vqr1.evaluation.compare import compare, comparison_text
-
-        first, second = _results(asked)
-        found = compare(first, second, asked.rounds)
-        print(comparison_text(first.name, second.name, found))
-        if asked.json:
-            names = {"a": asked.results[0], "b": asked.results[1]}
-            write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
-
-    report_user_errors("compare", run)
-
-
-def _add_joining(parser: argparse.ArgumentParser) -> None:
-    """What only csv files of other models need."""
-    from vqr1.command_options import path
-    from vqr1.packaged import data_root
-
-    parser.add_argument("--root", type=path, default=data_root(), help="of the datasets, for csv files (VQR1_DATA)")
-    parser.add_argument("--trained-on", metavar="SETS", help="of csv files' models: kadid10k,spaq; none = nothing")
-
-
-def _results(asked: argparse.Namespace) -> list[Any]:
-    from vqr1.demo.specs import register_demonstration
-    from vqr1.scoring.external_scores import load_result
-
-    register_demonstration()
-    seen = None
-    if asked.trained_on is not None:
-        seen = [name for name in asked.trained_on.split(",") if name not in ("", "none")]
-    return [
-        load_result(os.path.expanduser(word), asked.root, seen)  # noqa: PTH111 - not only paths
-        for word in asked.results
-    ]
+    report_user_errors("compare", lambda: compare(sys.argv[1:]))
 
 
 def data() -> None:
@@ -280,6 +203,12 @@ def report() -> None:
     from vqr1.report.command import run
 
     report_user_errors("report", lambda: run(sys.argv[1:]))
+
+
+def export() -> None:
+    from vqr1.export.command import run
+
+    report_user_errors("export", lambda: run(sys.argv[1:]))
 
 
 def dashboard() -> None:
@@ -377,6 +306,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "table": table,
     "compare": compare,
     "report": report,
+    "export": export,
     "dashboard": dashboard,
     "stopped": stopped,
 }

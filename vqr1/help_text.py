@@ -36,7 +36,7 @@ EVALUATE = """usage: vqr1 evaluate model=MODEL data=[A,B] SETTING=VALUE ...
 Rates every picture of some datasets, then prints the table. The same command goes on where it was interrupted.
 
 The usual settings:
-  model=MODEL              tiny, a hub id, a folder of weights, or a run's folder: its best/, else its final/
+  model=MODEL              tiny, a hub id, a folder of weights or of vqr1 export, or a run's: its best/, else final/
   data=NAME, data=[A,B]    datasets (vqr1 data list); --root FOLDER holds them
   k=6                      answers to each picture; greedy=true: one, the likeliest
   limit=100                pictures of each dataset, spread over it

@@ -1,4 +1,4 @@
-"""Whose answers are asked for: weights as they are, or what a run left behind."""
+"""Whose answers are asked for: weights as they are, what a run left behind, or what was exported of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vqr1.answering.settings import AnswerSettings
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
+from vqr1.exported import Exported, read_exported
 from vqr1.policy.load import (
     SHIPPED,
     TINY,
@@ -130,6 +131,8 @@ def load_weights(model: Model) -> Any:
 
 def _plain(path: str) -> Model:
     tiny = path == "tiny" or Path(path).expanduser().resolve() == SHIPPED.resolve()
+    if not tiny and (exported := _exported(path)):
+        return _of_export(path, exported)
     policy = PolicyConfig(path=path, **(TINY if tiny else {}))
     return Model("tiny" if tiny else Path(path).name, policy, None, "paper", None, names_prompt=tiny)
 
@@ -140,6 +143,27 @@ def _of_adapter(folder: Path) -> Model:
     if not isinstance(base, str) or not base:
         raise UserError(f"{folder / 'adapter_config.json'} has no base_model_name_or_path: which policy is it laid on?")
     return replace(_plain(base), name=folder.name, adapter=folder, names_prompt=False)
+
+
+def _exported(path: str) -> Exported | None:
+    try:
+        return read_exported(find_weights(path))
+    except MissingFileError:
+        return None  # find_model says what is missing, and for whom
+
+
+def _of_export(path: str, exported: Exported) -> Model:
+    limits = {name: getattr(exported, name) for name in ("dtype", "min_pixels", "max_pixels")}
+    seen = Seen(SplitRule(tuple(exported.split_ratio), exported.split_seed), exported.splits)
+    return Model(Path(path).name, PolicyConfig(path=path, **limits), None, exported.prompt, exported.trained_on, seen)
+
+
+def weights_of_run(path: str) -> Path:
+    """The folder of weights of a run, where ``path`` is the run or the folder. Raises UserError where it is neither."""
+    run = _run_folder(Path(path).expanduser())
+    if run is None:
+        raise UserError(f"{path} is no run of vqr1 train, nor a folder of weights in one; give runs/NAME")
+    return run[1]
 
 
 def _run_folder(path: Path) -> tuple[Path, Path] | None:

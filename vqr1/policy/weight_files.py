@@ -242,13 +242,14 @@ def check_fit(
 
 
 def check_adapter_files(folder: Path) -> None:
-    """Raises UserError unless a folder holds a LoRA adapter as safetensors."""
+    """Raises UserError unless a folder holds a LoRA adapter as a whole safetensors file."""
     kind = read_json(folder / ADAPTER_SETTINGS).get("peft_type")
     if kind != "LORA":
         raise UserError(f"{folder / ADAPTER_SETTINGS}: peft_type is {kind}; an adapter of vqr1 is LORA")
     if not (folder / ADAPTER).is_file():
         refuse_pickles(folder)
         raise UserError(f"{folder} has {ADAPTER_SETTINGS} and no {ADAPTER}; copy it there, or evaluate another one")
+    read_shapes(folder / ADAPTER)
 
 
 def check_adapter(model: Any, folder: Path) -> None:

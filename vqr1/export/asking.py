@@ -1,0 +1,70 @@
+"""How an exported folder is asked without vqr1: the lines that its card shows.
+
+Those for transformers are also what :mod:`vqr1.export.check` runs.
+"""
+
+from __future__ import annotations
+
+FOLDER, PHOTO = '"FOLDER"', '"photo.jpg"'  # as the lines write them
+
+_TRANSFORMERS = """\
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+folder = {folder}
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="auto").to(device).eval()
+processor = AutoProcessor.from_pretrained(folder)
+prompt = {prompt!r}
+picture = ImageOps.exif_transpose(Image.open({photo})).convert("RGB")
+message = {{"role": "user", "content": [{{"type": "image", "image": picture}}, {{"type": "text", "text": prompt}}]}}
+inputs = processor.apply_chat_template(
+    [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+).to(device)
+tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+answer = processor.decode(tokens, skip_special_tokens=True)
+print(answer)
+"""
+
+_SERVER = (
+    "vllm serve FOLDER --dtype {dtype} --max-model-len {length} "
+    """--limit-mm-per-prompt '{{"image": 1, "video": 0}}'"""
+)
+
+_CLIENT = """\
+import base64
+from pathlib import Path
+
+from openai import OpenAI
+
+client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")
+prompt = {prompt!r}
+photo = base64.b64encode(Path({photo}).read_bytes()).decode()
+picture = {{"type": "image_url", "image_url": {{"url": f"data:image/jpeg;base64,{{photo}}"}}}}
+reply = client.chat.completions.create(
+    model=client.models.list().data[0].id,
+    messages=[{{"role": "user", "content": [picture, {{"type": "text", "text": prompt}}]}}],
+    temperature=0,
+    max_tokens={max_tokens},
+)
+print(reply.choices[0].message.content)
+"""
+
+
+def transformers_lines(prompt: str, folder: str = FOLDER, photo: str = PHOTO) -> str:
+    """Python that asks for one greedy answer. ``folder`` and ``photo`` are Python expressions."""
+    return _TRANSFORMERS.format(prompt=prompt, folder=folder, photo=photo)
+
+
+def server_line(length: int, dtype: str) -> str:
+    """The shell command that starts vLLM's server. ``length``: tokens of the longest prompt and answer.
+
+    ``dtype`` is that of the weights: vLLM by itself computes in half precision where they are float32.
+    """
+    return _SERVER.format(length=length, dtype=dtype)
+
+
+def client_lines(prompt: str, max_tokens: int) -> str:
+    """Python that asks that server for one greedy answer."""
+    return _CLIENT.format(prompt=prompt, photo=PHOTO, max_tokens=max_tokens)

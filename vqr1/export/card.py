@@ -1,0 +1,149 @@
+"""The README.md of an exported folder.
+
+It is the card that the run left beside its weights (what they were trained on, settings, figures, limits), with how to
+ask them in place of how to load them beside their run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vqr1.errors import UserError
+from vqr1.evaluation.results import Evaluation
+from vqr1.evaluation.summary import Outcome, outcome_of
+from vqr1.export.asking import client_lines, server_line, transformers_lines
+from vqr1.exported import Exported
+
+FILE = "README.md"
+_SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
+_FRONT = "---\n"
+# What the run's card says of weights that are adapters, and what they have become.
+_ADAPTERS, _MERGED = "LoRA adapters, to be laid on the base model", "LoRA adapters, merged into the base model"
+
+
+def read_card(weights: Path) -> str | None:
+    """The card beside a run's weights; None where its run left none."""
+    path = weights / FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def export_card(
+    name: str, card: str | None, exported: Exported, length: int, evaluations: Sequence[Evaluation] = ()
+) -> str:
+    """``card`` (the run's, of the same weights) rewritten for the exported folder.
+
+    ``length``: tokens of the longest prompt and answer. ``evaluations`` of the exported weights become a table.
+    Raises UserError where the front matter of ``card`` is not YAML.
+    """
+    known, opening, sections = _parts(name, card)
+    known["library_name"] = "transformers"
+    known["tags"] = [tag for tag in known.get("tags", ["image-quality-assessment", "vqr1"]) if tag != "lora"]
+    sections.pop("Load", None)
+    measured = {"Measured by vqr1 evaluate": _measured(evaluations)} if evaluations else {}
+    ordered = {
+        "Ask": _ask(exported, length),
+        **{title: text for title, text in sections.items() if title not in ("Limits", "Made with")},
+        **measured,
+        **{title: sections[title] for title in ("Limits",) if title in sections},
+        "Licence": _licence(known),
+        **{title: sections[title] for title in ("Made with",) if title in sections},
+    }
+    front = f"{_FRONT}{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}{_FRONT}"
+    body = [opening.replace(_ADAPTERS, _MERGED).strip()]
+    body += [f"## {title}\n\n{text.strip()}" for title, text in ordered.items()]
+    return f"{front}\n" + "\n\n".join(body) + "\n"
+
+
+def _parts(name: str, card: str | None) -> tuple[dict[str, Any], str, dict[str, str]]:
+    """Front matter, what comes before the first section, and the sections by their titles."""
+    if card is None:
+        opening = f"# {name}\n\nA Qwen2.5-VL trained to rate the quality of pictures with vqr1."
+        return {"pipeline_tag": "image-text-to-text"}, f"{opening} Its run left no card of data and figures.", {}
+    known: Any = {}
+    if card.startswith(_FRONT):
+        _, front, card = card.split(_FRONT, 2) if card.count(_FRONT) > 1 else ("", card, "")
+        try:
+            known = yaml.safe_load(front) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"the front matter of the run's {FILE} is not YAML ({error}); mend or remove it") from error
+        if not isinstance(known, dict):
+            raise UserError(f"the front matter of the run's {FILE} has no settings by name; mend or remove it")
+    opening, *rest = _SECTION.split(card)
+    return known, opening, dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+def _ask(exported: Exported, length: int) -> str:
+    picture = (
+        f"The processor cuts pictures into {exported.min_pixels} to {exported.max_pixels} pixels, and "
+        f"`generation_config.json` asks for one greedy answer of at most {exported.max_tokens} tokens. `FOLDER` is the "
+        "place of this file."
+    )
+    return "\n".join(
+        [
+            "It is asked the prompt that it was trained with, behind the picture. The score, from 1 to 5, is the "
+            "number in `<answer> </answer>`; an answer without one is no score. " + picture,
+            "",
+            "With vqr1:",
+            "",
+            "    vqr1 rate photo.jpg --model FOLDER",
+            "",
+            "With transformers alone:",
+            "",
+            "```python",
+            transformers_lines(exported.prompt) + "```",
+            "",
+            "With vLLM's server:",
+            "",
+            f"    {server_line(length, exported.dtype)}",
+            "",
+            "```python",
+            client_lines(exported.prompt, exported.max_tokens) + "```",
+            "",
+            "Without `temperature=0` vLLM draws the answer. vqr1 resizes pictures over the limits itself, the "
+            "processor by another implementation of the same filter: such pictures may get slightly other scores.",
+        ]
+    )
+
+
+def _measured(evaluations: Sequence[Evaluation]) -> str:
+    rows = [
+        _row(evaluation, name, outcome_of(evaluation, name, facts))
+        for evaluation in evaluations
+        for name, facts in evaluation.sets.items()
+    ]
+    return "\n".join(
+        [
+            "These weights against the opinion scores, with 95 % bootstrap intervals. `part` says which pictures of a "
+            "set were rated.",
+            "",
+            "| Set | part | answers | SRCC | interval | PLCC | interval | no score | pictures |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _row(evaluation: Evaluation, name: str, outcome: Outcome) -> str:
+    counts, measures = outcome.counts, outcome.measures
+    answers = "1, greedy" if evaluation.settings.get("temperature") == 0 else f"{evaluation.settings.get('k')}"
+    cells = [name, outcome.facts.part, answers]
+    for figure in ("srcc", "plcc"):
+        value, (low, high) = measures.figures[figure], measures.intervals[figure]
+        cells += ["-" if value != value else f"{value:.3f}", "-" if low != low else f"{low:.3f} to {high:.3f}"]
+    return f"| {' | '.join(cells)} | {counts.unreadable + counts.missing + counts.pending} | {counts.pictures} |"
+
+
+def _licence(known: dict[str, Any]) -> str:
+    base, sets = known.get("base_model"), known.get("datasets") or []
+    return (
+        f"None is claimed here. The weights come from {f'`{base}`' if base else 'a base model'}, whose licence holds "
+        "for them too; look at its page. The opinion scores"
+        + (f" of {', '.join(map(str, sets))}" if sets else "")
+        + " have their publishers' terms, which may allow research alone. State a licence (`license:` at the top of "
+        "this file) before you publish the folder."
+    )

@@ -1,0 +1,173 @@
+"""A run's weights as a folder of their own: merged, with all that is needed to ask them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from vqr1.answer import build_prompt
+from vqr1.answering.model import Model, check_model, find_model, load_weights, weights_of_run
+from vqr1.answering.settings import AnswerSettings
+from vqr1.command_options import written
+from vqr1.data.pictures import TOKEN_PIXELS
+from vqr1.errors import UserError, file_trouble
+from vqr1.evaluation.results import SETTINGS, Evaluation, read_evaluation
+from vqr1.export.card import FILE, export_card, read_card
+from vqr1.export.check import ask_without_vqr1, check_picture
+from vqr1.exported import Exported, write_exported
+from vqr1.folder_writer import NEW, put_in_place, remove
+from vqr1.policy.load import files_hash, load_processor, resolve_dtype
+from vqr1.policy.weight_files import check_folder
+from vqr1.rollout.engine import stop_tokens, vision_tokens
+from vqr1.rollout.offline import Policy, text_tokens
+from vqr1.rollout_settings import longest_sequence
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``vqr1 export`` was asked for."""
+
+    run: str  # a run's folder, or one of its folders of weights
+    folder: Path  # to be made
+    prompt: str | None = None  # None: the run's
+    dtype: str = "auto"  # of the weights that are written; auto: the run's
+    max_tokens: int = 256
+    results: Sequence[Path] = ()  # of vqr1 evaluate on the same weights, for the card
+    check: bool = True  # ask the folder in a process without vqr1
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of it."""
+
+    bytes: int
+    notes: list[str]  # what the user has to know
+    answer: str | None  # of the process without vqr1; None where it was not asked
+
+
+def export(asked: Asked) -> Done:
+    """Write the folder, whole or not at all.
+
+    Raises UserError for what is no run, a folder that holds something, results of other weights, and where the folder,
+    asked by transformers alone, does not answer as the weights do.
+    """
+    folder = asked.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already; give a folder that is not, or remove it")
+    weights = weights_of_run(asked.run)
+    model = find_model(AnswerSettings(model=asked.run, prompt=asked.prompt, dtype=asked.dtype))
+    written("FOLDER", folder, lambda: folder.parent.mkdir(parents=True, exist_ok=True))
+    notes = [warning] if (warning := check_model(model)) else []
+    exported = _described(model, asked.max_tokens)
+    evaluations = [_of_these_weights(path, model, exported) for path in asked.results]
+    card = read_card(weights)
+    if card is None:
+        notes.append(f"warning: {weights} has no {FILE}, so the card says nothing of data and figures")
+
+    processor = load_processor(model.policy)
+    length = longest_sequence(
+        text_tokens(processor, exported.prompt), exported.max_pixels, TOKEN_PIXELS, exported.max_tokens
+    )
+    readme = export_card(model.name, card, exported, length, evaluations)
+    loaded = load_weights(model)
+    picture = check_picture(exported.min_pixels, exported.max_pixels)
+    expected = _answer(loaded, processor, exported, picture) if asked.check else None
+    new = folder.with_name(folder.name + NEW)
+    try:
+        remove(new)
+        new.mkdir()
+        loaded.generation_config = generation_config(loaded.generation_config, processor, exported.max_tokens)
+        loaded.save_pretrained(str(new))
+        processor.save_pretrained(str(new))
+        write_exported(new, exported)
+        (new / FILE).write_text(readme, encoding="utf-8")
+        check_folder(new)
+        del loaded  # the process that asks loads them again
+        gc.collect()
+        torch.cuda.empty_cache()
+        answer = ask_without_vqr1(new, exported.prompt, picture) if asked.check else None
+        if warning := difference(answer, expected, exported.dtype):
+            notes.append(warning)
+        put_in_place(folder)
+    except UserError:
+        raise
+    except Exception as error:
+        if (trouble := file_trouble(error, new)) is None:
+            raise
+        raise UserError(f"{trouble}; nothing is exported") from error
+    finally:
+        remove(new)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Done(size, notes, answer)
+
+
+def _described(model: Model, max_tokens: int) -> Exported:
+    rule = model.seen.rule
+    return Exported(
+        prompt=build_prompt(model.prompt)[0]["content"],
+        min_pixels=model.policy.min_pixels,
+        max_pixels=model.policy.max_pixels,
+        max_tokens=max_tokens,
+        dtype=str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
+        trained_on=model.trained_on,
+        split_ratio=list(rule.ratio),
+        split_seed=rule.seed,
+        splits=dict(model.seen.hashes),
+    )
+
+
+def _of_these_weights(path: Path, model: Model, exported: Exported) -> Evaluation:
+    """The results in ``path``. Raises UserError unless they are of these weights, asked this prompt."""
+    evaluation = read_evaluation(path)
+    here = {"weights_sha256": files_hash(model.files()), "prompt": exported.prompt}
+    for name, value in here.items():
+        found = evaluation.settings.get(name)
+        if found != value:
+            raise UserError(
+                f"--results {path}: {name} in its {SETTINGS} is {found}, and that of the exported weights is {value}; "
+                "evaluate these weights, or leave it out"
+            )
+    return evaluation
+
+
+def difference(answer: str | None, expected: str | None, dtype: str) -> str | None:
+    """What to warn of where the folder's answer is not that of the run's weights.
+
+    Raises UserError in float32, where both compute the same; half precision may round two near tokens either way.
+    """
+    if answer == expected:
+        return None
+    told = f"asked by transformers alone the folder answers {answer!r}, and the run's weights answer {expected!r}"
+    if dtype == "float32":
+        raise UserError(f"{told}: it is not the same model, and nothing is exported")
+    return f"warning: {told}; in {dtype} two tokens that are nearly as likely may change places"
+
+
+def generation_config(own: Any, processor: Any, max_tokens: int) -> GenerationConfig:
+    """One greedy answer, ended and kept from vision tokens as vqr1 does it.
+
+    Of the model's ``own`` settings its special tokens are kept alone: Qwen's have a repetition penalty and a
+    temperature, under which nothing was trained.
+    """
+    tokenizer = processor.tokenizer
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        eos_token_id=list(stop_tokens(own, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=own.bos_token_id,
+        suppress_tokens=list(vision_tokens(tokenizer)),
+    )
+
+
+def _answer(loaded: Any, processor: Any, exported: Exported, picture: Any) -> str:
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    policy = Policy(loaded, processor, max_tokens=exported.max_tokens, temperature=0.0)
+    (answer,) = policy.answer([{"prompt": build_prompt(exported.prompt), "image": picture}])
+    return answer

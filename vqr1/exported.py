@@ -1,0 +1,85 @@
+"""What an exported model's folder says of itself beside its weights: the file ``rating.json``.
+
+transformers and vLLM do not read it. ``vqr1 export`` writes it, and whoever rates with such a folder asks the prompt in
+it and knows which sets it has learnt from. Read without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vqr1.errors import UserError
+
+FILE = "rating.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The fields are those of the file."""
+
+    prompt: str  # in full, without the picture
+    min_pixels: int
+    max_pixels: int
+    max_tokens: int  # of the longest answer
+    dtype: str  # of the weights: float32, bfloat16 or float16
+    trained_on: list[str] | None  # sets it learnt from or was chosen by; None: not stated
+    split_ratio: list[float]  # how these were divided: train, validation, test
+    split_seed: int
+    splits: dict[str, str]  # the hash of each set's split
+
+
+# What a value of the file is, by its field.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,),
+    "min_pixels": (int,),
+    "max_pixels": (int,),
+    "max_tokens": (int,),
+    "dtype": (str,),
+    "trained_on": (list, type(None)),
+    "split_ratio": (list,),
+    "split_seed": (int,),
+    "splits": (dict,),
+}
+
+
+def write_exported(folder: Path, exported: Exported) -> None:
+    content = {"format": FORMAT, **asdict(exported)}
+    (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_exported(folder: Path) -> Exported | None:
+    """What an exported folder says of itself; None where it is no exported one.
+
+    Raises UserError, naming the file, where it is damaged or of a later format.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); export the run again") from error
+    written = found.pop("format", None) if isinstance(found, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise UserError(f"{path} is of format {written}, and this version reads {FORMAT}; install a newer vqr1")
+    wrong = [
+        name
+        for name, types in _TYPES.items()
+        if not isinstance(found, dict) or name not in found or type(found[name]) not in types
+    ]
+    if written != FORMAT or wrong:
+        raise UserError(
+            f"{path}: {', '.join(wrong) or 'format'} is missing or of another type; it has to be as vqr1 export wrote "
+            "it: export the run again"
+        )
+    return Exported(**{name: found[name] for name in _TYPES})
+
+
+def read_prompt(folder: Path) -> str | None:
+    """The prompt that an exported folder was trained with; None where it is no exported one. Errors as above."""
+    exported = read_exported(folder)
+    return exported.prompt if exported else None
