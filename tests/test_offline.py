@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from vqr1.answer import build_prompt
@@ -45,6 +48,14 @@ def test_greedy_takes_the_likeliest_token_whatever_the_seed(parts, examples):
         inputs["attention_mask"] = torch.cat([inputs["attention_mask"], ones], dim=1)
         inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], 0 * ones], dim=1)
     assert found[0][0] == processor.tokenizer.decode(inputs["input_ids"][0, -5:], skip_special_tokens=True)
+
+
+def test_a_greedy_answer_is_asked_for_without_a_warning(parts, examples, caplog, monkeypatch):
+    # transformers' logger hands nothing on by itself, and says the same once only.
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    transformers.logging.get_logger("transformers").warning_once.cache_clear()
+    Policy(*parts, max_tokens=1, temperature=0.0).answer(examples[:1])
+    assert caplog.records == []
 
 
 def test_answers_are_drawn_by_the_seed(parts, examples):

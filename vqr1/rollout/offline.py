@@ -83,19 +83,19 @@ class Policy:
         """The answers' tokens, the last one a stop token unless an answer was cut."""
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
         temperature = self._temperature if temperature is None else temperature
-        sampling: dict[str, Any] = {"do_sample": False, "temperature": 1.0}
+        # 50 is what transformers takes for "not set": it warns of any other number beside a greedy choice.
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50}
         if temperature > 0 and "answer_seed" in examples[0]:
             seeds = [example["answer_seed"] for example in examples]
             sampling["logits_processor"] = [OwnNoise(seeds, temperature, self.model.device)]
         elif temperature > 0:
-            sampling = {"do_sample": True, "temperature": temperature}
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
         self.model.eval()
         with torch.inference_mode():
             generated = self.model.generate(
                 **inputs,
                 max_new_tokens=self._max_tokens,
                 **sampling,
-                top_k=0,
                 top_p=1.0,
                 repetition_penalty=1.0,
                 eos_token_id=list(self._stop),
