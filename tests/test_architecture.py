@@ -86,17 +86,24 @@ ROOMS: dict[str, set[str]] = {
     "collapse": set(),
     "exported": set(),
     "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},
-    "answering": {"answer", "config", "config_checks", "data", "exported", "policy", "rollout", "rollout_settings"},
-    "rating": {
+    "answering": {
         "answer",
+        "config",
+        "config_checks",
+        "data",
+        "exported",
+        "policy",
+        "rating_statistics",
+        "rollout",
+        "rollout_settings",
+    },
+    "rating": {
         "answering",
         "command_options",
         "data",
-        "evaluation",
         "folder_writer",
         "policy",
         "provenance",
-        "rollout",
         "rollout_settings",
     },
     "scoring": {

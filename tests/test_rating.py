@@ -18,15 +18,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from vqr1.answering.methods import Answered, Method, answer_pictures
+from vqr1.answering.seeds import answer_seed, picture_digest
 from vqr1.data.pictures import fit_to_grid
 from vqr1.errors import UserError
 from vqr1.rating import command
+from vqr1.rating import rater as rater_module
 from vqr1.rating.files import find_pictures
 from vqr1.rating.inputs import as_list
-from vqr1.rating.methods import METHODS, rating_of
 from vqr1.rating.rater import Rater, find, load_found, load_rater
-from vqr1.rating.rating import Method, Rating
-from vqr1.rating.seeds import answer_seed, picture_digest
+from vqr1.rating.rating import Rating, failed, rating_of
 from vqr1.rating.written import Unfinished
 from vqr1.rollout.offline import OwnNoise
 
@@ -128,10 +129,15 @@ def test_a_mean_is_of_k_answers_and_follows_the_seed(mean):
 
 
 def test_scores_come_to_mean_and_deviation_and_unreadable_ones_to_none():
-    answers = ["<answer>2</answer>", "<answer>x</answer>", "<answer>4</answer>"]
-    assert rating_of(answers) == Rating(3.0, 2**0.5, [2.0, None, 4.0], answers[0], "ok")
-    assert rating_of(answers[2:]) == Rating(4.0, None, [4.0], answers[2], "ok")
-    assert rating_of(answers[1:2]) == Rating(None, None, [None], answers[1], "unreadable")
+    def rating(scores, stds, weights=None):
+        return rating_of(Answered([f"answer {score}" for score in scores], scores, stds, weights, 7))
+
+    scores = [None, 2.0, 4.0]
+    assert rating(scores, [None, 0.0, 0.0]) == Rating(3.0, 2**0.5, scores, "answer 2.0", "ok", 3, 7)
+    assert rating([4.0], [0.0]) == Rating(4.0, None, [4.0], "answer 4.0", "ok", 1, 7)
+    assert rating([None], [None]) == Rating(None, None, [None], "answer None", "unreadable", 1, 7)
+    assert rating(scores, [None, 1.0, 1.0], [0.0, 0.5, 0.5]).std == pytest.approx((1 + 2) ** 0.5)
+    assert rating([4.0], [0.25], [0.9]) == Rating(4.0, 0.25, [4.0], "answer 4.0", "ok", 1, 7)
 
 
 # What a rater is given
@@ -368,10 +374,10 @@ def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, m
         asked.append(len(pictures))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return METHODS[Method.greedy](answerer, pictures, how)
+        return answer_pictures(answerer, pictures, how)
 
     with monkeypatch.context() as patch:
-        patch.setitem(METHODS, Method.mean, stopped)
+        patch.setattr(rater_module, "answer_pictures", stopped)
         with pytest.raises(KeyboardInterrupt, match="2 of 5 are rated; the same command goes on"):
             rate(*words, "--csv", parts)
     assert asked == [2, 2]
@@ -392,7 +398,7 @@ def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, m
 
 def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     target = tmp_path / "a.csv"
-    ok = Rating(3.0, None, [3.0], "", "ok")
+    ok = Rating(3.0, None, [3.0], "", "ok", 1, 9)
     bad = replace(ok, score=None, scores=[], status="failed")
     paths = [str(folder / name) for name in GOOD[:3]]
     first = Unfinished("--csv", target)
@@ -424,10 +430,10 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
 
 
 def test_a_line_is_one_line_and_steers_no_terminal():
-    rating = Rating(3.456, 0.5, [3.456], "<think>a\nb\t\x1b[2J</think>", "ok")
+    rating = Rating(3.456, 0.5, [3.456], "<think>a\nb\t\x1b[2J</think>", "ok", 1, 9)
     assert command.line("a\nb.png", rating, False) == "a\\nb.png\t3.46\t0.50\tok"
     assert command.line("a.png", rating, True) == "a.png\t3.46\t0.50\tok\t<think>a b \\x1b[2J</think>"
-    assert command.line("a.png", Rating(None, None, [], "why", "failed"), False) == "a.png\t-\t-\tfailed\twhy"
+    assert command.line("a.png", failed("why"), False) == "a.png\t-\t-\tfailed\twhy"
 
 
 def test_a_model_without_a_prompt_of_its_own_is_asked_the_papers_which_is_said(folder, policy_folder, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TypeVar
 
 from omegaconf import MISSING
@@ -18,6 +19,14 @@ BATCH = 192  # answers that transformers generates at once
 # 786,432 pixels takes 19 MB.
 VLLM_BATCH = 3072  # answers
 VLLM_PICTURES = 512
+
+
+class Method(Enum):
+    """How a picture comes to its score."""
+
+    greedy = "greedy"  # one answer, the likeliest token at every place
+    mean = "mean"  # the mean of k drawn answers
+    expected = "expected"  # the mean of the exact distributions of the score after k drawn reasonings
 
 
 @dataclass

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
+from vqr1.answering.methods import Asked, answer_pictures
 from vqr1.answering.model import Model, check_model, find_model
-from vqr1.answering.settings import AnswerSettings, check_answers, settle
+from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
 from vqr1.errors import UserError
 from vqr1.rating.hub import fetch
 from vqr1.rating.inputs import Picture, as_list, load
-from vqr1.rating.methods import METHODS, Asked
-from vqr1.rating.rating import Method, Rating, failed
+from vqr1.rating.rating import Rating, failed, rating_of
 from vqr1.rollout_settings import ScoringEngine
 
 K = 6  # answers that a mean is taken of
@@ -46,7 +46,7 @@ class Rater:
         self.model = answerer.model
         self.shrunk = 0  # pictures so far that had more pixels than the policy reads
         self._answerer = answerer
-        self._asked = Asked(settings.answers, settings.seed)
+        self._asked = Asked(method, settings.answers, settings.seed)
         self._at_once = max(1, settings.batch // settings.answers)  # pictures
         self._checked = False
         self._lock = threading.Lock()
@@ -103,8 +103,8 @@ class Rater:
             if whole and not self._checked:
                 self._answerer.check(whole)
                 self._checked = True
-            rated = iter(METHODS[self.method](self._answerer, whole, self._asked) if whole else [])
-        return [failed(picture) if isinstance(picture, str) else next(rated) for picture in pictures]
+            answered = iter(answer_pictures(self._answerer, whole, self._asked))
+        return [failed(picture) if isinstance(picture, str) else rating_of(next(answered)) for picture in pictures]
 
 
 def load_rater(
@@ -166,7 +166,7 @@ def find(settings: AnswerSettings, method: str | None, k: int | None) -> tuple[A
     Raises UserError for settings, files and prompts that do not fit.
     """
     chosen = method or ("greedy" if k is None else "mean")
-    methods = {each.value: each for each in METHODS}
+    methods = {each.value: each for each in (Method.greedy, Method.mean)}
     if chosen not in methods:
         raise UserError(f"method={chosen}: choose {', '.join(methods)}")
     greedy = methods[chosen] is Method.greedy

@@ -1,14 +1,10 @@
-"""A picture's rating, and the ways to come to one."""
+"""A picture's rating."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Method(Enum):
-    greedy = "greedy"  # one answer, the likeliest token at every place
-    mean = "mean"  # the mean of k drawn answers
+from vqr1.answering.methods import Answered
 
 
 @dataclass(frozen=True)
@@ -16,12 +12,21 @@ class Rating:
     """What a policy says of one picture."""
 
     score: float | None  # from 1, bad, to 5, excellent; None without a readable answer
-    std: float | None  # sample standard deviation of the readable scores; None for fewer than two
+    std: float | None  # standard deviation of one drawn answer; None where it is not known
     scores: list[float | None]  # of the answers in order, None where one is unreadable
     reasoning: str  # the first readable answer, else the first; where the picture could not be opened: why
     status: str  # ok; unreadable: answers, none of them a score; failed: the picture could not be opened
+    answers: int  # that were drawn
+    tokens: int  # of these answers
+
+
+def rating_of(answered: Answered) -> Rating:
+    """The rating that the answers to one picture come to."""
+    score, scores = answered.score, answered.scores
+    status = "unreadable" if score is None else "ok"
+    return Rating(score, answered.std, scores, answered.reasoning, status, len(scores), answered.tokens)
 
 
 def failed(why: str) -> Rating:
     """Of a picture that could not be opened."""
-    return Rating(None, None, [], why, "failed")
+    return Rating(None, None, [], why, "failed", 0, 0)
