@@ -15,15 +15,15 @@ from transformers import GenerationConfig
 from tests.support.fake_engine import FakeEngine
 from vqr1.answer import build_prompt
 from vqr1.answering.answerer import check_adapter, load_answerer
+from vqr1.answering.methods import Asked, Method, answer_pictures
 from vqr1.answering.model import find_model, load_model
 from vqr1.answering.settings import settle
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
-from vqr1.data import Sample
 from vqr1.evaluation.results import ROWS, SETTINGS
 from vqr1.policy.load import load_generation_config, load_policy, load_processor, lora_config
 from vqr1.rollout.engine import stop_tokens
 from vqr1.rollout_settings import ScoringEngine
-from vqr1.scoring.evaluate import PictureBatch, evaluate, rate
+from vqr1.scoring.evaluate import evaluate
 from vqr1.scoring.settings import EvaluateConfig, check
 
 PROMPT = build_prompt("paper")
@@ -86,8 +86,10 @@ def test_without_a_seed_noise_comes_from_torchs_generator(with_vllm, policy_fold
 
 
 def test_greedy_is_transformers_greedy(with_vllm, policy_folder):
-    ours = answerer_of(policy_folder, greedy=True).policy.answer(examples_of(3))
-    theirs = answerer_of(policy_folder, greedy=True, engine=ScoringEngine.transformers).policy.answer(examples_of(3))
+    ours = answerer_of(policy_folder, method=Method.greedy).policy.answer(examples_of(3))
+    theirs = answerer_of(policy_folder, method=Method.greedy, engine=ScoringEngine.transformers).policy.answer(
+        examples_of(3)
+    )
     assert ours == theirs
     assert len(set(ours)) > 1
 
@@ -213,36 +215,18 @@ def test_an_adapter_cannot_be_handed_to_several_processes(with_vllm, policy_fold
 
 
 def test_a_pictures_answers_are_the_same_whatever_the_batch(with_vllm, policy_folder):
-    policy = answerer_of(policy_folder).policy
-    samples = [Sample(f"{i}.png", float(i), None, "s", f"g{i}", f"s/{i}") for i in range(4)]
-    pictures = pictures_of(4)
+    answerer, pictures = answerer_of(policy_folder), pictures_of(4)
 
-    def texts(batches, name="s", seed=0, order=None):
-        """The answers to each picture, by image_id."""
-        found = {}
+    def answers(batches, at_once=None, seed=0):
+        asked = Asked(Method.mean, 2, seed)
+        found = [answer_pictures(answerer, [pictures[i] for i in part], asked, at_once) for part in batches]
+        order = [i for part in batches for i in part]
+        return [each for _, each in sorted(zip(order, (each for part in found for each in part), strict=True))]
 
-        def answer(examples):
-            answers = policy.answer(examples)
-            for example, text in zip(examples, answers, strict=True):
-                found.setdefault(example["image_id"], []).append(text)
-            return answers
-
-        for index, part in enumerate(batches):
-            rate(
-                PictureBatch(name, index, [samples[i] for i in part]),
-                [pictures[i] for i in part],
-                answer,
-                PROMPT,
-                2,
-                seed,
-            )
-        return found
-
-    together = texts([[0, 1, 2, 3]])
-    assert texts([[3], [2, 0], [1]]) == together
-    assert len({text for answers in together.values() for text in answers}) == 8
-    for other in (texts([[0, 1, 2, 3]], seed=1), texts([[0, 1, 2, 3]], name="t")):
-        assert not any(other[i] == together[i] for i in together)
+    whole = answers([range(4)])
+    assert answers([[0], [2, 1], [3]]) == answers([range(4)], at_once=3) == whole
+    assert len({text for each in whole for text in each.texts}) == 8
+    assert answers([range(4)], seed=1) != whole
 
 
 # Settings and the record
@@ -293,7 +277,7 @@ def test_what_this_machine_has_not_is_refused(monkeypatch):
 
 
 def test_vllms_batch_holds_few_enough_pictures(with_vllm):
-    for changes, batch in (({"greedy": True}, 512), ({"k": 3}, 1536), ({"k": 48}, 3072), ({"batch": 7}, 7)):
+    for changes, batch in (({"method": Method.greedy}, 512), ({"k": 3}, 1536), ({"k": 48}, 3072), ({"batch": 7}, 7)):
         assert settings("tiny", **changes).batch == batch
 
 

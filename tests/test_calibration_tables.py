@@ -119,3 +119,23 @@ def test_a_page_without_errors_has_dashes_and_no_empty_tables(tmp_path):
     assert page.count("| Model") == 2  # neither bins nor coverage
     row = next(line for line in page.splitlines() if line.startswith("| model"))
     assert [cell.strip() for cell in row.split("|")[3:6]] == ["-", "-", "-"]
+
+
+def test_single_exact_distributions_have_a_std_to_be_calibrated(tmp_path):
+    """As good as the draws they are the distribution of: one mean, whose error has the std that was read off."""
+    rows = [
+        make_row(
+            row.image_id,
+            "set",
+            row.group,
+            row.mos,
+            [sum(row.scores) / len(row.scores)],
+            "so",
+            stds=[0.3],
+            weights=[0.9],
+        )
+        for row in curved()
+    ]
+    (found,) = of(tmp_path, rows)
+    assert found.stds.pictures == 300
+    assert found.stds.error_per_std == pytest.approx(1, abs=0.15)

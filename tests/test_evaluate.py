@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from PIL import Image
 
+from tests.support import miniatures
 from tests.support.results import rows_of
 from tests.support.runs import environment
-from vqr1.answer import build_prompt
+from vqr1.answering.methods import Answered
 from vqr1.answering.model import find_model, load_model
+from vqr1.answering.settings import Method
 from vqr1.command_words import evaluate_words
 from vqr1.config import Config, PolicyConfig, as_dict
 from vqr1.data import DATASETS, Sample, SplitRule, read_dataset
@@ -31,12 +34,11 @@ from vqr1.evaluation.results import ROWS, SETTINGS, SetFacts, read_evaluation
 from vqr1.packaged import packaged
 from vqr1.policy import windows
 from vqr1.policy.load import files_hash
-from vqr1.scoring.evaluate import PictureBatch, default_folder, plan, rate
+from vqr1.rating.rater import load_rater
+from vqr1.scoring.evaluate import PictureBatch, default_folder, evaluate, plan, rate
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, _limited, read_sets
 from vqr1.scoring.settings import EvaluateConfig, check, from_hydra, register
-
-PROMPT = build_prompt("paper")
 
 
 def composed(*words):
@@ -57,7 +59,7 @@ def test_the_command_line_becomes_settings():
         0.7,
         2,
     )
-    assert not config.greedy
+    assert config.method is Method.mean
 
 
 def test_the_root_comes_from_the_environment(monkeypatch):
@@ -73,7 +75,7 @@ def test_the_root_comes_from_the_environment(monkeypatch):
         (["model=tiny", "data=[bid,bid]"], "names a dataset twice"),
         (["model=tiny", "data=[bid]", "k=0"], "k=0: set it to 1 or more"),
         (["model=tiny", "data=[bid]", "limit=2"], "limit=2: a correlation needs three pictures"),
-        (["model=tiny", "data=[bid]", "temperature=0"], "temperature=0.0: set it above 0; greedy=true takes"),
+        (["model=tiny", "data=[bid]", "temperature=0"], "temperature=0.0: set it above 0; method=greedy takes"),
         (["model=tiny", "data=[bid]", "seed=-1"], "seed=-1: set it to 0 or more"),
         (["model=tiny", "data=[bid]", "prompt=rate"], "prompt 'rate' is neither one of"),
         (["model=tiny", "data=[bid]", "+beta=1"], "beta is no setting; see EvaluateConfig in vqr1.scoring.settings"),
@@ -288,61 +290,39 @@ def pictures_of(n):
     return [Image.new("RGB", (28, 28), (i, 0, 0)) for i in range(n)]
 
 
-def drawn_answers(examples):
-    """Answers that depend on the random state, as a policy's do."""
-    return [f"<think>x</think><answer>{1 + 4 * float(torch.rand(())):.3f}</answer>" for _ in examples]
+def answers_by_colour(pictures):
+    """Three answers to each picture that tell its colour and its place."""
+    return [
+        Answered([f"<think>{i}.{k}</think>" for k in range(3)], [1.0 + each.getpixel((0, 0))[0], None, 5.0],
+                 [0.0, None, 0.0], None, 9)
+        for i, each in enumerate(pictures)
+    ]  # fmt: skip
 
 
-def test_each_picture_gets_its_k_answers_in_order():
-    def answer(examples):
-        colour = [example["image"].getpixel((0, 0))[0] for example in examples]
-        return [f"<think>{i}</think><answer>{1 + c}.{i % 3}</answer>" for i, c in enumerate(colour)]
-
-    rows = rate(PictureBatch("s", 0, samples_of(3)), pictures_of(3), answer, PROMPT, 3, 0)
-    assert [row.scores for row in rows] == [[1.0, 1.1, 1.2], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]]
-    assert [row.reasoning for row in rows][1] == "<think>3</think><answer>2.0</answer>"
+def test_each_picture_gets_its_own_answers_and_one_that_cannot_be_opened_is_missing():
+    first, second, third = pictures_of(3)
+    rows = rate(PictureBatch("s", samples_of(4)), [first, "1.png: truncated", second, third], answers_by_colour)
+    assert [row.scores for row in rows] == [[1.0, None, 5.0], [], [2.0, None, 5.0], [3.0, None, 5.0]]
+    assert [row.status for row in rows] == ["ok", "missing", "ok", "ok"]
+    assert [row.reasoning for row in rows[:3]] == ["<think>0.0</think>", "1.png: truncated", "<think>1.0</think>"]
     assert [(row.image_id, row.mos, row.group) for row in rows][2] == ("s/2", 2.0, "g2")
-
-
-def test_the_reasoning_is_that_of_a_readable_answer():
-    texts = ["no", "<think>b</think><answer>2</answer>"]
-    (row,) = rate(PictureBatch("s", 0, samples_of(1)), pictures_of(1), lambda _: texts, PROMPT, 2, 0)
-    assert (row.scores, row.reasoning, row.status) == ([None, 2.0], texts[1], "ok")
-    (row,) = rate(PictureBatch("s", 0, samples_of(1)), pictures_of(1), lambda _: ["no", "never"], PROMPT, 2, 0)
-    assert (row.reasoning, row.status) == ("no", "unreadable")
-
-
-def test_a_picture_that_cannot_be_opened_is_missing_and_the_others_go_on():
-    first, _, third = pictures_of(3)
-    rows = rate(PictureBatch("s", 0, samples_of(3)), [first, "1.png: truncated", third], drawn_answers, PROMPT, 2, 0)
-    assert [row.status for row in rows] == ["ok", "missing", "ok"]
-    assert (rows[1].reasoning, rows[1].scores) == ("1.png: truncated", [])
-    (row,) = rate(PictureBatch("s", 0, samples_of(1)), ["gone"], drawn_answers, PROMPT, 2, 0)
+    assert [(row.stds, row.weights, row.tokens) for row in rows[:2]] == [(None, None, 9), (None, None, None)]
+    (row,) = rate(PictureBatch("s", samples_of(1)), ["gone"], answers_by_colour)
     assert row.status == "missing"
 
 
-def test_answers_follow_from_seed_set_and_batch_alone():
-    def scores(name="s", index=0, seed=0):
-        return [
-            row.scores
-            for row in rate(PictureBatch(name, index, samples_of(2)), pictures_of(2), drawn_answers, PROMPT, 2, seed)
-        ]
-
-    torch.manual_seed(1)
-    state = torch.random.get_rng_state()
-    first = scores()
-    assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's draws are touched
-    torch.rand(5)
-    assert scores() == first
-    assert len({str(value) for value in (first, scores(index=1), scores(seed=1), scores(name="t"))}) == 4
+def test_a_distribution_that_was_read_off_is_in_its_row():
+    exact = Answered(["a", "b"], [3.0, 5.0], [0.5, 0.7], [0.9, 0.9], 20)
+    (row,) = rate(PictureBatch("s", samples_of(1)), pictures_of(1), lambda _: [exact])
+    assert (row.stds, row.weights, row.tokens) == ([0.5, 0.7], [0.9, 0.9], 20)
+    assert row.score == pytest.approx(4.0)
+    assert row.std == pytest.approx(((0.25 + 0.49) / 2 + 2) ** 0.5)  # within, and between reasonings
 
 
 def test_no_batch_spans_two_sets():
     sets = [EvaluatedSet(name, SetFacts(name, n, "all"), samples_of(n, name)) for name, n in (("a", 5), ("b", 4))]
     batches = plan(sets, 2)
-    assert [(b.name, b.index, len(b.samples)) for b in batches] == [
-        ("a", 0, 2), ("a", 1, 2), ("a", 2, 1), ("b", 0, 2), ("b", 1, 2),
-    ]  # fmt: skip
+    assert [(b.name, len(b.samples)) for b in batches] == [("a", 2), ("a", 2), ("a", 1), ("b", 2), ("b", 2)]
     assert [s for b in batches for s in b.samples] == [*sets[0].samples, *sets[1].samples]
 
 
@@ -363,8 +343,12 @@ def test_the_folder_is_the_same_for_the_same_command():
     model = find_model(EvaluateConfig(model="tiny", data=["bid"]))
     config = EvaluateConfig(model="tiny", data=["bid"], seed=3)
     assert default_folder(config, model) == "evaluations/tiny-k6-seed3"
-    config.greedy = True
-    assert default_folder(config, model) == "evaluations/tiny-greedy"
+    for changes, folder in (
+        ({"method": Method.greedy}, "tiny-greedy"),
+        ({"method": Method.expected}, "tiny-expected-k1-seed3"),
+        ({"until": 0.05}, "tiny-until0.05-seed3"),
+    ):
+        assert default_folder(replace(config, **changes), model) == f"evaluations/{folder}"
 
 
 # The result folder
@@ -434,6 +418,12 @@ def test_other_settings_are_refused(tmp_path, change, message):
         ResultFolder(tmp_path / "e").open(record(**change), BATCHES)
 
 
+def test_answers_of_an_older_version_are_refused(tmp_path):
+    begun(tmp_path / "e", [0])
+    with pytest.raises(UserError, match="is of an older version, whose answers had other seeds; give another"):
+        ResultFolder(tmp_path / "e").open(record(method="mean"), BATCHES)
+
+
 def test_other_pictures_and_versions_are_refused(tmp_path):
     begun(tmp_path / "e", [0])
     other = record()
@@ -489,7 +479,7 @@ def test_lines_of_other_pictures_are_refused(tmp_path):
 # The whole
 
 
-def evaluate(folder: Path, root: Path, *words: str) -> list[str]:
+def evaluation_of(folder: Path, root: Path, *words: str) -> list[str]:
     return [
         sys.executable, "-m", "vqr1", "evaluate", "model=tiny", "data=[demo_five,demo_hundred]", f"root={root}", "k=2",
         "limit=40", "batch=4", "max_tokens=32", "threads=1", f"folder={folder}", *words,
@@ -500,7 +490,7 @@ def evaluate(folder: Path, root: Path, *words: str) -> list[str]:
 def undisturbed(tmp_path_factory, data_root):
     folder = tmp_path_factory.mktemp("evaluation") / "undisturbed"
     done = subprocess.run(
-        evaluate(folder, data_root), capture_output=True, text=True, env=environment(), timeout=300, check=False
+        evaluation_of(folder, data_root), capture_output=True, text=True, env=environment(), timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, done
@@ -524,7 +514,7 @@ def test_evaluating_prints_the_table_with_intervals(undisturbed):
 @pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undisturbed, tmp_path, data_root):
     folder = tmp_path / "killed"
-    command = evaluate(folder, data_root)
+    command = evaluation_of(folder, data_root)
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     patience = time.monotonic() + 200
     while not ((folder / ROWS).is_file() and (folder / ROWS).stat().st_size > 4000):
@@ -540,6 +530,32 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undis
     assert done.returncode == 0, done.stderr[-4000:]
     assert (folder / ROWS).read_bytes() == whole
     assert (folder / SETTINGS).read_bytes() == (undisturbed[0] / SETTINGS).read_bytes()
+
+
+@pytest.mark.parametrize("asked", [{"k": 2}, {"method": "expected", "until": 0.05, "max_k": 7}, {"method": "greedy"}])
+def test_rows_are_the_raters_ratings_in_any_batch(asked, tmp_path, sized):
+    sized("kadid10k", 20)
+    root = tmp_path / "data"
+    miniatures.kadid10k(root / "kadid10k", references=2)
+    for path, size in zip(sorted((root / "kadid10k" / "images").iterdir()), range(28, 128, 5), strict=True):
+        with Image.open(path) as picture:
+            picture.resize((size, 56)).save(path)
+    method = Method[asked.get("method", "mean")]
+    config = EvaluateConfig("tiny", **{**asked, "method": method}, data=["kadid10k"], root=str(root), limit=4, seed=3)
+    rows = []
+    for batch in (6, 192):
+        folder = evaluate(replace(config, batch=batch, folder=str(tmp_path / f"{batch}")))
+        rows.append(read_evaluation(folder).rows["kadid10k"])
+    assert evaluate(replace(config, batch=1, folder=str(folder))) == folder  # the batch decides nothing
+    samples = {sample.image_id: sample for sample in read_dataset("kadid10k", root).all()}
+    ratings = load_rater("tiny", seed=3, **asked)([samples[row.image_id].image for row in rows[0]])
+    for one, other, rating in zip(*rows, ratings, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+        assert one.scores == pytest.approx(rating.scores, abs=1e-4)
+        assert (one.status, one.tokens, one.reasoning) == (other.status, other.tokens, other.reasoning)
+        assert (one.status, one.tokens, one.reasoning) == (rating.status, rating.tokens, rating.reasoning)
+        assert (one.score, one.std) == (pytest.approx(rating.score, abs=1e-4), pytest.approx(rating.std, abs=1e-4))
+        assert (one.weights is None) == (one.stds is None) == (method is not Method.expected)
 
 
 def test_check_takes_the_defaults():

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +19,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from vqr1.answering.methods import Answered, Method, answer_pictures
+from vqr1.answer import build_prompt
+from vqr1.answering import methods, model
+from vqr1.answering.methods import READABLE, Answered, Asked, Method, answer_pictures
 from vqr1.answering.seeds import answer_seed, picture_digest
+from vqr1.answering.settings import AnswerSettings
 from vqr1.data.pictures import fit_to_grid
 from vqr1.errors import UserError
+from vqr1.policy.expected import ScoreDistribution, expected_scores
 from vqr1.rating import command
 from vqr1.rating import rater as rater_module
 from vqr1.rating.files import find_pictures
@@ -29,7 +34,9 @@ from vqr1.rating.inputs import as_list
 from vqr1.rating.rater import Rater, find, load_found, load_rater
 from vqr1.rating.rating import Rating, failed, rating_of
 from vqr1.rating.written import Unfinished
-from vqr1.rollout.offline import OwnNoise
+from vqr1.rating_statistics import StoppingRule, moments
+from vqr1.rollout.engine import vision_tokens
+from vqr1.rollout.offline import OwnNoise, encode_prompts
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "rating.md"
 SIZES = [(56, 56), (84, 56), (56, 112), (112, 84), (84, 84), (56, 84)]
@@ -57,7 +64,7 @@ def mean():
 def with_batch(rater: Rater, batch: int) -> Rater:
     """The same policy, asked for another number of answers at once."""
     other = Rater.__new__(Rater)
-    other.__dict__.update(rater.__dict__, _at_once=max(1, batch // rater._asked.k), shrunk=0)
+    other.__dict__.update(rater.__dict__, _at_once=max(1, batch // rater._asked.k), _batch=batch, shrunk=0)
     return other
 
 
@@ -126,6 +133,113 @@ def test_a_mean_is_of_k_answers_and_follows_the_seed(mean):
     more = with_batch(mean, 192)
     more._asked = replace(mean._asked, k=5)
     assert [each.scores[:3] for each in more(pictures)] == [each.scores for each in ratings]
+
+
+def asking(rater: Rater, asked: Asked, batch: int = 192) -> Rater:
+    other = with_batch(rater, batch)
+    other._asked = asked
+    other._at_once = max(1, batch // 6)
+    return other
+
+
+EXPECTED = Asked(Method.expected, 2, 5)
+UNTIL = {
+    "mean until": Asked(Method.mean, 0, 5, until=0.22, most=10),
+    "expected until": Asked(Method.expected, 0, 5, until=0.09, most=8),
+}
+
+
+@pytest.mark.parametrize("asked", [EXPECTED, *UNTIL.values()], ids=["expected", *UNTIL])
+def test_what_is_read_off_and_how_often_is_asked_follow_from_the_picture_alone(mean, asked):
+    pictures, order = pictures_of()[2:5], [2, 0, 1]
+    together = asking(mean, asked)(pictures)
+    assert len({each.score for each in together}) == 3
+    assert (len({each.answers for each in together}) > 1) == (asked is not EXPECTED)
+
+    def same(found, wanted):
+        assert [each.answers for each in found] == [each.answers for each in wanted]
+        assert [each.reasoning for each in found] == [each.reasoning for each in wanted]
+        assert [(each.score, each.std) for each in found] == [
+            (pytest.approx(each.score, abs=1e-4), pytest.approx(each.std, abs=1e-4)) for each in wanted
+        ]
+
+    same(asking(mean, asked, 5)(pictures), together)
+    same(asking(mean, asked)([pictures[i] for i in order]), [together[i] for i in order])
+
+
+def test_the_distribution_follows_the_reasoning_that_a_mean_draws(mean):
+    pictures = pictures_of()
+    drawn = answer_pictures(mean._answerer, pictures, Asked(Method.mean, 2, 5))
+    exact = answer_pictures(mean._answerer, pictures, EXPECTED)
+    for one, other in zip(drawn, exact, strict=True):
+        assert all(text.endswith("<answer>") for text in other.texts)
+        assert all(whole.startswith(text) for whole, text in zip(one.texts, other.texts, strict=True))
+        assert other.tokens < one.tokens
+        readable = [READABLE <= weight <= 1 for weight in other.weights]
+        assert [score is not None for score in other.scores] == readable
+        assert other.moments == moments(other.scores, other.stds, other.weights)
+    policy, examples = (
+        mean._answerer.policy,
+        [
+            {"image": each, "prompt": build_prompt("paper"), "answer_seed": answer_seed(5, picture_digest(each), 0)}
+            for each in pictures
+        ],
+    )
+    tokenizer = policy.processor.tokenizer
+    whole = expected_scores(
+        policy.model, tokenizer, encode_prompts(policy.processor, examples), policy.draw(examples),
+        never=vision_tokens(tokenizer),
+    )  # fmt: skip
+    assert [each.weights[0] for each in exact] == pytest.approx(whole.mass_readable_R.tolist(), abs=1e-4)
+    for each, score, std in zip(exact, whole.mean_R.tolist(), whole.std_R.tolist(), strict=True):
+        if each.scores[0] is not None:
+            assert (each.scores[0], each.stds[0]) == (pytest.approx(score, abs=1e-4), pytest.approx(std, abs=1e-4))
+    assert sum(each.scores[0] is not None for each in exact) > 3
+
+
+def test_an_answer_that_is_hardly_readable_is_unreadable(mean, monkeypatch):
+    support = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    probability = torch.tensor([[0.1, 0.1], [0.4, 0.4], [0.0, 0.0], [0.7, 0.3 + 1e-7]], dtype=torch.float64)
+    found = ScoreDistribution(support, probability)
+    monkeypatch.setattr(methods, "expected_scores", lambda *args, **kwargs: found)
+    one, other = answer_pictures(mean._answerer, pictures_of()[:2], Asked(Method.expected, 2, 0))
+    assert (one.scores, one.stds, one.weights) == ([None, 4.0], [None, 1.0], [pytest.approx(0.2), pytest.approx(0.8)])
+    assert (one.score, one.std) == (4.0, 1.0)
+    assert other.scores == [None, pytest.approx(3.6)]
+    assert other.weights == [0.0, 1.0]
+
+
+def test_answers_are_drawn_until_the_rule_is_content(mean):
+    asked = UNTIL["mean until"]
+    rule = StoppingRule(asked.until, most=asked.most)
+    adaptive = asking(mean, asked)(pictures_of())
+    all_of_them = asking(mean, Asked(Method.mean, asked.most, 5))(pictures_of())
+    for few, many in zip(adaptive, all_of_them, strict=True):
+        assert few.scores == many.scores[: rule.used(many.scores)]
+    assert 6 <= min(each.answers for each in adaptive) < max(each.answers for each in adaptive) <= asked.most
+
+
+def test_no_more_answers_are_asked_for_at_once_than_the_batch_holds(mean):
+    answerer, counts = mean._answerer, []
+
+    class Counting:
+        def draw(self, examples):
+            counts.append(len(examples))
+            return answerer.policy.draw(examples)
+
+    counting = replace(answerer, policy=Counting())
+    answer_pictures(counting, pictures_of(), UNTIL["mean until"], at_once=8)
+    assert max(counts) == 8
+    assert sum(counts) >= 36
+
+
+@pytest.mark.parametrize("asked", [Asked(Method.mean, 1, 0), Asked(Method.expected, 1, 0), UNTIL["mean until"]])
+def test_every_method_asks_the_prompt_that_is_named(mean, asked):
+    """The tiny policy was not trained with this one: what it says differs, and may be no answer."""
+    other = replace(mean._answerer, model=replace(mean.model, prompt="no_thinking"))
+    pictures = pictures_of()[:2]
+    usual, found = (answer_pictures(each, pictures, asked) for each in (mean._answerer, other))
+    assert all(one.texts != two.texts for one, two in zip(usual, found, strict=True))
 
 
 def test_scores_come_to_mean_and_deviation_and_unreadable_ones_to_none():
@@ -224,9 +338,16 @@ def test_a_rater_says_what_pyiqas_metrics_say(greedy):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"method": "best"}, "method=best: choose greedy, mean"),
+        ({"method": "best"}, "method=best: choose greedy, mean, expected"),
         ({"method": "greedy", "k": 6}, "k=6 has no effect with method=greedy"),
         ({"k": 0}, "k=0: set it to 1 or more"),
+        ({"method": "greedy", "until": 0.1}, "until=0.1 has no effect with method=greedy, which asks once; leave it"),
+        ({"until": 0.0}, "until=0.0: the standard error at which drawing stops is a positive number"),
+        ({"until": float("nan")}, "until=nan: the standard error at which drawing stops is a positive number"),
+        ({"until": 0.1, "max_k": 5}, "max_k=5 is below the 6 answers that are drawn at least; raise it"),
+        ({"until": 0.1, "k": 5}, "k=5 and until=0.1 both say how many answers are drawn; leave one out"),
+        ({"max_k": 12}, "max_k=12 has no effect without until; give k=12, or until=0.05"),
+        ({"method": "expected", "engine": "vllm"}, "method=expected .* vLLM does not give; set engine=transformers or"),
         ({"engine": "fast"}, "engine=fast: choose auto, transformers, vllm"),
         ({"prompt": "rate"}, "prompt 'rate' is neither one of"),
         ({"batch": 0}, "batch=0: set it to 1 or more"),
@@ -235,6 +356,24 @@ def test_a_rater_says_what_pyiqas_metrics_say(greedy):
 def test_wrong_settings_are_named(asked, message):
     with pytest.raises(UserError, match=message):
         load_rater("tiny", **asked)
+
+
+def test_a_vocabulary_without_digits_is_refused_before_anything_is_loaded(monkeypatch):
+    words = {"<answer>": 0, "42": 1, ".": 2}
+
+    class Tokenizer:
+        def get_vocab(self):
+            return words
+
+        def batch_decode(self, ids, skip_special_tokens):
+            return [list(words)[i] for (i,) in ids]
+
+    tokenizer = Tokenizer()
+    monkeypatch.setattr(model, "load_processor", lambda _: SimpleNamespace(tokenizer=tokenizer))
+    monkeypatch.setattr(model, "check_prompt", lambda *_: None)
+    find(AnswerSettings(model="tiny"), "mean")
+    with pytest.raises(UserError, match=r"digit by digit.* use another method \(greedy or mean\)"):
+        find(AnswerSettings(model="tiny"), "expected")
 
 
 # Which model
@@ -340,7 +479,7 @@ def test_one_bad_picture_loses_no_other(folder, greedy, tmp_path, capsys):
     out, jsonl = tmp_path / "out" / "scores.csv", tmp_path / "out" / "answers.jsonl"
     assert rate(folder, "--csv", out, "--jsonl", jsonl) == 1
     rows = rows_of(out)
-    assert list(rows[0]) == ["path", "score", "std", "status"]
+    assert list(rows[0]) == ["path", "score", "std", "answers", "status"]
     status = {Path(row["path"]).name: row["status"] for row in rows}
     alone = {name: greedy(folder / name) for name in GOOD}
     assert status == {name: each.status for name, each in alone.items()} | dict.fromkeys(BAD, "failed")
@@ -370,11 +509,11 @@ def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, m
     assert rate(*words, "--csv", whole) == 0
     asked = []
 
-    def stopped(answerer, pictures, how):
+    def stopped(answerer, pictures, how, at_once):
         asked.append(len(pictures))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return answer_pictures(answerer, pictures, how)
+        return answer_pictures(answerer, pictures, how, at_once)
 
     with monkeypatch.context() as patch:
         patch.setattr(rater_module, "answer_pictures", stopped)
@@ -394,6 +533,19 @@ def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, m
     assert "going on: 2 of 5 pictures are rated" in said
     assert parts.read_bytes() == whole.read_bytes()
     assert not kept.exists()
+
+
+def test_answers_that_were_used_are_told(folder, tmp_path, capsys):
+    for name in BAD:
+        (folder / name).unlink()
+    out, jsonl = tmp_path / "scores.csv", tmp_path / "answers.jsonl"
+    assert rate(folder, "--method", "expected", "--until", 0.09, "--max-k", 8, "--csv", out, "--jsonl", jsonl) == 0
+    used = [int(row["answers"]) for row in rows_of(out)]
+    assert min(used) >= 6 and max(used) <= 8
+    assert f"; {sum(used) / 5:.3g} answers a picture" in capsys.readouterr().err
+    whole = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [(each["answers"], len(each["scores"])) for each in whole] == [(n, n) for n in used]
+    assert all(each["tokens"] > 8 * each["answers"] for each in whole)
 
 
 def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
@@ -465,12 +617,12 @@ def examples():
 def test_every_example_of_the_document_works(tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
-    first, second = pictures_of()[:2]
+    first, second = pictures_of()[1:3]
     first.save(tmp_path / "photo.jpg")
     second.save(photos / "other.png")
     monkeypatch.chdir(tmp_path)
     programs, commands = examples()
-    assert (len(programs), len(commands)) == (2, 4)
+    assert (len(programs), len(commands)) == (3, 6)
     for program in programs:
         exec(program.replace("runs/NAME", "tiny"), {})
     for words in commands:
@@ -479,8 +631,6 @@ def test_every_example_of_the_document_works(tmp_path, monkeypatch):
 
 
 def test_what_is_found_can_be_loaded_later():
-    from vqr1.answering.settings import AnswerSettings
-
-    settings, model, method = find(AnswerSettings(model="tiny"), None, 4)
-    assert (settings.answers, method, model.names_prompt) == (4, Method.mean, True)
-    assert load_found(settings, model, method).method is Method.mean
+    settings, model = find(AnswerSettings(model="tiny", k=4), None)
+    assert (settings.answers, settings.method, model.names_prompt) == (4, Method.mean, True)
+    assert load_found(settings, model).method is Method.mean

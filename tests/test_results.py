@@ -15,6 +15,7 @@ def test_a_row_by_hand():
     assert json.loads(row.line()) == {
         "image_id": "bid/a.jpg", "dataset": "bid", "group": "a.jpg", "mos": 2.5, "score": 3.5, "std": 0.5**0.5,
         "scores": [3.0, None, 4.0], "reasoning": "why", "status": "ok",
+        "stds": None, "weights": None, "tokens": None,
     }  # fmt: skip
 
 
@@ -42,6 +43,18 @@ def test_what_was_written_comes_back(tmp_path):
     assert (read.sets["bid"].part, read.sets["clive"].pictures) == ("test", 4)
 
 
+def test_exact_distributions_come_back_and_lines_of_an_older_version_do(tmp_path):
+    exact = make_row("bid/e", "bid", "e", 2.0, [3.0, None], "", stds=[0.5, None], weights=[0.9, 0.1], tokens=22)
+    assert (exact.score, exact.std) == (3.0, 0.5)  # of a single distribution its own
+    folder = write_results(tmp_path / "a", {"bid": [exact, *rows_of("bid", 5)]})
+    assert read_evaluation(folder).rows["bid"][0] == exact
+    lines = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    for line in lines:
+        del line["stds"], line["weights"], line["tokens"]
+    (folder / ROWS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_evaluation(folder).rows["bid"][1:] == rows_of("bid", 5)
+
+
 def test_a_torn_last_line_is_left_out(tmp_path):
     folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 5)})
     whole = (folder / ROWS).read_bytes()
@@ -61,6 +74,8 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"mos": None}, "line 2: bid/00001.png has MOS None; a MOS is a finite number"),
         ({"image_id": "bid/00000.png"}, "bid/00000.png appears more than once; keep one line per picture"),
         ({"image_id": [1]}, "line 2: not a result .names are texts, scores a list."),
+        ({"stds": [0.1]}, "line 2: bid/00001.png has stds or weights, but not one for each score"),
+        ({"weights": 1}, "line 2: bid/00001.png has stds or weights, but not one for each score"),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
     ],
 )

@@ -38,10 +38,11 @@ Rates every picture of some datasets, then prints the table. The same command go
 The usual settings:
   model=MODEL              tiny, a hub id, a folder of weights or of vqr1 export, or a run's: its best/, else final/
   data=NAME, data=[A,B]    datasets (vqr1 data list); --root FOLDER holds them
-  k=6                      answers to each picture; greedy=true: one, the likeliest
+  method=mean              the mean of k=6 answers; greedy: one, the likeliest; expected: of the score's distribution
+  until=0.05               in place of k: as many answers as that standard error of the mean takes, max_k=48 at most
   limit=100                pictures of each dataset, spread over it
   name=NAME                what the table calls the model
-  folder=FOLDER            of the results; otherwise evaluations/NAME-kK-seedSEED
+  folder=FOLDER            of the results; otherwise evaluations/NAME-METHOD-kK-seedSEED
   engine=auto|transformers|vllm
   batch, max_pixels        lower them where memory runs out
   seed=0

@@ -98,6 +98,23 @@ def moments(
     return Moments(mean, within, between, len(answers), whole**2 / squares)
 
 
+def score_and_std(
+    scores: Sequence[float | None],
+    stds: Sequence[float | None] | None = None,
+    weights: Sequence[float] | None = None,
+) -> tuple[float | None, float | None]:
+    """What a picture is said to have: `Moments.mean` and `Moments.std` of its answers, None where they are NaN.
+
+    Of a single exact distribution (``stds`` given) the std is that distribution's, without what reasonings differ by.
+    """
+    known = moments(scores, stds, weights)
+    if not known.answers:
+        return None, None
+    if known.answers == 1:
+        return known.mean, None if stds is None else known.within
+    return known.mean, known.std
+
+
 @dataclass(frozen=True)
 class StoppingRule:
     """When a picture has answers enough: the standard error of its mean is at most ``target``.

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vqr1.answering.model import Model, load_model, load_weights
-from vqr1.answering.settings import AnswerSettings
+from vqr1.answering.settings import AnswerSettings, Method
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
 from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
@@ -51,7 +51,7 @@ def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) 
     """``model`` with the engine of settled settings (:func:`vqr1.answering.settings.settle`)."""
     asked: dict[str, Any] = {
         "max_tokens": config.max_tokens,
-        "temperature": 0.0 if config.greedy else config.temperature,
+        "temperature": 0.0 if config.method is Method.greedy else config.temperature,
     }
     if config.engine is ScoringEngine.transformers:
         loaded, processor = load_model(model)

@@ -5,17 +5,23 @@ What a picture gets depends on the picture and on what is asked alone, not on th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from vqr1.answer import build_prompt, read_score
 from vqr1.answering.answerer import Answerer
 from vqr1.answering.seeds import answer_seed, picture_digest
+from vqr1.answering.settings import MOST, AnswerSettings
 from vqr1.answering.settings import Method as Method
-from vqr1.rating_statistics import Moments, moments
+from vqr1.policy.expected import expected_scores, tokens_before_score
+from vqr1.rating_statistics import Moments, StoppingRule, moments, score_and_std
+from vqr1.rollout.engine import vision_tokens
+from vqr1.rollout.offline import Policy, encode_prompts
+
+READABLE = 0.5  # the probability of a readable score from which an answer that was not drawn to its end is readable
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,19 @@ class Asked:
     method: Method
     k: int  # answers to each picture; with ``until`` not looked at
     seed: int
-    until: float | None = None  # answers are drawn until the standard error of the mean is below this
-    most: int = 48  # answers at most, with ``until``
+    until: float | None = None  # answers are drawn until the standard error of the mean is at most this
+    most: int = MOST  # answers at most, with ``until``
+
+    @classmethod
+    def of(cls, settings: AnswerSettings) -> Asked:
+        return cls(settings.method, settings.answers, settings.seed, settings.until, settings.max_k or MOST)
 
 
 @dataclass(frozen=True)
 class Answered:
     """The answers to one picture, in the order of their seeds."""
 
-    texts: list[str]
+    texts: list[str]  # expected: what stands before the score
     scores: list[float | None]  # None where unreadable; expected: the mean of the score's distribution
     stds: list[float | None]  # of the score given the reasoning: 0 where it was drawn, None where unreadable
     weights: list[float] | None  # expected: the probability that a readable score follows
@@ -46,16 +56,12 @@ class Answered:
     @property
     def score(self) -> float | None:
         """None without a readable answer."""
-        mean = self.moments.mean
-        return None if math.isnan(mean) else mean
+        return self._score_and_std[0]
 
     @property
     def std(self) -> float | None:
-        """Of one drawn answer; of one distribution that distribution's; None of one drawn answer."""
-        known = self.moments
-        if known.answers == 1 and self.weights is not None:
-            return known.within
-        return None if math.isnan(known.std) else known.std
+        """Of one drawn answer; of a single distribution that distribution's; None of a single drawn answer."""
+        return self._score_and_std[1]
 
     @property
     def reasoning(self) -> str:
@@ -63,22 +69,98 @@ class Answered:
         readable = (text for text, score in zip(self.texts, self.scores, strict=True) if score is not None)
         return next(readable, self.texts[0])
 
+    @property
+    def _score_and_std(self) -> tuple[float | None, float | None]:
+        exact = self.weights is not None
+        return score_and_std(self.scores, self.stds if exact else None, self.weights)
 
-def answer_pictures(answerer: Answerer, pictures: Sequence[Image.Image], asked: Asked) -> list[Answered]:
-    """The answers to pictures that fit the policy's grid, in order; of each picture and ``asked`` alone."""
-    prompt = build_prompt(answerer.model.prompt)
-    examples = [
-        {"image": picture, "prompt": prompt, "image_id": i, "answer_seed": answer_seed(asked.seed, digest, k)}
-        for i, picture in enumerate(pictures)
-        for digest in [picture_digest(picture)]
-        for k in range(asked.k)
-    ]
-    drawn = answerer.policy.draw(examples) if examples else []
+
+class _Answer(NamedTuple):
+    text: str
+    score: float | None
+    std: float | None
+    weight: float
+    tokens: int
+
+
+def answer_pictures(
+    answerer: Answerer, pictures: Sequence[Image.Image], asked: Asked, at_once: int | None = None
+) -> list[Answered]:
+    """The answers to pictures that fit the policy's grid, in order; of each picture and ``asked`` alone.
+
+    ``at_once``: answers that are asked for together, None: all. By the method expected the attention of a policy under
+    transformers is another during the call, so no other thread may use it then.
+    """
+    prompt, digests = build_prompt(answerer.model.prompt), [picture_digest(picture) for picture in pictures]
+    rule = None if asked.until is None else StoppingRule(asked.until, most=asked.most)
+    answer: Callable[[Answerer, list[dict[str, Any]]], list[_Answer]]
+    answer = _expected if asked.method is Method.expected else _drawn
+    answers: list[list[_Answer]] = [[] for _ in pictures]
+    while True:
+        missing = [
+            (i, answer_seed(asked.seed, digests[i], k))
+            for i, so_far in enumerate(answers)
+            for k in range(len(so_far), _wanted(so_far, rule) if rule else asked.k)
+        ]
+        if not missing:
+            return [_together(each, asked.method) for each in answers]
+        step = at_once or len(missing)
+        for first in range(0, len(missing), step):
+            now = missing[first : first + step]
+            examples = [{"image": pictures[i], "prompt": prompt, "image_id": i, "answer_seed": seed} for i, seed in now]
+            for (i, _), each in zip(now, answer(answerer, examples), strict=True):
+                answers[i].append(each)
+
+
+def _wanted(so_far: Sequence[_Answer], rule: StoppingRule) -> int:
+    return rule.wanted([each.score for each in so_far], [each.weight for each in so_far])
+
+
+def _together(answers: Sequence[_Answer], method: Method) -> Answered:
+    return Answered(
+        texts=[each.text for each in answers],
+        scores=[each.score for each in answers],
+        stds=[each.std for each in answers],
+        weights=[each.weight for each in answers] if method is Method.expected else None,
+        tokens=sum(each.tokens for each in answers),
+    )
+
+
+def _drawn(answerer: Answerer, examples: list[dict[str, Any]]) -> list[_Answer]:
+    """Each answer's own score."""
+    drawn = answerer.policy.draw(examples)
     texts = answerer.processor.tokenizer.batch_decode(drawn, skip_special_tokens=True)
-    answered = []
-    for first in range(0, len(examples), asked.k):
-        of_one = slice(first, first + asked.k)
-        scores = [read_score(text) for text in texts[of_one]]
-        stds = [None if score is None else 0.0 for score in scores]
-        answered.append(Answered(texts[of_one], scores, stds, None, sum(map(len, drawn[of_one]))))
-    return answered
+    scores = [read_score(text) for text in texts]
+    return [
+        _Answer(text, score, None if score is None else 0.0, 1.0, len(tokens))
+        for text, score, tokens in zip(texts, scores, drawn, strict=True)
+    ]
+
+
+def _expected(answerer: Answerer, examples: list[dict[str, Any]]) -> list[_Answer]:
+    """The distribution of each answer's score, given its reasoning; what follows the score's place is not drawn."""
+    policy, tokenizer = answerer.policy, answerer.processor.tokenizer
+    assert isinstance(policy, Policy), "the distribution is read off the policy under transformers"
+    drawn = policy.draw(examples, enough=_has_place)
+    found = expected_scores(
+        policy.model,
+        tokenizer,
+        encode_prompts(answerer.processor, examples).to(policy.model.device),
+        drawn,
+        never=vision_tokens(tokenizer),
+        temperature=policy.temperature,
+    )
+    masses, means, stds = (each.tolist() for each in (found.mass_readable_R, found.mean_R, found.std_R))
+    answers = []
+    for tokens, mass, mean, std in zip(drawn, masses, means, stds, strict=True):
+        pieces = tokenizer.batch_decode([[token] for token in tokens], skip_special_tokens=True)
+        text = tokenizer.decode(tokens[: tokens_before_score(pieces)], skip_special_tokens=True)
+        score, spread = (mean, std) if mass >= READABLE else (None, None)
+        answers.append(_Answer(text, score, spread, min(mass, 1.0), len(tokens)))  # rounding may leave more than 1
+    return answers
+
+
+def _has_place(texts: Sequence[str]) -> bool:
+    """Whether the place of the number, after all white space, is known."""
+    before = tokens_before_score(texts)
+    return before is not None and before < len(texts)

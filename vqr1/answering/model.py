@@ -11,11 +11,12 @@ import torch
 import yaml
 
 from vqr1.answer import build_prompt, prompt_warning
-from vqr1.answering.settings import AnswerSettings
+from vqr1.answering.settings import AnswerSettings, Method
 from vqr1.config import PolicyConfig
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
 from vqr1.exported import Exported, read_exported
+from vqr1.policy.expected import NumberTokens
 from vqr1.policy.load import (
     SHIPPED,
     TINY,
@@ -91,15 +92,25 @@ def check_model(model: Model) -> str | None:
     return prompt_warning(model.prompt)
 
 
+def check_method(method: Method, model: Model) -> None:
+    """Raises UserError for a model whose scores cannot be read as the method does, before it is loaded."""
+    if method is Method.expected:
+        NumberTokens.of(load_processor(model.policy).tokenizer)
+
+
 def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
     """What decides the answers but the batches they come in, settled (:func:`vqr1.answering.settings.settle`)."""
+    greedy = settings.method is Method.greedy
     by_vllm, dtype = settings.engine is ScoringEngine.vllm, resolve_dtype(model.policy.dtype)
     return {
         "weights_sha256": files_hash(model.files()),
         "engine": settings.engine.value,
-        "k": settings.answers,
-        "temperature": 0.0 if settings.greedy else settings.temperature,
-        "seed": None if settings.greedy else settings.seed,
+        "method": settings.method.value,
+        "k": settings.answers if settings.until is None else None,
+        "until": settings.until,
+        "max_k": rule.most if (rule := settings.stopping_rule()) else None,
+        "temperature": 0.0 if greedy else settings.temperature,
+        "seed": None if greedy else settings.seed,
         "prompt": str(build_prompt(model.prompt)[0]["content"]),
         "max_tokens": settings.max_tokens,
         "dtype": str(dtype).removeprefix("torch."),

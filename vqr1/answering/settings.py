@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from vqr1.answer import build_prompt
 from vqr1.config_checks import check_name
 from vqr1.errors import UserError
+from vqr1.rating_statistics import StoppingRule
 from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
 
 BATCH = 192  # answers that transformers generates at once
@@ -19,6 +20,7 @@ BATCH = 192  # answers that transformers generates at once
 # 786,432 pixels takes 19 MB.
 VLLM_BATCH = 3072  # answers
 VLLM_PICTURES = 512
+MOST = 48  # answers to a picture at most, where they are drawn until its mean is known
 
 
 class Method(Enum):
@@ -29,14 +31,19 @@ class Method(Enum):
     expected = "expected"  # the mean of the exact distributions of the score after k drawn reasonings
 
 
+ANSWERS = {Method.greedy: 1, Method.mean: 6, Method.expected: 1}  # to each picture, unless k says how many
+
+
 @dataclass
 class AnswerSettings:
     """A model and how it is asked. Where a default is null, a run folder says what it was trained with."""
 
     model: str = MISSING  # tiny, a hub id, a folder of weights, or a run folder: its best/, else its final/
-    k: int = 6  # answers to each picture; the score is the mean of the readable ones
-    temperature: float = 1.0
-    greedy: bool = False  # one answer, the likeliest token at every place; then k and temperature do not count
+    method: Method = Method.mean  # greedy, mean or expected (docs/rating.md)
+    k: int | None = None  # answers to each picture; null: 6 for a mean, 1 for expected
+    until: float | None = None  # answers are drawn until the standard error of the mean is at most this; without k
+    max_k: int | None = None  # answers at most, with until; null: 48
+    temperature: float = 1.0  # of drawn answers
     seed: int = 0
     prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else paper
     max_tokens: int = 256
@@ -54,8 +61,13 @@ class AnswerSettings:
 
     @property
     def answers(self) -> int:
-        """Answers to each picture."""
-        return 1 if self.greedy else self.k
+        """Answers to each picture; with ``until`` those of the first round."""
+        rule = self.stopping_rule()
+        return rule.least if rule else self.k or ANSWERS[self.method]
+
+    def stopping_rule(self) -> StoppingRule | None:
+        """Raises UserError for numbers that are none."""
+        return None if self.until is None else StoppingRule(self.until, most=self.max_k or MOST)
 
 
 Settings = TypeVar("Settings", bound=AnswerSettings)
@@ -67,7 +79,10 @@ def settle(settings: Settings, gpus: int) -> Settings:
     192 answers with transformers; with vLLM 3072, of 512 pictures at most. Raises UserError for an engine or GPUs
     that are not here.
     """
-    engine = settle_scoring_engine(settings.engine, gpus)
+    engine = settings.engine
+    if engine is ScoringEngine.auto and settings.method is Method.expected:
+        engine = ScoringEngine.transformers  # vLLM gives no pass over a tree
+    engine = settle_scoring_engine(engine, gpus)
     if engine is ScoringEngine.vllm and settings.tensor_parallel > max(1, gpus):
         raise UserError(f"tensor_parallel={settings.tensor_parallel}: there are {gpus} GPUs; set it to that or less")
     usual = min(VLLM_BATCH, VLLM_PICTURES * settings.answers) if engine is ScoringEngine.vllm else BATCH
@@ -78,12 +93,13 @@ def check_answers(settings: AnswerSettings) -> None:
     """Raises UserError naming the setting and the remedy."""
     if settings.name is not None:
         check_name(settings.name)
-    for name in ("k", "max_tokens", "batch", "tensor_parallel", "threads"):
+    for name in ("k", "max_k", "max_tokens", "batch", "tensor_parallel", "threads"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: set it to 1 or more")
     if not 0 < settings.temperature < math.inf:
-        raise UserError(f"temperature={settings.temperature}: set it above 0; greedy=true takes the likeliest token")
+        raise UserError(f"temperature={settings.temperature}: set it above 0; method=greedy takes the likeliest")
+    _check_method(settings)
     if not 0 < settings.memory_share < 1:
         raise UserError(f"memory_share={settings.memory_share}: it is a share, above 0 and under 1")
     for name, usual in (("memory_share", 0.9), ("tensor_parallel", 1)):
@@ -94,3 +110,23 @@ def check_answers(settings: AnswerSettings) -> None:
         raise UserError(f"seed={settings.seed}: set it to 0 or more")
     if settings.prompt is not None:
         build_prompt(settings.prompt)
+
+
+def _check_method(settings: AnswerSettings) -> None:
+    method, rule = settings.method.value, settings.stopping_rule()
+    if settings.max_k is not None and not rule:
+        raise UserError(f"max_k={settings.max_k} has no effect without until; give k={settings.max_k}, or until=0.05")
+    for name in ("k", "until"):
+        value = getattr(settings, name)
+        if settings.method is Method.greedy and value is not None:
+            raise UserError(
+                f"{name}={value} has no effect with method=greedy, which asks once; leave it out, or set "
+                "method=mean or method=expected"
+            )
+    if rule and settings.k is not None:
+        raise UserError(f"k={settings.k} and until={settings.until} both say how many answers are drawn; leave one out")
+    if settings.method is Method.expected and settings.engine is ScoringEngine.vllm:
+        raise UserError(
+            f"method={method} reads distributions off the policy, which vLLM does not give; set engine=transformers or "
+            "auto, or method=mean"
+        )

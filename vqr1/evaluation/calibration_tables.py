@@ -65,7 +65,7 @@ def _calibrate(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int) 
     if not kept:
         raise UserError(
             f"{evaluation.folder}: no picture of {name} has a standard deviation; evaluate it with several answers, as "
-            "k=6, not greedily"
+            "k=6, or with method=expected, not greedily"
         )
     rows = [row for _, _, row in kept]
     score, std = (np.array(values) for values in zip(*((score, std) for score, std, _ in kept), strict=True))

@@ -3,11 +3,16 @@
 A line::
 
     {"image_id": "bid/DatabaseImage0001.JPG", "dataset": "bid", "group": "DatabaseImage0001.JPG", "mos": 3.1,
-     "score": 3.42, "std": 0.2, "scores": [3.2, 3.6, null], "reasoning": "<think>...", "status": "ok"}
+     "score": 3.42, "std": 0.2, "scores": [3.2, 3.6, null], "reasoning": "<think>...", "status": "ok",
+     "stds": null, "weights": null, "tokens": 48}
 
 ``mos`` is on the dataset's own scale, higher = better; ``scores`` are the K answers in order, null where unreadable;
 ``score`` is the mean of the readable ones and ``std`` their sample standard deviation (null for fewer than two);
-``status`` is ok, unreadable (K answers and no score) or missing (no answer at all; ``reasoning`` then says why).
+``status`` is ok, unreadable (K answers and no score) or missing (no answer at all; ``reasoning`` then says why);
+``tokens`` is how many the answers took (null where nobody counted). By the method "expected" ``scores`` are the means
+of exact distributions, ``stds`` their standard deviations and ``weights`` the probabilities of a readable score, else
+null; ``score`` and ``std`` are then those of :class:`vqr1.rating_statistics.Moments`. A file of an older version does
+without the last three.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from typing import Any
 
 from vqr1.errors import MissingFileError, UserError
 from vqr1.folder_writer import whole_lines
+from vqr1.rating_statistics import score_and_std
 
 SETTINGS = "evaluation.json"
 ROWS = "results.jsonl"
@@ -41,6 +47,9 @@ class ResultRow:
     scores: list[float | None]
     reasoning: str
     status: str
+    stds: list[float | None] | None = None
+    weights: list[float] | None = None
+    tokens: int | None = None
 
     def line(self) -> str:
         return json.dumps(asdict(self), allow_nan=False) + "\n"
@@ -73,28 +82,22 @@ class Evaluation:
 
 
 def make_row(
-    image_id: str, dataset: str, group: str, mos: float, scores: Sequence[float | None], reasoning: str
+    image_id: str,
+    dataset: str,
+    group: str,
+    mos: float,
+    scores: Sequence[float | None],
+    reasoning: str,
+    *,
+    stds: Sequence[float | None] | None = None,
+    weights: Sequence[float] | None = None,
+    tokens: int | None = None,
 ) -> ResultRow:
     """A row from its K scores, None where an answer could not be read. No score at all, K = 0, is a missing picture."""
-    mean, std = mean_and_std(scores)
+    mean, std = score_and_std(scores, stds, weights)
     status = "ok" if mean is not None else "unreadable" if scores else "missing"
-    return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status)
-
-
-def mean_and_std(scores: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Of the readable ones: None for the mean of none, and for the sample standard deviation of fewer than two."""
-    readable = [score for score in scores if score is not None]
-    if not readable:
-        return None, None
-    mean = math.fsum(readable) / len(readable)
-    if len(readable) == 1:
-        return mean, None
-    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in readable) / (len(readable) - 1))
-
-
-def first_readable(answers: Sequence[str], scores: Sequence[float | None]) -> str:
-    """The first answer with a score, else the first."""
-    return next((text for text, score in zip(answers, scores, strict=True) if score is not None), answers[0])
+    kept = None if stds is None else list(stds), None if weights is None else list(weights)
+    return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status, *kept, tokens)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -139,6 +142,9 @@ def _row(line: bytes, where: str) -> ResultRow:
     texts = row.image_id, row.dataset, row.group
     if not (all(isinstance(text, str) for text in texts) and isinstance(row.scores, list)):
         raise UserError(f"{where}: not a result (names are texts, scores a list); restore the file or evaluate again")
+    given = [each for each in (row.stds, row.weights) if each is not None]
+    if not all(isinstance(each, list) and len(each) == len(row.scores) for each in given):
+        raise UserError(f"{where}: {row.image_id} has stds or weights, but not one for each score; evaluate again")
     number = isinstance(row.score, (int, float)) and math.isfinite(row.score)
     if row.status not in STATUSES or number != (row.status == "ok"):
         raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")

@@ -1,6 +1,6 @@
 """From result files to the lines of a table: each model's figures on each set, runs of one model put together.
 
-Result files belong to one line when the model's name, what it was asked (K, temperature, prompt) and what it was
+Result files belong to one line when the model's name, how it was asked (method, K, temperature, prompt) and what it was
 trained on are the same. Seed and weights may differ: then the line holds mean and spread over the runs.
 """
 
@@ -17,7 +17,7 @@ from vqr1.evaluation.bootstrap import ROUNDS
 from vqr1.evaluation.measures import Measures, measure
 from vqr1.evaluation.results import Evaluation, ResultRow, SetFacts
 
-ASKED = ("k", "temperature", "prompt")  # settings that make two result files two lines
+ASKED = ("method", "k", "until", "max_k", "temperature", "prompt")  # settings that make two result files two lines
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def summarise(evaluations: Sequence[Evaluation], rounds: int = ROUNDS) -> list[L
     """
     lines: dict[str, Line] = {}
     for evaluation in evaluations:
-        asked = {key: evaluation.settings.get(key) for key in ASKED}
+        asked = {key: evaluation.settings.get(key) for key in ASKED} | {"method": method_of(evaluation)}
         key = f"{evaluation.name} {asked} {evaluation.trained_on}"
         line = lines.setdefault(key, Line(evaluation.name, asked, evaluation.trained_on))
         for name, facts in evaluation.sets.items():
@@ -102,6 +102,12 @@ def summarise(evaluations: Sequence[Evaluation], rounds: int = ROUNDS) -> list[L
                 _check_merged(name, other, evaluation)
             line.outcomes.setdefault(name, []).append(outcome_of(evaluation, name, facts, rounds))
     return list(lines.values())
+
+
+def method_of(evaluation: Evaluation) -> str:
+    """How the pictures came to their scores; a file of an older version does not name it."""
+    drawn = "greedy" if evaluation.settings.get("temperature") == 0 else "mean"
+    return str(evaluation.settings.get("method", drawn))
 
 
 def outcome_of(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int = ROUNDS) -> Outcome:

@@ -99,7 +99,7 @@ def label(line: Line, lines: Sequence[Line]) -> str:
     runs = max(len(outcomes) for outcomes in line.outcomes.values())
     others = [other for other in lines if other is not line and other.name == line.name]
     differing = [key for key in line.asked if any(other.asked[key] != line.asked[key] for other in others)]
-    remarks = [f"{key} {str(line.asked[key])[:40]}" for key in differing]
+    remarks = [f"{key} {str(line.asked[key])[:40]}" for key in differing if line.asked[key] is not None]
     return ", ".join([line.name, *remarks, *([f"mean of {runs} runs"] if runs > 1 else [])])
 
 

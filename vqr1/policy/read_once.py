@@ -12,7 +12,6 @@ reads a still picture as a film of two frames. They become that on its device, p
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -197,27 +196,26 @@ def read_each_prompt_once(model: Any, in_step: bool = False) -> None:
             return plain(*args, **inputs)
         grid = inputs.pop("image_grid_thw")
         pictures = of_rows(inputs.pop("pixel_values"), grid, picture.tolist())
-        k = copies_in_a_row(inputs, picture)
-        seen = {"pixel_values": torch.cat(pictures[::k]), "image_grid_thw": grid[::k]}
-        if k == 1:
+        copies = copies_in_a_row(inputs, picture)
+        first = copies.cumsum(0) - copies
+        seen = {"pixel_values": torch.cat([pictures[i] for i in first]), "image_grid_thw": grid[first]}
+        if len(first) == len(grid):
             return plain(**inputs, **seen)
         # All but the last token, which generate takes up from the cache.
-        once = {name: inputs[name][::k, :-1] for name in PER_TOKEN}
+        once = {name: inputs[name][first, :-1] for name in PER_TOKEN}
         del inputs["mm_token_type_ids"]
         cache = DynamicCache(config=model.config.get_text_config())
         with torch.no_grad():
             model(**once, **seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(k)
-        model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(k, dim=0)
+        cache.batch_repeat_interleave(copies)  # type: ignore[arg-type]  # handed to torch, which takes several numbers
+        model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(copies, dim=0)
         return plain(**inputs, past_key_values=cache)
 
     model.generate = generate
 
 
-def copies_in_a_row(inputs: dict[str, Any], picture: torch.Tensor) -> int:
-    """K where a batch is prompts with one picture each, every one K times in a row."""
+def copies_in_a_row(inputs: dict[str, Any], picture: torch.Tensor) -> torch.Tensor:
+    """How often each prompt with its picture comes in a row, in order."""
     rows = inputs["input_ids"]
     row = torch.cat([rows, inputs["attention_mask"], picture[:, None].to(rows)], dim=1)
-    _, lengths = torch.unique_consecutive(row, dim=0, return_counts=True)
-    # Runs of different lengths, or one prompt's copies that were meant as several runs, share their largest divisor.
-    return math.gcd(*lengths.tolist())
+    return torch.unique_consecutive(row, dim=0, return_counts=True)[1]

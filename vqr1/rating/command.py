@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told
     from vqr1.rating.rating import Rating
     from vqr1.rating.written import Unfinished
 
+METHODS = "one answer, the likeliest; the mean of K drawn; or that of the score's distribution after K reasonings"
 EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put right by you, 130 by Ctrl-C."
 
 
@@ -57,11 +58,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("pictures", nargs="+", metavar="PHOTO_OR_FOLDER")
     made.add_argument("--model", required=True, metavar="MODEL", help="a run's folder, one of weights, a hub id, tiny")
     made.add_argument("--recursive", action="store_true", help="the folders in a folder, too")
-    made.add_argument("--csv", type=path, metavar="FILE", help="path, score, std, status; the same command goes on")
+    made.add_argument("--csv", type=path, metavar="FILE", help="path, score, std, answers, status; resumable")
     made.add_argument("--jsonl", type=path, metavar="FILE", help="everything, the reasoning and each answer's score")
     made.add_argument("--reasoning", action="store_true", help="on the screen and in the csv, too")
-    made.add_argument("--method", choices=["greedy", "mean"], help="one answer, the likeliest; or the mean of K drawn")
-    made.add_argument("-k", type=count, metavar="K", help="answers for --method mean (6), which it stands for")
+    made.add_argument("--method", choices=["greedy", "mean", "expected"], help=METHODS)
+    made.add_argument("-k", type=count, metavar="K", help="answers: 6 for mean, 1 for expected unless given")
+    made.add_argument("--until", type=float, metavar="SE", help="answers until the mean's standard error is at most SE")
+    made.add_argument("--max-k", type=count, metavar="K", help="answers at most, with --until (48)")
     made.add_argument("--seed", type=int, default=0, help="of drawn answers")
     made.add_argument("--temperature", type=float, default=1.0, help="of drawn answers")
     made.add_argument("--prompt", help="paper, published, no_thinking, or a text; the model's own unless given")
@@ -86,15 +89,15 @@ def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    names = "model", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
+    names = "model", "k", "until", "max_k", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
     settings = AnswerSettings(**{name: getattr(asked, name) for name in names}, engine=ScoringEngine[asked.engine])
-    settings, model, method = find(settings, asked.method, asked.k)
+    settings, model = find(settings, asked.method)
     if not model.names_prompt:
         say(f"{asked.model} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
     rated: dict[str, Rating] = {}
     if unfinished:
         packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}
-        rated = unfinished.open({"method": method.value, **answer_facts(settings, model), **packages})
+        rated = unfinished.open({**answer_facts(settings, model), **packages})
     left = [each for each in paths if each not in rated]
     done = len(paths) - len(left)
     if done:
@@ -102,7 +105,7 @@ def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished
     if not left:
         return rated
     try:
-        rater = load_found(settings, model, method)
+        rater = load_found(settings, model)
         with tqdm(total=len(paths), initial=done, unit="picture", leave=False, disable=None) as progress:
             for fresh in with_paths(left, rater):
                 rated.update(fresh)
@@ -135,9 +138,12 @@ def line(name: str, rating: Rating, reasoning: bool) -> str:
 
 
 def summary(ratings: Sequence[Rating]) -> str:
-    """Such as ``mean of 12 pictures: 3.41; 1 failed``."""
+    """Such as ``mean of 12 pictures: 3.41; 7.5 answers a picture; 1 failed``."""
     scores = [rating.score for rating in ratings if rating.score is not None]
     parts = [f"mean of {len(scores)} pictures: {math.fsum(scores) / len(scores):.2f}"] if scores else ["no scores"]
+    asked = [rating.answers for rating in ratings if rating.answers]
+    if sum(asked) > len(asked):
+        parts.append(f"{sum(asked) / len(asked):.3g} answers a picture")
     for status in ("unreadable", "failed"):
         number = sum(rating.status == status for rating in ratings)
         parts += [f"{number} {status}"] * (number > 0)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
 from vqr1.answering.methods import Asked, answer_pictures
-from vqr1.answering.model import Model, check_model, find_model
+from vqr1.answering.model import Model, check_method, check_model, find_model
 from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
 from vqr1.errors import UserError
@@ -24,8 +24,6 @@ from vqr1.rating.hub import fetch
 from vqr1.rating.inputs import Picture, as_list, load
 from vqr1.rating.rating import Rating, failed, rating_of
 from vqr1.rollout_settings import ScoringEngine
-
-K = 6  # answers that a mean is taken of
 
 
 class Rater:
@@ -39,14 +37,15 @@ class Rater:
     metric_mode = "NR"  # no reference picture
     score_range = "1, 5"
 
-    def __init__(self, answerer: Answerer, settings: AnswerSettings, method: Method):
+    def __init__(self, answerer: Answerer, settings: AnswerSettings):
         """``settings`` are settled (:func:`find`)."""
         assert settings.batch
-        self.method = method
+        self.method = settings.method
         self.model = answerer.model
         self.shrunk = 0  # pictures so far that had more pixels than the policy reads
         self._answerer = answerer
-        self._asked = Asked(method, settings.answers, settings.seed)
+        self._asked = Asked.of(settings)
+        self._batch = settings.batch  # answers
         self._at_once = max(1, settings.batch // settings.answers)  # pictures
         self._checked = False
         self._lock = threading.Lock()
@@ -103,7 +102,7 @@ class Rater:
             if whole and not self._checked:
                 self._answerer.check(whole)
                 self._checked = True
-            answered = iter(answer_pictures(self._answerer, whole, self._asked))
+            answered = iter(answer_pictures(self._answerer, whole, self._asked, self._batch))
         return [failed(picture) if isinstance(picture, str) else rating_of(next(answered)) for picture in pictures]
 
 
@@ -112,6 +111,8 @@ def load_rater(
     *,
     method: str | None = None,
     k: int | None = None,
+    until: float | None = None,
+    max_k: int | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     prompt: str | None = None,
@@ -129,8 +130,11 @@ def load_rater(
 
     Args:
         model: a run's folder, a folder of weights, a hub id, or tiny.
-        method: greedy, one answer and the usual, or mean, of ``k`` seeded answers (the usual where ``k`` is given).
-        k: answers to each picture, for a mean; 6 unless given.
+        method: greedy, one answer and the usual; mean, of ``k`` drawn answers (the usual where ``k`` or ``until`` is
+            given); or expected, the mean of the score's exact distributions after ``k`` drawn reasonings.
+        k: answers to each picture; unless given 6 for a mean, and 1 for expected.
+        until: in place of ``k``: answers are drawn, 6 at least and ``max_k`` (48) at most, until the standard error of
+            the picture's mean is at most this.
         prompt: paper, published, no_thinking, or a text of your own; what the model was trained with unless given.
         engine, batch, memory_share and on: as the settings of vqr1 evaluate of these names.
 
@@ -144,6 +148,9 @@ def load_rater(
         raise UserError(f"engine={engine}: choose {', '.join(engines)}")
     settings = AnswerSettings(
         model=str(model),
+        k=k,
+        until=until,
+        max_k=max_k,
         seed=seed,
         temperature=temperature,
         prompt=prompt,
@@ -157,22 +164,19 @@ def load_rater(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
-    return load_found(*find(settings, method, k))
+    return load_found(*find(settings, method))
 
 
-def find(settings: AnswerSettings, method: str | None, k: int | None) -> tuple[AnswerSettings, Model, Method]:
-    """Settled settings, the model and the method, checked, with nothing loaded yet; a hub's model is fetched.
+def find(settings: AnswerSettings, method: str | None) -> tuple[AnswerSettings, Model]:
+    """Settled settings with the method, and the model, checked, with nothing loaded yet; a hub's model is fetched.
 
     Raises UserError for settings, files and prompts that do not fit.
     """
-    chosen = method or ("greedy" if k is None else "mean")
-    methods = {each.value: each for each in (Method.greedy, Method.mean)}
-    if chosen not in methods:
-        raise UserError(f"method={chosen}: choose {', '.join(methods)}")
-    greedy = methods[chosen] is Method.greedy
-    if greedy and k is not None:
-        raise UserError(f"k={k} has no effect with method=greedy, which asks once; leave one of them out")
-    settings = replace(settings, greedy=greedy, k=K if k is None else k)
+    one_answer = settings.k is None and settings.until is None
+    chosen = method or (Method.greedy if one_answer else Method.mean).value
+    if chosen not in Method.__members__:
+        raise UserError(f"method={chosen}: choose {', '.join(Method.__members__)}")
+    settings = replace(settings, method=Method[chosen])
     check_answers(settings)
     settings = settle(settings, torch.cuda.device_count())
     fetch(settings.model)
@@ -180,9 +184,10 @@ def find(settings: AnswerSettings, method: str | None, k: int | None) -> tuple[A
     check_adapter(settings, model)
     if warning := check_model(model):
         print(warning, file=sys.stderr)
-    return settings, model, methods[chosen]
+    check_method(settings.method, model)
+    return settings, model
 
 
-def load_found(settings: AnswerSettings, model: Model, method: Method) -> Rater:
+def load_found(settings: AnswerSettings, model: Model) -> Rater:
     """What :func:`find` found, loaded."""
-    return Rater(load_answerer(settings, model), settings, method)
+    return Rater(load_answerer(settings, model), settings)

@@ -113,13 +113,13 @@ def stamp(path: str) -> list[int]:
 
 
 def write_csv(path: Path, rated: Iterable[Rated], reasoning: bool) -> None:
-    """A line per picture: path, score, std, status and, if asked for, reasoning; empty where there is none."""
+    """A line per picture: path, score, std, answers, status and, if asked for, reasoning; empty where is none."""
 
     def write(file: TextIO) -> None:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["path", "score", "std", "status", *["reasoning"] * reasoning])
+        table.writerow(["path", "score", "std", "answers", "status", *["reasoning"] * reasoning])
         for name, each in rated:
-            table.writerow([name, each.score, each.std, each.status, *[each.reasoning] * reasoning])
+            table.writerow([name, each.score, each.std, each.answers, each.status, *[each.reasoning] * reasoning])
 
     _write("--csv", path, write)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from trl.data_utils import prepare_multimodal_messages
 
 from vqr1.answer import build_prompt
@@ -59,6 +60,26 @@ class OwnNoise(LogitsProcessor):
         return scores.float() / self._temperature - waits.clamp_min(torch.finfo(waits.dtype).tiny).log()
 
 
+class Enough(StoppingCriteria):
+    """Ends each row of a batch by itself, where ``enough`` says so of the texts of the tokens drawn so far."""
+
+    def __init__(self, enough: Callable[[Sequence[str]], bool], tokenizer: Any, rows: int, prompt: int):
+        """``prompt``: tokens before the first drawn one."""
+        self.lengths: list[int | None] = [None] * rows  # of the rows that ended so
+        self._enough = enough
+        self._texts: list[list[str]] = [[] for _ in range(rows)]
+        self._prompt = prompt
+        self._text = functools.cache(lambda token: tokenizer.decode([token], skip_special_tokens=True))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        for row, drawn in enumerate(input_ids[:, self._prompt :].tolist()):
+            texts = self._texts[row]
+            texts += map(self._text, drawn[len(texts) :])
+            if self.lengths[row] is None and self._enough(texts):
+                self.lengths[row] = len(texts)
+        return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+
 class Policy:
     """A model and its processor, which answer as the trainer would: untruncated sampling, no vision tokens.
 
@@ -71,18 +92,26 @@ class Policy:
     def __init__(self, model: Any, processor: Any, *, max_tokens: int, temperature: float = 1.0):
         self.model = model
         self.processor = processor
+        self.temperature = temperature
         self._max_tokens = max_tokens
-        self._temperature = temperature
         self._stop = stop_tokens(model.generation_config, processor.tokenizer)
 
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
         """One answer to each example, in order."""
         return self.processor.tokenizer.batch_decode(self.draw(examples, temperature), skip_special_tokens=True)
 
-    def draw(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[list[int]]:
-        """The answers' tokens, the last one a stop token unless an answer was cut."""
+    def draw(
+        self,
+        examples: Sequence[dict[str, Any]],
+        temperature: float | None = None,
+        enough: Callable[[Sequence[str]], bool] | None = None,
+    ) -> list[list[int]]:
+        """The answers' tokens, the last one a stop token unless an answer was cut.
+
+        ``enough``: cut an answer as soon as this says so of its tokens' texts.
+        """
         inputs = encode_prompts(self.processor, examples).to(self.model.device)
-        temperature = self._temperature if temperature is None else temperature
+        temperature = self.temperature if temperature is None else temperature
         # 50 is what transformers takes for "not set": it warns of any other number beside a greedy choice.
         sampling: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50}
         if temperature > 0 and "answer_seed" in examples[0]:
@@ -90,6 +119,10 @@ class Policy:
             sampling["logits_processor"] = [OwnNoise(seeds, temperature, self.model.device)]
         elif temperature > 0:
             sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        cut = None
+        if enough:
+            cut = Enough(enough, self.processor.tokenizer, *inputs["input_ids"].shape)
+            sampling["stopping_criteria"] = StoppingCriteriaList([cut])
         self.model.eval()
         with torch.inference_mode():
             generated = self.model.generate(
@@ -101,7 +134,9 @@ class Policy:
                 eos_token_id=list(self._stop),
                 suppress_tokens=list(vision_tokens(self.processor.tokenizer)),
             )
-        return [_ended(row, self._stop) for row in generated[:, inputs["input_ids"].shape[1] :].tolist()]
+        drawn = generated[:, inputs["input_ids"].shape[1] :].tolist()
+        lengths = cut.lengths if cut else [None] * len(drawn)
+        return [_ended(row[:length], self._stop) for row, length in zip(drawn, lengths, strict=True)]
 
 
 def _ended(ids: list[int], stop: Sequence[int]) -> list[int]:

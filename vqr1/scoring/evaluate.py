@@ -1,7 +1,7 @@
 """``vqr1 evaluate``: every picture of some sets rated by a policy, the rows written as they come, then the table.
 
-Pictures are answered in fixed batches, and what is drawn in one depends on the seed, the set and the batch alone (with
-vLLM on the seed, the set and the picture): an evaluation that was killed and started again ends with the same file as
+What a picture is answered depends on the seed and the picture alone, as ``vqr1 rate`` answers it, and pictures come in
+fixed batches, which matter through rounding: an evaluation that was killed and started again ends with the same file as
 one that was not.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,26 +20,25 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from vqr1.answer import build_prompt, read_score
 from vqr1.answering.answerer import check_adapter, load_answerer
-from vqr1.answering.model import Model, answer_facts, check_model, find_model
-from vqr1.answering.settings import settle
+from vqr1.answering.methods import Answered, Asked, answer_pictures
+from vqr1.answering.model import Model, answer_facts, check_method, check_model, find_model
+from vqr1.answering.settings import Method, settle
 from vqr1.data.ahead import opened
 from vqr1.data.pictures import load_fitted
 from vqr1.data.sample import Sample
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
-from vqr1.evaluation.results import ResultRow, first_readable, make_row, read_evaluation
+from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.table import benchmark_table, comparable
 from vqr1.provenance import finite, versions
-from vqr1.rollout.engine import MAX_SEED
 from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 from vqr1.scoring.settings import EvaluateConfig
 
-Answer = Callable[[Sequence[dict[str, Any]]], list[str]]
+Answer = Callable[[Sequence[Image.Image]], list[Answered]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class PictureBatch:
     """Pictures of one set that are answered together."""
 
     name: str  # of the set
-    index: int  # within it
     samples: list[Sample]
 
 
@@ -65,12 +62,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     check_adapter(config, model)
     if warning := check_model(model):
         print(warning, file=sys.stderr)
+    check_method(config.method, model)
     root = Path(config.root).expanduser()
     sets = read_sets(
         config.data, root, model.trained_on or [], config.limit, model.seen, "" if config.partial else "partial"
     )
-    k = config.answers
-    batches = plan(sets, max(1, config.batch // k))
+    batches = plan(sets, max(1, config.batch // config.answers))
     record = make_record(
         model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
     )
@@ -78,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     done = folder.open(record, [[sample.image_id for sample in batch.samples] for batch in batches])
     try:
         if done < len(batches):
-            rate_all(config, model, batches, done, folder, k)
+            rate_all(config, model, batches, done, folder)
         print_table(folder)
     finally:
         folder.close()
@@ -87,16 +84,18 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def default_folder(config: EvaluateConfig, model: Model) -> str:
     """The same for the same command, so that starting it again goes on."""
-    how = "greedy" if config.greedy else f"k{config.k}-seed{config.seed}"
+    often = f"k{config.answers}" if config.until is None else f"until{config.until:g}"
+    drawn = f"{often}-seed{config.seed}"
+    how = {Method.greedy: "greedy", Method.mean: drawn, Method.expected: f"expected-{drawn}"}[config.method]
     return f"evaluations/{model.name}-{how}"
 
 
 def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
     """All sets one after the other, in batches of ``pictures``; no batch spans two sets."""
     return [
-        PictureBatch(each.name, i, each.samples[first : first + pictures])
+        PictureBatch(each.name, each.samples[first : first + pictures])
         for each in sets
-        for i, first in enumerate(range(0, len(each.samples), pictures))
+        for first in range(0, len(each.samples), pictures)
     ]
 
 
@@ -106,18 +105,17 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
         "model": config.model,
         **answer_facts(config, model),
         "tensor_parallel": config.tensor_parallel if config.engine is ScoringEngine.vllm else None,
-        "batch": config.batch,
         "limit": config.limit,
     }
 
 
 def rate_all(
-    config: EvaluateConfig, model: Model, batches: Sequence[PictureBatch], done: int, folder: ResultFolder, k: int
+    config: EvaluateConfig, model: Model, batches: Sequence[PictureBatch], done: int, folder: ResultFolder
 ) -> None:
     """Answer the batches from ``done`` on, with progress and the time that is left."""
     answerer = load_answerer(config, model)
     load = partial(load_fitted, min_pixels=model.policy.min_pixels, max_pixels=model.policy.max_pixels)
-    prompt = build_prompt(model.prompt)
+    answer = partial(answer_pictures, answerer, asked=Asked.of(config), at_once=config.batch)
     total = sum(len(batch.samples) for batch in batches)
     before = sum(len(batch.samples) for batch in batches[:done])
     checked = False
@@ -129,44 +127,25 @@ def rate_all(
                 answerer.check(whole)
                 checked = True
             progress.set_postfix_str(batch.name, refresh=False)
-            folder.append(rate(batch, pictures, answerer.policy.answer, prompt, k, config.seed))
+            folder.append(rate(batch, pictures, answer))
             progress.update(len(batch.samples))
 
 
-def rate(
-    batch: PictureBatch,
-    pictures: Sequence[Image.Image | str],
-    answer: Answer,
-    prompt: list[dict[str, str]],
-    k: int,
-    seed: int,
-) -> list[ResultRow]:
-    """K answers to each picture of a batch. A picture that cannot be opened is missing, and the others go on.
-
-    vLLM draws by each picture's own seed, transformers from torch's generator, which the batch seeds.
-    """
-    examples = [
-        {"image": picture, "prompt": prompt, "image_id": sample.image_id, "seed": seed_of(seed, batch, sample)}
-        for sample, picture in zip(batch.samples, pictures, strict=True)
-        if isinstance(picture, Image.Image)
-        for _ in range(k)
-    ]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(zlib.crc32(f"{seed}/{batch.name}/{batch.index}".encode()))
-        texts = iter(answer(examples) if examples else [])
+def rate(batch: PictureBatch, pictures: Sequence[Image.Image | str], answer: Answer) -> list[ResultRow]:
+    """The rows of a batch. A picture that cannot be opened is missing, and the others go on."""
+    answered = iter(answer([picture for picture in pictures if isinstance(picture, Image.Image)]))
     rows = []
     for sample, picture in zip(batch.samples, pictures, strict=True):
-        answers = [next(texts) for _ in range(k)] if isinstance(picture, Image.Image) else []
-        scores = [read_score(text) for text in answers]
-        reasoning = picture if isinstance(picture, str) else first_readable(answers, scores)
-        rows.append(make_row(sample.image_id, sample.dataset, sample.group, sample.mos, scores, reasoning))
+        of_whom = sample.image_id, sample.dataset, sample.group, sample.mos
+        if isinstance(picture, str):
+            rows.append(make_row(*of_whom, [], picture))
+            continue
+        each = next(answered)
+        stds = None if each.weights is None else each.stds
+        rows.append(
+            make_row(*of_whom, each.scores, each.reasoning, stds=stds, weights=each.weights, tokens=each.tokens)
+        )
     return rows
-
-
-def seed_of(seed: int, batch: PictureBatch, sample: Sample) -> int:
-    """Of a picture's answers: the same whatever is answered with it."""
-    return zlib.crc32(f"{seed}/{batch.name}/{sample.image_id}".encode()) % MAX_SEED
 
 
 def print_table(folder: ResultFolder) -> None:

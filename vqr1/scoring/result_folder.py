@@ -1,7 +1,7 @@
 """The folder that an evaluation writes into: rows as they come, and where to go on after an interruption.
 
-Rows are kept by whole batches. What a batch is answered with follows from the seed, the set and the batch alone, so a
-torn batch is dropped and answered again, and the file ends as if nothing had happened.
+Rows are kept by whole batches: a torn batch is dropped and answered again, as the batch it was, and the file ends as if
+nothing had happened, to the last digit.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class ResultFolder:
             before, now = _flat(json.loads(where.read_text())), _flat(record)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{where}: not a record of vqr1 evaluate ({error!r}); give another folder=") from error
+        if "method" in now and "method" not in before:
+            raise UserError(f"{self.path} is of an older version, whose answers had other seeds; give another folder=")
         for key in dict.fromkeys([*now, *before]):
             if key not in FREE and before.get(key) != now.get(key):
                 raise UserError(

@@ -17,15 +17,15 @@ from vqr1.packaged import data_root
 class EvaluateConfig(AnswerSettings):
     """An evaluation. Where a default is null, a run folder says what it was trained with.
 
-    With transformers ``batch`` is part of what seeds the answers; the table calls the model ``name``, and runs of one
-    name are put together; sets that the weights have seen (``trained_on``) are evaluated on their test split.
+    The table calls the model ``name``, and runs of one name are put together; sets that the weights have seen
+    (``trained_on``) are evaluated on their test split.
     """
 
     data: list[str] = field(default_factory=list)  # names of vqr1.data.DATASETS, each looked for in root/<name>
     root: str = field(default_factory=data_root)  # VQR1_DATA, else data
     partial: bool = False  # true: a published set may have other than its published number of pictures
     limit: int | None = None  # pictures of each set, spread over it; null = all
-    folder: str | None = None  # where the results go; null = evaluations/<name>, K or greedy, and seed
+    folder: str | None = None  # where the results go; null = evaluations/<name>, method, K and seed
 
 
 def register() -> None:
