@@ -104,6 +104,7 @@ ROOMS: dict[str, set[str]] = {
         "folder_writer",
         "policy",
         "provenance",
+        "rating_statistics",
         "rollout_settings",
     },
     "scoring": {

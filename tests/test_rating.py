@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -596,6 +597,39 @@ def test_a_model_without_a_prompt_of_its_own_is_asked_the_papers_which_is_said(f
     assert said.rstrip().endswith("no scores; 1 unreadable")
 
 
+# Two pictures
+
+
+def test_the_better_of_two_is_a_probability_of_means_and_spreads():
+    rater = load_rater("tiny", k=4)
+    pictures = pictures_of()[:3]
+    first, second = (rater(picture) for picture in pictures[:2])
+    z = (first.score - second.score) / (first.std**2 + second.std**2 + 1e-6) ** 0.5
+    better = rater.compare(pictures[0], pictures[1])
+    assert better == pytest.approx(0.5 * math.erfc(-z / 2**0.5), rel=1e-9) and better != 0.5
+    assert rater.compare(pictures[0], pictures[0]) == 0.5
+    several = rater.compare(pictures, [pictures[1], pictures[0], pictures[2]])
+    assert several.dtype == torch.float64
+    assert several.tolist() == pytest.approx([better, 1 - better, 0.5], rel=1e-9)
+    grey = torch.full((2, 3, 56, 56), 0.5)
+    assert rater.compare(grey, grey).tolist() == [0.5, 0.5]
+
+
+def test_what_is_not_compared(greedy, mean, policy_folder):
+    one, other = pictures_of()[:2]
+    for rater, has in ((greedy, "method=greedy this rater asks for 1"), (mean, "method=mean this rater asks for 3")):
+        with pytest.raises(UserError, match=f"by 4 answers each or more, with {has}.*k=6"):
+            rater.compare(one, other)
+    unreadable = load_rater(policy_folder, k=4, max_tokens=4)
+    assert math.isnan(unreadable.compare(one, other))
+    assert unreadable.compare([one], [other]).isnan().all()
+    for a, b in (([one, other], [one]), (one, [other])):
+        with pytest.raises(UserError, match="one by one"):
+            unreadable.compare(a, b)
+    with pytest.raises(UserError, match="nothing.png"):
+        unreadable.compare(one, "nothing.png")
+
+
 # Documents and import
 
 
@@ -622,7 +656,7 @@ def test_every_example_of_the_document_works(tmp_path, monkeypatch):
     second.save(photos / "other.png")
     monkeypatch.chdir(tmp_path)
     programs, commands = examples()
-    assert (len(programs), len(commands)) == (3, 6)
+    assert (len(programs), len(commands)) == (6, 6)
     for program in programs:
         exec(program.replace("runs/NAME", "tiny"), {})
     for words in commands:

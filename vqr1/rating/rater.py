@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
-from vqr1.answering.methods import Asked, answer_pictures
+from vqr1.answering.methods import Answered, Asked, answer_pictures
 from vqr1.answering.model import Model, check_method, check_model, find_model
 from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
@@ -23,6 +23,7 @@ from vqr1.errors import UserError
 from vqr1.rating.hub import fetch
 from vqr1.rating.inputs import Picture, as_list, load
 from vqr1.rating.rating import Rating, failed, rating_of
+from vqr1.rating_statistics import FEWEST_DRAWN, FEWEST_EXPECTED, Moments, probability_better
 from vqr1.rollout_settings import ScoringEngine
 
 
@@ -78,32 +79,87 @@ class Rater:
 
         NaN where no answer could be read. Raises UserError for a picture that cannot be opened.
         """
-        listed, _ = as_list(pictures)
-        ratings = [rating for batch in self.in_batches(listed) for rating in batch]
-        for rating in ratings:
-            if rating.status == "failed":
-                raise UserError(rating.reasoning)
-        device = pictures.device if isinstance(pictures, torch.Tensor) else None
-        return torch.tensor([torch.nan if r.score is None else r.score for r in ratings], device=device)
+        known = self._moments(as_list(pictures)[0])
+        return torch.tensor([each.mean for each in known], dtype=torch.float32, device=_device(pictures))
+
+    @overload
+    def compare(self, a: str | Path | Image.Image, b: Picture) -> float: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def compare(self, a: np.ndarray | torch.Tensor, b: Picture) -> float | torch.Tensor: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def compare(self, a: Iterable[Picture], b: Iterable[Picture]) -> torch.Tensor: ...
+
+    def compare(self, a: Picture | Iterable[Picture], b: Picture | Iterable[Picture]) -> float | torch.Tensor:
+        """How probable it is that ``a`` looks better than ``b``, from means and spreads of the answers to both.
+
+        Thurstone's model (:func:`vqr1.rating_statistics.probability_better`). One picture each, as :meth:`__call__`
+        takes them: a float. As many on both sides: the first with the first and so on, float64 (N,), on the device of
+        ``a`` if that is a tensor. NaN where fewer than two answers to one of both can be read.
+
+        Raises UserError for a rater with too few answers, sides of different length, a picture that cannot be opened.
+        """
+        self._check_enough()
+        (first, alone), (second, other_alone) = as_list(a), as_list(b)
+        if alone != other_alone or len(first) != len(second):
+            sides = [f"{len(side)} pictures" for side in (first, second)]
+            raise UserError(f"{' and '.join(sides)}: they are compared one by one; give one on each side, or as many")
+        known = self._moments([*first, *second])
+        means, stds = ([getattr(each, of) for each in known] for of in ("mean", "std"))
+        n = len(first)
+        better = probability_better(means[:n], stds[:n], means[n:], stds[n:])
+        return float(better[0]) if alone else torch.from_numpy(better).to(_device(a))
 
     def in_batches(self, pictures: Sequence[Picture]) -> Iterator[list[Rating]]:
         """The ratings as they come, the next pictures being opened meanwhile."""
+        for batch in self._answered(pictures):
+            yield [failed(each) if isinstance(each, str) else rating_of(each) for each in batch]
+
+    def _check_enough(self) -> None:
+        """Raises UserError where a picture gets too few answers for a spread that can be relied on."""
+        asked = self._asked
+        fewest = FEWEST_EXPECTED if asked.method is Method.expected else FEWEST_DRAWN
+        has = 1 if asked.method is Method.greedy else asked.k
+        if asked.until is None and has < fewest:
+            raise UserError(
+                f"pictures are compared by {fewest} answers each or more, with method={asked.method.value} this rater "
+                f"asks for {has}: load_rater(..., k=6)"
+            )
+
+    def _moments(self, pictures: Sequence[Picture]) -> list[Moments]:
+        """Raises UserError for a picture that cannot be opened."""
+        moments = []
+        for batch in self._answered(pictures):
+            for each in batch:
+                if isinstance(each, str):
+                    raise UserError(each)
+                moments.append(each.moments)
+        return moments
+
+    def _answered(self, pictures: Sequence[Picture]) -> Iterator[list[Answered | str]]:
+        """In place of a picture that could not be opened: why."""
         policy = self.model.policy
         batches = [pictures[i : i + self._at_once] for i in range(0, len(pictures), self._at_once)]
         for batch in opened(batches, partial(load, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)):
             sizes = [each[1] for each in batch if not isinstance(each, str)]
-            self.shrunk += sum(width * height > policy.max_pixels for width, height in sizes)
-            yield self._rate([each if isinstance(each, str) else each[0] for each in batch])
+            whole = [each[0] for each in batch if not isinstance(each, str)]
+            answered = iter(self._answer(whole, sum(width * height > policy.max_pixels for width, height in sizes)))
+            yield [each if isinstance(each, str) else next(answered) for each in batch]
 
-    def _rate(self, pictures: Sequence[Image.Image | str]) -> list[Rating]:
-        """Of fitted pictures; in place of one that could not be opened: why."""
-        whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
-        with self._lock:
+    def _answer(self, whole: Sequence[Image.Image], shrunk: int) -> list[Answered]:
+        """Of fitted pictures, some of them shrunk; computed as ever also inside somebody's autocast."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with self._lock, torch.autocast(device, enabled=False):
+            self.shrunk += shrunk
             if whole and not self._checked:
                 self._answerer.check(whole)
                 self._checked = True
-            answered = iter(answer_pictures(self._answerer, whole, self._asked, self._batch))
-        return [failed(picture) if isinstance(picture, str) else rating_of(next(answered)) for picture in pictures]
+            return answer_pictures(self._answerer, whole, self._asked, self._batch)
+
+
+def _device(given: Picture | Iterable[Picture]) -> torch.device | None:
+    return given.device if isinstance(given, torch.Tensor) else None
 
 
 def load_rater(
