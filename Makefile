@@ -106,7 +106,7 @@ test-full: $(MADE) ## the tests that take minutes each: controls of what a run l
 	$(BIN)/python -m pytest -m "full and not cluster" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py tests/test_vllm_serve.py $(ARGS)
 
 test-shapes: $(VENV_VLLM)/.made ## Qwen2.5-VL-3B and 7B with two layers and random weights, trained (needs 18 GB of memory)
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m shapes tests/test_shapes.py $(ARGS)
@@ -118,7 +118,7 @@ test-page: $(MADE) ## the page of vqr1 report in Chromium (after .ci/debian), wi
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
 	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed and not page" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
-	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py tests/test_vllm_serve.py $(ARGS)
 
 CLUSTER_TESTS := OMP_NUM_THREADS=1 $(VENV_CLUSTER)/bin/python -m pytest tests/test_cluster.py tests/test_slurm.py
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from vqr1.answering.model import Model, load_model, load_weights
+from vqr1.answer import build_prompt
+from vqr1.answering.model import Model, Served, load_model, load_weights
+from vqr1.answering.server import REQUESTS, ServerEngine, check_length
 from vqr1.answering.settings import AnswerSettings, Method
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
@@ -29,7 +31,7 @@ class Answerer:
     model: Model
     processor: Any
     policy: Policy | VllmPolicy
-    engine: Engine | None  # vLLM's, where it answers
+    engine: Engine | None  # vLLM's, where it answers in this process
 
     def check(self, pictures: Sequence[Image.Image]) -> None:
         """Raises UserError where the policy would see other pictures than these: once, before the first answer."""
@@ -49,6 +51,8 @@ def check_adapter(config: AnswerSettings, model: Model) -> None:
 
 def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) -> Answerer:
     """``model`` with the engine of settled settings (:func:`vqr1.answering.settings.settle`)."""
+    if model.served:
+        return ask_server(config, model, model.served)
     asked: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "temperature": 0.0 if config.method is Method.greedy else config.temperature,
@@ -61,6 +65,19 @@ def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) 
     stop = stop_tokens(load_generation_config(model.policy.path), processor.tokenizer)
     engine = start_vllm(config, model, processor, at_once)
     return Answerer(model, processor, VllmPolicy(engine, processor, stop, **asked), engine)
+
+
+def ask_server(config: AnswerSettings, model: Model, served: Served) -> Answerer:
+    """``model`` as its server answers for it. Raises UserError where the server has no room for its pictures."""
+    processor = load_processor(model.policy)
+    check_length(model, processor, config.max_tokens)
+    prompt = str(build_prompt(model.prompt)[0]["content"])
+    assert config.batch
+    engine = ServerEngine(served, prompt, processor.image_token_id, min(config.batch, REQUESTS))
+    stop = stop_tokens(load_generation_config(model.policy.path), processor.tokenizer)
+    temperature = 0.0 if config.method is Method.greedy else config.temperature
+    policy = VllmPolicy(engine, processor, stop, max_tokens=config.max_tokens, temperature=temperature)
+    return Answerer(model, processor, policy, None)
 
 
 def start_vllm(config: AnswerSettings, model: Model, processor: Any, at_once: int) -> Engine:

@@ -22,6 +22,7 @@ from vqr1.policy.load import (
     TINY,
     add_adapter,
     files_hash,
+    find_folder,
     find_weights,
     load_policy,
     load_processor,
@@ -36,6 +37,17 @@ from vqr1.rollout_settings import ScoringEngine
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a server of vLLM says that it serves."""
+
+    url: str
+    id: str  # that requests name
+    root: str  # the folder or hub id that it was started with
+    length: int  # tokens of prompt and answer, at most
+    version: str  # of vLLM
+
+
+@dataclass(frozen=True)
 class Model:
     """A policy that is not loaded yet."""
 
@@ -46,15 +58,20 @@ class Model:
     trained_on: list[str] | None  # sets it learnt from or was chosen by; None: not stated
     seen: Seen = field(default_factory=Seen)  # how those sets were divided
     names_prompt: bool = True  # False: nothing says what it was trained to be asked, and prompt is the usual one
+    served: Served | None = None  # whoever answers for it; its weights need not be here
 
     def files(self) -> list[Path]:
-        """The files that hold its weights."""
+        """The files that hold its weights; none where a server answers for it."""
+        if self.served:
+            return []
         folders = [find_weights(self.policy.path), *([self.adapter] if self.adapter else [])]
         return [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
 
 
-def find_model(config: AnswerSettings) -> Model:
+def find_model(config: AnswerSettings, weights: bool = True) -> Model:
     """The model that the settings name; settings that are given win over a run's own.
+
+    Without ``weights`` a folder may lack them: a server answers.
 
     Raises MissingFileError, saying what to fetch, where weights are not here, UserError for a run without weights.
     """
@@ -65,7 +82,7 @@ def find_model(config: AnswerSettings) -> Model:
     given |= {name: value for name in ("dtype", "attention") if (value := getattr(config, name)) != "auto"}
     policy = replace(model.policy, **{name: value for name, value in given.items() if value is not None})
     try:
-        find_weights(policy.path)
+        find_weights(policy.path) if weights else find_folder(policy.path)
     except MissingFileError as error:
         if model.adapter is None:
             raise
@@ -85,9 +102,10 @@ def check_model(model: Model) -> str | None:
 
     Raises UserError for weights that do not fit, and for what vqr1 does not read or run.
     """
-    check_folder(find_weights(model.policy.path))
-    if model.adapter:
-        check_adapter_files(model.adapter)
+    if model.served is None:
+        check_folder(find_weights(model.policy.path))
+        if model.adapter:
+            check_adapter_files(model.adapter)
     check_prompt(load_processor(model.policy), model.prompt)
     return prompt_warning(model.prompt)
 
@@ -100,11 +118,23 @@ def check_method(method: Method, model: Model) -> None:
 
 def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
     """What decides the answers but the batches they come in, settled (:func:`vqr1.answering.settings.settle`)."""
-    greedy = settings.method is Method.greedy
+    if model.served:
+        by = {"model": model.served.root, "engine": f"a server of vLLM {model.served.version}"}
+        return {**by, **_asked_facts(settings, model)}
     by_vllm, dtype = settings.engine is ScoringEngine.vllm, resolve_dtype(model.policy.dtype)
     return {
         "weights_sha256": files_hash(model.files()),
         "engine": settings.engine.value,
+        **_asked_facts(settings, model),
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": None if by_vllm else resolve_attention(model.policy.attention, dtype),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _asked_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
+    greedy = settings.method is Method.greedy
+    return {
         "method": settings.method.value,
         "k": settings.answers if settings.until is None else None,
         "until": settings.until,
@@ -113,9 +143,6 @@ def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
         "seed": None if greedy else settings.seed,
         "prompt": str(build_prompt(model.prompt)[0]["content"]),
         "max_tokens": settings.max_tokens,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": None if by_vllm else resolve_attention(model.policy.attention, dtype),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "min_pixels": model.policy.min_pixels,
         "max_pixels": model.policy.max_pixels,
     }
@@ -158,7 +185,7 @@ def _of_adapter(folder: Path) -> Model:
 
 def _exported(path: str) -> Exported | None:
     try:
-        return read_exported(find_weights(path))
+        return read_exported(find_folder(path))
     except MissingFileError:
         return None  # find_model says what is missing, and for whom
 

@@ -164,7 +164,7 @@ def load_processor(policy: PolicyConfig) -> Any:
     """
     from transformers import AutoProcessor, Qwen2VLImageProcessor
 
-    weights = find_weights(policy.path)
+    weights = find_folder(policy.path)
     try:
         processor = AutoProcessor.from_pretrained(
             str(weights), padding_side="left", trust_remote_code=False, local_files_only=True
@@ -183,7 +183,7 @@ def load_generation_config(path: str) -> Any:
     """What a model's folder says of generation, as the loaded model has it: only its stop tokens count here."""
     from transformers import AutoConfig, GenerationConfig
 
-    folder = find_weights(path)
+    folder = find_folder(path)
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
@@ -215,6 +215,12 @@ def find_weights(path: str) -> Path:
         raise MissingFileError(f"policy.path={path} is not on this machine, or not all of it; {fetch}")
     refuse_pickles(folder)
     raise MissingFileError(f"policy.path={path}: {folder} holds no model (config.json and *.safetensors)")
+
+
+def find_folder(path: str) -> Path:
+    """As :func:`find_weights`, where a folder of yours may lack its weights: for processor and configuration."""
+    folder = Path(path).expanduser()
+    return folder if path != "tiny" and (folder / "config.json").is_file() else find_weights(path)
 
 
 def weight_bytes(folder: Path) -> int:

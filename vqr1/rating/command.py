@@ -24,6 +24,8 @@ EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put
 def run(words: Sequence[str]) -> int:
     """Rate as the words say. Returns the exit code; raises UserError for what is wrong with words, files or model."""
     asked = parser().parse_args(words)
+    if not asked.model and not asked.server:
+        raise UserError("which model? Give --model, or --server with a vLLM server that serves one")
     if asked.csv and asked.csv == asked.jsonl:
         raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
 
@@ -56,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
         "vqr1 rate", description="A score from 1, bad, to 5, excellent, for each picture.", epilog=EPILOG
     )
     made.add_argument("pictures", nargs="+", metavar="PHOTO_OR_FOLDER")
-    made.add_argument("--model", required=True, metavar="MODEL", help="a run's folder, one of weights, a hub id, tiny")
+    made.add_argument("--model", metavar="MODEL", help="a run's folder, one of weights, a hub id, tiny")
+    made.add_argument("--server", metavar="URL", help="a vLLM server that answers; MODEL is then what it serves")
     made.add_argument("--recursive", action="store_true", help="the folders in a folder, too")
     made.add_argument("--csv", type=path, metavar="FILE", help="path, score, std, answers, status; resumable")
     made.add_argument("--jsonl", type=path, metavar="FILE", help="everything, the reasoning and each answer's score")
@@ -89,11 +92,14 @@ def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    names = "model", "k", "until", "max_k", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
-    settings = AnswerSettings(**{name: getattr(asked, name) for name in names}, engine=ScoringEngine[asked.engine])
-    settings, model = find(settings, asked.method)
+    names = "k", "until", "max_k", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
+    given = {name: getattr(asked, name) for name in names}
+    settings = AnswerSettings(model=asked.model or "", engine=ScoringEngine[asked.engine], **given)
+    settings, model = find(settings, asked.method, asked.server)
+    if model.served:
+        say(f"asking {model.served.url}, which serves {model.served.root}")
     if not model.names_prompt:
-        say(f"{asked.model} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
+        say(f"{model.name} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
     rated: dict[str, Rating] = {}
     if unfinished:
         packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}

@@ -53,7 +53,7 @@ class RewardModel:
 
 
 def reward_model(
-    model: str | Path, *, unreadable: float, engine: str | None = None, **settings: Any
+    model: str | Path | None = None, *, unreadable: float, engine: str | None = None, **settings: Any
 ) -> RewardModel:
     """A reward for trainers of generators: ``reward(images, prompts, metadata) -> (scores, info)``.
 
@@ -62,7 +62,7 @@ def reward_model(
         unreadable: the reward of a picture without a readable answer, of which there is no usual one: 1.0 is the worst
             score. NaN spoils the whole batch of a trainer that does not leave it out.
         engine: transformers unless given; vllm takes a share of the GPU (``memory_share``) that the generator needs.
-        settings: of :func:`vqr1.load_rater`, such as ``k`` and ``batch``.
+        settings: of :func:`vqr1.load_rater`, such as ``k``, ``batch`` and ``server``, which answers in its stead.
 
     Raises what :func:`vqr1.load_rater` raises, and UserError for ``unreadable`` that is no number.
 
@@ -71,4 +71,5 @@ def reward_model(
     """
     if isinstance(unreadable, bool) or not isinstance(unreadable, (int, float)) or math.isinf(unreadable):
         raise UserError(f"unreadable={unreadable!r}: the reward of a picture without a readable answer is a number")
-    return RewardModel(load_rater(model, engine=engine or "transformers", **settings), float(unreadable))
+    engine = engine or ("auto" if settings.get("server") else "transformers")
+    return RewardModel(load_rater(model, engine=engine, **settings), float(unreadable))

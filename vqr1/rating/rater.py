@@ -17,6 +17,7 @@ from PIL import Image
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
 from vqr1.answering.methods import Answered, Asked, answer_pictures
 from vqr1.answering.model import Model, check_method, check_model, find_model
+from vqr1.answering.server import BATCH, find_served
 from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
 from vqr1.errors import UserError
@@ -163,8 +164,9 @@ def _device(given: Picture | Iterable[Picture]) -> torch.device | None:
 
 
 def load_rater(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
+    server: str | None = None,
     method: str | None = None,
     k: int | None = None,
     until: float | None = None,
@@ -185,7 +187,9 @@ def load_rater(
     """A rater with its policy loaded, on the GPU where there is one.
 
     Args:
-        model: a run's folder, a folder of weights, a hub id, or tiny.
+        model: a run's folder, a folder of weights, a hub id, or tiny. With ``server`` the folder that it serves, whose
+            weights need not be here, or nothing where it is on this machine.
+        server: address of a vLLM server that answers in place of this process, such as http://localhost:8000.
         method: greedy, one answer and the usual; mean, of ``k`` drawn answers (the usual where ``k`` or ``until`` is
             given); or expected, the mean of the score's exact distributions after ``k`` drawn reasonings.
         k: answers to each picture; unless given 6 for a mean, and 1 for expected.
@@ -203,7 +207,7 @@ def load_rater(
     if engine not in engines:
         raise UserError(f"engine={engine}: choose {', '.join(engines)}")
     settings = AnswerSettings(
-        model=str(model),
+        model="" if model is None else str(model),
         k=k,
         until=until,
         max_k=max_k,
@@ -220,10 +224,10 @@ def load_rater(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
-    return load_found(*find(settings, method))
+    return load_found(*find(settings, method, server))
 
 
-def find(settings: AnswerSettings, method: str | None) -> tuple[AnswerSettings, Model]:
+def find(settings: AnswerSettings, method: str | None, server: str | None = None) -> tuple[AnswerSettings, Model]:
     """Settled settings with the method, and the model, checked, with nothing loaded yet; a hub's model is fetched.
 
     Raises UserError for settings, files and prompts that do not fit.
@@ -234,10 +238,23 @@ def find(settings: AnswerSettings, method: str | None) -> tuple[AnswerSettings, 
         raise UserError(f"method={chosen}: choose {', '.join(Method.__members__)}")
     settings = replace(settings, method=Method[chosen])
     check_answers(settings)
-    settings = settle(settings, torch.cuda.device_count())
-    fetch(settings.model)
-    model = find_model(settings)
-    check_adapter(settings, model)
+    if server:
+        for name in ("engine", "memory_share", "tensor_parallel", "dtype", "attention"):
+            if getattr(settings, name) != getattr(AnswerSettings, name):
+                raise UserError(f"{name} has no effect with a server, which was started with its own; leave it out")
+        if settings.method is Method.expected:
+            raise UserError("method=expected reads the policy's own probabilities, and a server has them: take mean")
+        model = find_served(server, settings)
+        settings = replace(settings, engine=ScoringEngine.vllm, batch=settings.batch or BATCH)
+    elif settings.model:
+        settings = settle(settings, torch.cuda.device_count())
+        fetch(settings.model)
+        model = find_model(settings)
+        check_adapter(settings, model)
+    else:
+        raise UserError(
+            "which model? Give a run's folder, one of weights, a hub id or tiny, or a server that serves one"
+        )
     if warning := check_model(model):
         print(warning, file=sys.stderr)
     check_method(settings.method, model)

@@ -51,10 +51,14 @@ class Drawn:
     logps: list[float]
 
 
-class Engine(Protocol):
-    """What draws answers with weights of its own."""
+class Asks(Protocol):
+    """What answers questions."""
 
     def ask(self, questions: Sequence[Question], sampling: Sampling) -> list[list[Drawn]]: ...
+
+
+class Engine(Asks, Protocol):
+    """What draws answers with weights of its own, here."""
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None: ...
 

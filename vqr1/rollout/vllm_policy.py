@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vqr1.rollout.engine import MAX_SEED, Engine, Question, Sampling, vision_tokens
+from vqr1.rollout.engine import MAX_SEED, Asks, Question, Sampling, vision_tokens
 from vqr1.rollout.offline import encode_prompts
 
 
@@ -21,7 +21,7 @@ class VllmPolicy:
     rounding alone (docs/performance.md).
     """
 
-    def __init__(self, engine: Engine, processor: Any, stop: Sequence[int], *, max_tokens: int, temperature: float):
+    def __init__(self, engine: Asks, processor: Any, stop: Sequence[int], *, max_tokens: int, temperature: float):
         self._engine = engine
         self._processor = processor
         self._sampling = Sampling(temperature, max_tokens, tuple(stop), vision_tokens(processor.tokenizer))
