@@ -153,11 +153,14 @@ def test_addresses_settings_and_words(server):
         command.run(["photo.jpg"])
 
 
-def test_a_key_is_sent_along(server, monkeypatch):
+def test_a_key_is_sent_along_and_a_proxy_is_not_asked_for_this_machine(server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    load_rater(server=server.url)(PICTURES[0])
     monkeypatch.setenv("VLLM_API_KEY", "secret")
-    assert client._headers() == {"Authorization": "Bearer secret"}
-    monkeypatch.delenv("VLLM_API_KEY")
-    assert client._headers() == {}
+    load_rater(server=server.url)(PICTURES[0])
+    assert server.keys == [None, "Bearer secret"]
 
 
 # Answers that are none

@@ -30,6 +30,7 @@ class VllmServer(ThreadingHTTPServer):
         self.pages: dict[str, Any] = {"/version": {"version": "0.31.0"}, "/v1/models": {"data": [served]}}
         self.fail: list[Any] = []  # statuses, changed replies, or None for an answer
         self.asked: list[dict[str, Any]] = []  # the requests that were answered
+        self.keys: list[str | None] = []  # sent with them
         self.most = 0  # that waited at a time
         self.waiting = 0
         self.lock = threading.Lock()
@@ -68,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
             here.waiting -= 1
             if failure is None:
                 here.asked.append(asked)
+                here.keys.append(self.headers["Authorization"])
                 failure = here.answer(asked)
         self.reply(failure)
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from PIL import Image
@@ -87,7 +88,7 @@ class ServerEngine:
         self._prompt = prompt
         self._image_token = image_token
         self._at_once = at_once
-        self._session = requests.Session()
+        self._session = _session(served.url)
         # A lost connection is tried again, an answer that does not come once: it may have been drawn for nothing.
         retries = Retry(
             TRIES,
@@ -133,7 +134,7 @@ class ServerEngine:
         }
         url = self._served.url
         try:
-            reply = self._session.post(f"{url}/v1/chat/completions", json=asked, headers=_headers(), timeout=SECONDS)
+            reply = self._session.post(f"{url}/v1/chat/completions", json=asked, timeout=SECONDS)
         except requests.RequestException as error:
             raise UserError(
                 f"{url} is lost ({_why(error)}), also after {TRIES} tries; see its log, start it again and give the "
@@ -168,14 +169,19 @@ def _base(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def _headers() -> dict[str, str]:
-    key = os.environ.get(KEY)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _session(url: str) -> requests.Session:
+    """With the key, if there is one; without a proxy to this machine, for a proxy has another loopback."""
+    session = requests.Session()
+    host = urlsplit(url).hostname or ""
+    session.trust_env = not (host in ("localhost", "::1") or host.startswith("127."))
+    if key := os.environ.get(KEY):
+        session.headers["Authorization"] = f"Bearer {key}"
+    return session
 
 
 def _look(url: str, page: str) -> Any:
     try:
-        reply = requests.get(url + page, headers=_headers(), timeout=SECONDS[0])
+        reply = _session(url).get(url + page, timeout=SECONDS[0])
     except requests.RequestException as error:
         raise UserError(f"{url} is not there ({_why(error)}); {START}, and wait until it is ready") from error
     if reply.status_code == 401:
