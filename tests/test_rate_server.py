@@ -36,18 +36,29 @@ def local():
     return load_rater("tiny")
 
 
+@pytest.fixture(scope="module")
+def started(local):
+    with served(local._answerer.policy, str(SHIPPED)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "PAUSE", 0.01)
+        yield server
+
+
 @pytest.fixture
-def server(local, monkeypatch):
+def server(started):
     """It serves the tiny policy's own folder."""
-    monkeypatch.setattr(client, "PAUSE", 0.01)
-    with served(local._answerer.policy, str(SHIPPED)) as there:
-        yield there
+    started.begin()
+    return started
 
 
-def test_the_ratings_are_those_of_this_process(server, local):
-    asked = load_rater(server=server.url + "/v1/")
-    assert asked.model.files() == []
-    assert asked(PICTURES) == local(PICTURES)
+@pytest.fixture(scope="module")
+def asking(started):
+    started.begin()
+    return load_rater(server=started.url + "/v1/")
+
+
+def test_the_ratings_are_those_of_this_process(server, asking, local):
+    assert asking.model.files() == []
+    assert asking(PICTURES) == local(PICTURES)
     assert server.most == 2
     assert {request["temperature"] for request in server.asked} == {0.0}
 
@@ -177,46 +188,43 @@ def test_a_key_is_sent_along_and_a_proxy_is_not_asked_for_this_machine(server, m
         ({"prompt_token_ids": None, "choices": None}, "vLLM 0.26"),
     ],
 )
-def test_an_answer_that_is_none_is_an_error(server, reply, message):
-    rater = load_rater(server=server.url)
-    server.fail = [reply]
+def test_an_answer_that_is_none_is_an_error(server, asking, reply, message):
+    server.fail = [dict(reply) if isinstance(reply, dict) else reply]
     with pytest.raises(UserError, match=message):
-        rater(PICTURES[0])
+        asking(PICTURES[0])
 
 
-def test_a_server_that_is_busy_is_asked_again(server, local):
-    rater = load_rater(server=server.url)
+def test_a_server_that_is_busy_is_asked_again(server, asking, local):
     server.fail = [503, 429, 500]
-    assert rater(PICTURES[0]) == local(PICTURES[0])
+    assert asking(PICTURES[0]) == local(PICTURES[0])
     server.fail = [503] * 50
     with pytest.raises(UserError, match="answers 503"):
-        rater(PICTURES[0])
+        asking(PICTURES[0])
     assert len(server.fail) == 50 - 1 - client.TRIES
 
 
 def test_what_is_rated_before_a_server_is_lost_is_kept(server, local, tmp_path, capsys):
-    for i in range(4):
+    for i in range(3):
         PICTURES[i % 2].rotate(180 * (i // 2)).save(tmp_path / f"{i}.png")
     target = tmp_path / "scores.csv"
     words = [str(tmp_path), "--server", server.url, "--csv", str(target), "--batch", "1"]
-    server.fail = [None, None, *[503] * 50]
+    server.fail = [None, *[503] * 50]
     with pytest.raises(UserError, match="answers 503"):
         command.run(words)
-    assert len(server.asked) == 2 and not target.exists()
+    assert len(server.asked) == 1 and not target.exists()
     server.fail = []
-    expected = local([tmp_path / f"{i}.png" for i in range(4)])
+    expected = local([tmp_path / f"{i}.png" for i in range(3)])
     assert command.run(words) == (0 if all(each.status == "ok" for each in expected) else 1)
-    assert len(server.asked) == 4
+    assert len(server.asked) == 3
     said = capsys.readouterr().err
-    assert f"asking {server.url}, which serves {SHIPPED}" in said and "going on: 2 of 4" in said
+    assert f"asking {server.url}, which serves {SHIPPED}" in said and "going on: 1 of 3" in said
     with target.open() as file:
         written = [(row["score"], row["status"]) for row in csv.DictReader(file)]
     assert written == [("" if each.score is None else str(each.score), each.status) for each in expected]
 
 
-def test_a_server_that_goes_away_between_answers_is_named_with_what_to_do(server):
-    rater = load_rater(server=server.url)
-    server.shutdown()
-    server.server_close()
+def test_a_server_that_goes_away_between_answers_is_named_with_what_to_do(started, local):
+    with served(local._answerer.policy, str(SHIPPED)) as server:
+        rater = load_rater(server=server.url)
     with pytest.raises(UserError, match=f"{server.url} is lost .*refused.*, also after 5 tries.*same command"):
         rater(PICTURES)

@@ -26,14 +26,19 @@ class VllmServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.policy = policy
         self.url = f"http://127.0.0.1:{self.server_port}"
-        served = {"id": "served", "root": root, "max_model_len": 4096}
+        self.root = root
+        self.lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        """As if it had just been started."""
+        served = {"id": "served", "root": self.root, "max_model_len": 4096}
         self.pages: dict[str, Any] = {"/version": {"version": "0.31.0"}, "/v1/models": {"data": [served]}}
         self.fail: list[Any] = []  # statuses, changed replies, or None for an answer
         self.asked: list[dict[str, Any]] = []  # the requests that were answered
         self.keys: list[str | None] = []  # sent with them
         self.most = 0  # that waited at a time
         self.waiting = 0
-        self.lock = threading.Lock()
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         picture, text = asked["messages"][0]["content"]

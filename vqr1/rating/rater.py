@@ -243,7 +243,7 @@ def find(settings: AnswerSettings, method: str | None, server: str | None = None
             if getattr(settings, name) != getattr(AnswerSettings, name):
                 raise UserError(f"{name} has no effect with a server, which was started with its own; leave it out")
         if settings.method is Method.expected:
-            raise UserError("method=expected reads the policy's own probabilities, and a server has them: take mean")
+            raise UserError("method=expected reads probabilities that a server does not give; take method=mean")
         model = find_served(server, settings)
         settings = replace(settings, engine=ScoringEngine.vllm, batch=settings.batch or BATCH)
     elif settings.model:
