@@ -38,7 +38,7 @@ from vqr1.rating.rater import load_rater
 from vqr1.scoring.evaluate import PictureBatch, default_folder, evaluate, plan, rate
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, _limited, read_sets
-from vqr1.scoring.settings import EvaluateConfig, check, from_hydra, register
+from vqr1.scoring.settings import EvaluateConfig, Part, check, from_hydra, register
 
 
 def composed(*words):
@@ -130,6 +130,21 @@ def test_a_split_that_is_not_the_trainings_is_refused(kadid):
     with pytest.raises(ValueError, match="kadid10k is divided otherwise than when the model was trained"):
         read_sets(["kadid10k"], kadid, ["kadid10k"], training=Seen(hashes={"kadid10k": "0"}))
     assert read_sets(["kadid10k"], kadid, [], training=Seen(hashes={"kadid10k": "0"}))  # never trained on: no matter
+
+
+@pytest.mark.parametrize("seen", [[], ["kadid10k"]])
+def test_one_split_of_a_set_is_rated_whether_it_was_trained_on_or_not(kadid, seen):
+    (rated,) = read_sets(["kadid10k"], kadid, seen, part=Part.validation)
+    assert {sample.group for sample in rated.samples} == {"I07"}
+    assert (rated.facts.part, rated.facts.trained_on) == ("validation split", bool(seen))
+    (rated,) = read_sets(["kadid10k"], kadid, seen, part=Part.test)
+    assert {sample.group for sample in rated.samples} == {"I19", "I81"}
+    assert rated.facts.part == ("test" if seen else "test split")
+
+
+def test_a_training_split_is_no_part_to_rate():
+    with pytest.raises(HydraException, match="train"):
+        composed("model=tiny", "data=[bid]", "part=train")
 
 
 def test_demonstration_sets_are_rated_on_their_test_photographs(data_root):
@@ -347,6 +362,7 @@ def test_the_folder_is_the_same_for_the_same_command():
         ({"method": Method.greedy}, "tiny-greedy"),
         ({"method": Method.expected}, "tiny-expected-k1-seed3"),
         ({"until": 0.05}, "tiny-until0.05-seed3"),
+        ({"method": Method.greedy, "part": Part.validation}, "tiny-greedy-validation"),
     ):
         assert default_folder(replace(config, **changes), model) == f"evaluations/{folder}"
 

@@ -148,4 +148,4 @@ def test_the_list_of_commands_names_them(monkeypatch, capsys):
     with call_help:
         call(monkeypatch, "--help")
     out = capsys.readouterr().out
-    assert all(f"  {name} " in out for name in ("train", "evaluate", "table", "compare"))
+    assert all(f"  {name} " in out for name in ("train", "evaluate", "table", "compare", "calibration"))

@@ -120,6 +120,15 @@ def test_what_was_trained_on_is_marked(tmp_path):
     assert theirs in alone.notes and ours not in alone.notes
 
 
+def test_the_validation_split_of_what_was_trained_on_is_no_test(tmp_path):
+    facts = {"spaq": {"trained_on": True, "part": "validation split"}}
+    folder = write_results(tmp_path / "a", {"spaq": rows_of("spaq", 20)}, facts=facts, trained_on=["spaq"], name="ours")
+    notes = benchmark_table(lines_of(folder), []).notes
+    assert "* The set was trained on; the figure is of its validation split only." in notes
+    assert "ours, SPAQ: validation split only." in notes
+    assert "ours, SPAQ: the weights were chosen on its validation split, so this is no test." in notes
+
+
 def test_runs_of_one_model_are_put_together(tmp_path):
     folders = [
         write_results(tmp_path / f"run{seed}", {"bid": rows_of("bid", 40, seed=seed)}, seed=seed) for seed in range(3)

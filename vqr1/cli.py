@@ -28,6 +28,7 @@ USAGE = """usage: vqr1 COMMAND ...
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
+  calibration  is the std of a result the error, its probability of a pair a frequency: vqr1 calibration RESULT
   report    one page on runs, or on a sweep, that opens from disk: vqr1 report runs/NAME
   export    a run's weights as a folder for transformers and vLLM, without vqr1: vqr1 export runs/NAME FOLDER
   dashboard make or renew the wandb workspace of a project: vqr1 dashboard ENTITY/PROJECT
@@ -155,6 +156,12 @@ def compare() -> None:
     from vqr1.cli_results import compare
 
     report_user_errors("compare", lambda: compare(sys.argv[1:]))
+
+
+def calibration() -> None:
+    from vqr1.cli_results import calibration
+
+    report_user_errors("calibration", lambda: calibration(sys.argv[1:]))
 
 
 def data() -> None:
@@ -305,6 +312,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "evaluate": evaluate,
     "table": table,
     "compare": compare,
+    "calibration": calibration,
     "report": report,
     "export": export,
     "dashboard": dashboard,

@@ -1,4 +1,4 @@
-"""``vqr1 table`` and ``vqr1 compare``: what result folders say, alone and against each other."""
+"""``vqr1 table``, ``compare`` and ``calibration``: what result folders say, alone and against each other."""
 
 from __future__ import annotations
 
@@ -69,6 +69,40 @@ def compare(words: Sequence[str]) -> None:
     if asked.json:
         names = {"a": asked.results[0], "b": asked.results[1]}
         write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
+
+
+def calibration(words: Sequence[str]) -> None:
+    import argparse
+
+    from vqr1.command_options import count, path, write_json
+
+    parser = argparse.ArgumentParser(
+        "vqr1 calibration",
+        description="Is the standard deviation of a picture's answers its error, and the probability that one of two "
+        "pictures looks better a frequency? Tables in Markdown, from results with several answers to a picture.",
+    )
+    parser.add_argument(
+        "results", nargs="+", type=path, metavar="RESULT", help="a folder of vqr1 evaluate, k=2 or more"
+    )
+    parser.add_argument(
+        "--fit", action="append", type=path, default=[], metavar="RESULT",
+        help="of the same model on other pictures of the sets, part=validation: fits the curve by which scores are "
+        "read as opinion scores; once for each (without it each half of the contents is read by the other's curve)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=path, metavar="FILE", help="the same as plain values")
+    parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
+    asked = parser.parse_args(words)
+
+    from dataclasses import asdict
+
+    from vqr1.evaluation.calibration_tables import calibrate, calibration_page
+    from vqr1.evaluation.results import read_evaluation
+
+    results, fits = ([read_evaluation(folder) for folder in folders] for folders in (asked.results, asked.fit))
+    found = calibrate(results, asked.rounds, fits)
+    print(calibration_page(found), end="")
+    if asked.json:
+        write_json(asked.json, {"calibration": [asdict(each) for each in found]})
 
 
 def _add_joining(parser: argparse.ArgumentParser) -> None:

@@ -42,6 +42,7 @@ The usual settings:
   until=0.05               in place of k: as many answers as that standard error of the mean takes, max_k=48 at most
   limit=100                pictures of each dataset, spread over it
   name=NAME                what the table calls the model
+  part=validation|test     that split of every dataset; otherwise the test split of those trained on, all of others
   folder=FOLDER            of the results; otherwise evaluations/NAME-METHOD-kK-seedSEED
   engine=auto|transformers|vllm
   batch, max_pixels        lower them where memory runs out

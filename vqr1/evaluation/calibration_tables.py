@@ -1,7 +1,7 @@
 """Calibration of evaluated models, from their result files: tables in Markdown.
 
-Scores are read as MOS by a curve that did not see them: the content groups of a set are halved, and each half is mapped
-by the curve that fits the other.
+Scores are read as MOS by a curve that did not see them: that of another result, on other contents of the set; without
+one the content groups are halved, and each half is mapped by the curve that fits the other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vqr1.evaluation.calibration import PairCalibration, StdCalibration, pair_ca
 from vqr1.evaluation.mos_map import fit_mos_map
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.results import Evaluation, ResultRow, SetFacts
+from vqr1.evaluation.scale import find_fit, fit_scale
 from vqr1.evaluation.table import Grid, interval_text, number_text
 
 
@@ -30,13 +31,20 @@ class SetCalibration:
     facts: SetFacts
     stds: StdCalibration | None  # None: see notes
     pairs: PairCalibration
+    read_by: str  # which curve: in words
     notes: tuple[str, ...]
 
 
-def calibrate(evaluations: Sequence[Evaluation], rounds: int = ROUNDS) -> list[SetCalibration]:
-    """Every set of every result file. Pictures enter whose score has a std: with two readable answers or more."""
+def calibrate(
+    evaluations: Sequence[Evaluation], rounds: int = ROUNDS, fits: Sequence[Evaluation] = ()
+) -> list[SetCalibration]:
+    """Every set of every result file. Pictures enter whose score has a std: with two readable answers or more.
+
+    ``fits`` are results of the same weights, asked in the same way, on other contents of the sets, to fit the curves.
+    Raises UserError where fits are given and one is missing or has rated what is shown; for a set without any std.
+    """
     return [
-        _calibrate(evaluation, name, facts, rounds)
+        _calibrate(evaluation, name, facts, rounds, fits)
         for evaluation in evaluations
         for name, facts in evaluation.sets.items()
     ]
@@ -47,8 +55,9 @@ def calibration_page(calibrations: Sequence[SetCalibration]) -> str:
     grids = [_summary(calibrations), _std_bins(calibrations), _coverage(calibrations), _pair_bins(calibrations)]
     notes = [
         f"Intervals are {100 * LEVEL:.0f} % percentile bootstrap over contents, a picture's own or shared by several.",
-        "Std (of one answer) and error are root mean squares on the scale of the opinion scores, after the curve that "
-        "the other half of the set's contents gives.",
+        "Std (of one answer) and error are root mean squares on the scale of the opinion scores, which scores are read "
+        "on by a rising curve.",
+        *(f"{each.model}, {each.facts.title}: the curve is {each.read_by}." for each in calibrations if each.stds),
         "Error / std is what a std must be multiplied by to be the error. Coverage is the share of opinion scores "
         "within the normal interval of the score.",
         "Confidence is the mean probability (Thurstone) of the picture that the model puts first, accuracy how often "
@@ -59,7 +68,9 @@ def calibration_page(calibrations: Sequence[SetCalibration]) -> str:
     return "\n\n".join([*tables, "\n".join(f"- {printable(note)}" for note in notes)]) + "\n"
 
 
-def _calibrate(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int) -> SetCalibration:
+def _calibrate(
+    evaluation: Evaluation, name: str, facts: SetFacts, rounds: int, fits: Sequence[Evaluation]
+) -> SetCalibration:
     rated = [row for row in evaluation.rows[name] if row.score is not None]
     kept = [(row.score, row.std, row) for row in rated if row.score is not None and row.std is not None]
     if not kept:
@@ -75,18 +86,24 @@ def _calibrate(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int) 
         notes.append("its labels are pseudo-labels, which no person gave")
     if len(rows) < facts.pictures:
         notes.append(f"{facts.pictures - len(rows)} of {facts.pictures} pictures without two readable answers left out")
-    stds = None
+    stds, read_by = None, "that which fits the other half of the contents"
     if facts.per_group_scale:
         notes.append(f"no errors, since its opinion scores compare within one {facts.group} only")
     else:
+        fit = find_fit(fits, evaluation, name) if fits else None
         try:
-            predicted, predicted_std = _read_as_mos(score, std, mos, rows, facts.title)
+            if fit:
+                scale = fit_scale(fit, name)
+                predicted, predicted_std = scale.curve(score), scale.curve.std(score, std)
+                read_by = f"of {scale.part}: {scale.curve.in_words()}"
+            else:
+                predicted, predicted_std = _read_as_mos(score, std, mos, rows, facts.title)
         except UserError as error:
             notes.append(f"no errors: {error}")
         else:
             stds = std_calibration(predicted, predicted_std, mos, groups, rounds=rounds)
     pairs = pair_calibration(score, std, mos, groups, per_group=facts.per_group_scale, rounds=rounds)
-    return SetCalibration(evaluation.name, facts, stds, pairs, tuple(notes))
+    return SetCalibration(evaluation.name, facts, stds, pairs, read_by, tuple(notes))
 
 
 def _read_as_mos(

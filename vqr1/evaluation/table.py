@@ -18,6 +18,7 @@ NOTHING = "-"
 UNDEFINED = "undefined"
 TRAINED = "*"  # marks a cell of a set that was trained on
 PUBLISHED = "published"
+VALIDATION = "validation split"  # in the words of SetFacts.part
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ def _notes(lines: Sequence[Line], published: Sequence[Published]) -> list[str]:
         notes.append("Rows marked published are the VisualQuality-R1 paper's (arXiv 2505.14460), not measured here.")
         notes.extend(f"{REMARKS[name]}." for name in dict.fromkeys(name for name, _ in outcomes) if name in REMARKS)
         notes.append("Avg is over the paper's eight sets and is given where all eight were evaluated.")
-    if any(o.facts.trained_on for _, o in outcomes):
-        notes.append(f"{TRAINED} The set was trained on; the figure is of its test split only.")
+    if seen := [o.facts.part for _, o in outcomes if o.facts.trained_on]:
+        splits = ["validation"] * any(VALIDATION in part for part in seen)
+        splits += ["test"] * any(VALIDATION not in part for part in seen)
+        notes.append(f"{TRAINED} The set was trained on; the figure is of its {' or '.join(splits)} split only.")
     if any(set(row.trained_sets) & set(TABLE2) for row in published):
         notes.append(f"{TRAINED} in a published row: the set was trained on, as the paper says; not on which pictures.")
     pseudo = list(dict.fromkeys(o.facts.title for _, o in outcomes if o.facts.pseudo_labels))
@@ -176,6 +179,8 @@ def _remarks(outcome: Outcome) -> Iterator[str]:
         yield f"{counts.missing} pictures have no answer, see status missing in {outcome.evaluation.folder}"
     if facts.part not in ("all", "test"):
         yield f"{facts.part} only"
+    if VALIDATION in facts.part and facts.trained_on:
+        yield "the weights were chosen on its validation split, so this is no test"
     yield from outcome.measures.notes
 
 

@@ -64,9 +64,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         print(warning, file=sys.stderr)
     check_method(config.method, model)
     root = Path(config.root).expanduser()
-    sets = read_sets(
-        config.data, root, model.trained_on or [], config.limit, model.seen, "" if config.partial else "partial"
-    )
+    whole_unless = "" if config.partial else "partial"
+    sets = read_sets(config.data, root, model.trained_on or [], config.limit, model.seen, whole_unless, config.part)
     batches = plan(sets, max(1, config.batch // config.answers))
     record = make_record(
         model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
@@ -87,7 +86,7 @@ def default_folder(config: EvaluateConfig, model: Model) -> str:
     often = f"k{config.answers}" if config.until is None else f"until{config.until:g}"
     drawn = f"{often}-seed{config.seed}"
     how = {Method.greedy: "greedy", Method.mean: drawn, Method.expected: f"expected-{drawn}"}[config.method]
-    return f"evaluations/{model.name}-{how}"
+    return f"evaluations/{model.name}-{how}{f'-{config.part.value}' if config.part else ''}"
 
 
 def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:

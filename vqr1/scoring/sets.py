@@ -1,4 +1,8 @@
-"""Which pictures are evaluated: all of a set that the model never saw, the test split of one that it did."""
+"""Which pictures are evaluated: all of a set that the model never saw, the test split of one that it did.
+
+Or, of every set, the validation split or the test split alone, so that what is fitted on the one is shown on the other.
+No split that was trained on is ever evaluated.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, Seen, split_hash
 from vqr1.errors import UserError
 from vqr1.evaluation.results import SetFacts
+from vqr1.scoring.settings import Part
 
 
 @dataclass(frozen=True)
@@ -30,36 +35,43 @@ def read_sets(
     limit: int | None = None,
     training: Seen | None = None,
     whole_unless: str = "",
+    part: Part | None = None,
 ) -> list[EvaluatedSet]:
-    """The sets to evaluate. A published set must be whole where ``whole_unless`` names the setting that allows a part.
+    """The sets to evaluate, or one ``part`` of each. A published set must be whole where ``whole_unless`` names the
+    setting that allows a part.
 
     Raises what :func:`vqr1.data.read_dataset` raises, and UserError for an empty split or one that is not the split
     the model was trained by.
     """
-    return [_read(name, root, name in trained_on, limit, training or Seen(), whole_unless) for name in names]
+    return [_read(name, root, name in trained_on, limit, training or Seen(), whole_unless, part) for name in names]
 
 
-def _read(name: str, root: Path, seen: bool, limit: int | None, training: Seen, whole_unless: str) -> EvaluatedSet:
+def _read(
+    name: str, root: Path, seen: bool, limit: int | None, training: Seen, whole_unless: str, asked: Part | None
+) -> EvaluatedSet:
     spec = find_spec(name, root)
     splits = read_dataset(name, root, training.rule if seen else PAPER)
     if whole_unless:
         check_size(name, root, splits, whole_unless)
     if seen and training.hashes.get(name, split_hash(splits)) != split_hash(splits):
         raise UserError(
-            f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its test split "
+            f"{name} is divided otherwise than when the model was trained (splits.json of the run), so its splits "
             "may hold pictures it learnt from; restore the label file of that time, or leave the set out"
         )
     test_only = seen or spec.evaluate_test_only
-    samples = splits.test if test_only else [*splits.train, *splits.validation, *splits.test]
+    chosen = asked or (Part.test if test_only else None)
+    samples = splits.parts()[chosen.value] if chosen else splits.all()
     if len(samples) < 3:
         raise UserError(
-            f"{name} has {len(samples)} {'test ' if test_only else ''}pictures, and a correlation needs three; take it "
-            "out of data"
+            f"{name} has {len(samples)} {f'{chosen.value} ' if chosen else ''}pictures, and a correlation needs three; "
+            f"take it out of data{' or leave out part' if asked else ''}"
         )
     kept = _limited(samples, limit, spec)
-    part = "test" if test_only else "all"
+    # Where "test" and "all" are the usual pictures of a set, a split that was asked for is told from them.
+    part = "all" if chosen is None else "test" if test_only and chosen is Part.test else f"{chosen.value} split"
     if splits.published not in (0, len(splits.all())):
-        part = f"{'test split of ' if test_only else ''}{len(splits.all())} of {splits.published} published pictures"
+        of = f"{chosen.value} split of " if chosen else ""
+        part = f"{of}{len(splits.all())} of {splits.published} published pictures"
     facts = SetFacts(
         title=spec.title,
         pictures=len(kept),

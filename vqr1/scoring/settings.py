@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +12,13 @@ from vqr1.config import as_object
 from vqr1.config_checks import expanded
 from vqr1.errors import UserError
 from vqr1.packaged import data_root
+
+
+class Part(Enum):
+    """A split of a set that may be evaluated by itself: none that weights are trained on."""
+
+    validation = "validation"
+    test = "test"
 
 
 @dataclass
@@ -25,7 +33,9 @@ class EvaluateConfig(AnswerSettings):
     root: str = field(default_factory=data_root)  # VQR1_DATA, else data
     partial: bool = False  # true: a published set may have other than its published number of pictures
     limit: int | None = None  # pictures of each set, spread over it; null = all
-    folder: str | None = None  # where the results go; null = evaluations/<name>, method, K and seed
+    # validation or test: that split of every set; null: the test split of sets that the weights have seen, else all
+    part: Part | None = None
+    folder: str | None = None  # where the results go; null = evaluations/<name>, method, K, seed, and part
 
 
 def register() -> None:

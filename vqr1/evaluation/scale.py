@@ -1,0 +1,111 @@
+"""The curve by which a model's scores are read as the MOS of one set, from its results on some pictures of that set.
+
+It belongs to the weights and to how they were asked: the mean of six answers spreads less than one answer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vqr1.errors import UserError
+from vqr1.evaluation.mos_map import MosMap, fit_mos_map
+from vqr1.evaluation.results import Evaluation
+
+# What has to be the same in two results for the curve of the one to hold in the other.
+SAME = ("weights_sha256", "prompt", "method", "k", "temperature", "min_pixels", "max_pixels")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A fitted curve and what it was fitted on."""
+
+    curve: MosMap  # its dataset is the set's key
+    part: str  # of the set: `SetFacts.part`
+    answers: str  # what its scores are: `answers_in_words`
+    pseudo_labels: bool  # no person gave the opinion scores
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for JSON; see `from_record`."""
+        return {
+            **self.curve.record(),
+            "part": self.part,
+            "answers": self.answers,
+            "pseudo_labels": self.pseudo_labels,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Scale:
+        """The scale of `record`. Raises UserError for what is none."""
+        own: dict[str, type] = {"part": str, "answers": str, "pseudo_labels": bool}
+        if not isinstance(record, Mapping) or any(type(record.get(name)) is not kind for name, kind in own.items()):
+            raise UserError(f"not a map from scores to MOS: {record!r}; it needs {', '.join(own)}; fit it again")
+        curve = MosMap.from_record({name: value for name, value in record.items() if name not in own})
+        return cls(curve, record["part"], record["answers"], record["pseudo_labels"])
+
+
+def answers_in_words(method: str, k: int) -> str:
+    """What a picture's score is: ``greedy``, ``mean of 6``, ``expected of 2``."""
+    return method if method == "greedy" else f"{method} of {k}"
+
+
+def answers_of(evaluation: Evaluation) -> str:
+    """The same of a result file."""
+    asked = evaluation.settings
+    method = asked.get("method") or ("greedy" if asked.get("temperature") == 0 else "mean")
+    return answers_in_words(str(method), int(asked.get("k", 1)))
+
+
+def fit_scale(evaluation: Evaluation, name: str) -> Scale:
+    """The curve of the set ``name`` of a result file, from its pictures that have a score.
+
+    Raises UserError, with the reason, where there is none: see `vqr1.evaluation.mos_map.fit_mos_map`.
+    """
+    facts = evaluation.sets[name]
+    if facts.per_group_scale:
+        raise UserError(
+            f"{evaluation.folder}: opinion scores of {name} compare within one {facts.group} only, so there is no MOS "
+            "to read scores as; leave it out"
+        )
+    rated = [(row.score, row.mos) for row in evaluation.rows[name] if row.score is not None]
+    try:
+        curve = fit_mos_map([score for score, _ in rated], [mos for _, mos in rated], name)
+    except UserError as error:
+        raise UserError(f"{evaluation.folder}: {error}") from error
+    return Scale(curve, facts.part, answers_of(evaluation), facts.pseudo_labels)
+
+
+def check_apart(fitted: Evaluation, shown: Evaluation, name: str) -> None:
+    """Raises UserError where both rated pictures of one content: a curve is no better than on those it has not seen."""
+    shared = {row.group for row in fitted.rows[name]} & {row.group for row in shown.rows[name]}
+    if shared:
+        raise UserError(
+            f"{fitted.folder} and {shown.folder} are both on {min(shared)} of {name} (and {len(shared) - 1} contents "
+            "more), so the curve would be shown on what it was fitted to; fit it on vqr1 evaluate part=validation, and "
+            "show it on part=test"
+        )
+
+
+def find_fit(fits: Sequence[Evaluation], shown: Evaluation, name: str) -> Evaluation:
+    """That of ``fits`` on the set ``name`` of the weights and the settings of ``shown``, on other contents.
+
+    Raises UserError where there is none, saying what differs, or several.
+    """
+    of_set = [fit for fit in fits if name in fit.sets]
+    found = [fit for fit in of_set if not differing(fit, shown)]
+    if not found:
+        why = "; ".join(f"{fit.folder} differs in {', '.join(differing(fit, shown))}" for fit in of_set)
+        raise UserError(
+            f"no result to fit the curve of {shown.folder} on {name} ({why or 'none is on that set'}); rate it by the "
+            "same weights in the same way with vqr1 evaluate part=validation"
+        )
+    if len(found) > 1:
+        raise UserError(f"{found[0].folder} and {found[1].folder} both fit {shown.folder} on {name}; give one of them")
+    check_apart(found[0], shown, name)
+    return found[0]
+
+
+def differing(one: Evaluation, other: Evaluation) -> list[str]:
+    """The settings that decide what a score is, and differ."""
+    return [key for key in SAME if one.settings.get(key) != other.settings.get(key)]
