@@ -101,6 +101,8 @@ ROOMS: dict[str, set[str]] = {
         "answering",
         "command_options",
         "data",
+        "evaluation",
+        "exported",
         "folder_writer",
         "policy",
         "provenance",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,16 +18,22 @@ from PIL import Image
 
 from tests.support.exports import PROMPT, SPLITS, lora_run
 from tests.support.results import rows_of, write_results
+from tests.test_scale import on_curve
 from vqr1.answer import build_prompt
 from vqr1.answering.model import find_model, load_model
 from vqr1.answering.settings import AnswerSettings
 from vqr1.config import PolicyConfig
 from vqr1.errors import UserError
+from vqr1.evaluation.mos_map import MosMap
+from vqr1.evaluation.scale import Scale
 from vqr1.export.card import read_card
 from vqr1.export.check import WITHOUT, check_picture
 from vqr1.export.folder import Asked, Done, difference, export, generation_config
-from vqr1.exported import read_exported, read_prompt
+from vqr1.exported import Exported, read_exported, read_prompt, write_exported
 from vqr1.policy.load import SHIPPED, files_hash, load_folder, load_processor
+from vqr1.rating.command import run as rate
+from vqr1.rating.rater import load_rater
+from vqr1.rating.scales import find_scale
 from vqr1.rollout.offline import Policy
 
 LAYER = "model.language_model.layers.0.self_attn.q_proj"
@@ -149,12 +158,83 @@ def test_results_of_these_weights_are_in_the_card_and_of_others_refused(run, tmp
     rows = rows_of("bid", 40, noise=0.5)
     write_results(tmp_path / "right", {"bid": rows}, **asked)
     export(Asked(str(run), tmp_path / "out", results=[tmp_path / "right"], check=False))
-    assert "| bid | all | 3 |" in (tmp_path / "out" / "README.md").read_text()
+    assert "| bid | all | mean of 3 |" in (tmp_path / "out" / "README.md").read_text()
     for name in asked:
         write_results(tmp_path / name, {"bid": rows}, **{**asked, name: "other"})
         with pytest.raises(UserError, match=rf"--results .*{name} in its evaluation.json is other"):
             export(Asked(str(run), tmp_path / "no", results=[tmp_path / name], check=False))
     assert not list(tmp_path.glob("no*"))
+
+
+def test_a_curve_to_a_sets_mos_goes_with_the_model(run, tmp_path):
+    files = find_model(AnswerSettings(model=str(run))).files()
+    asked = {"weights_sha256": files_hash(files), "prompt": PROMPT, "k": 1, "temperature": 0.0}
+    write_results(tmp_path / "fit", {"set": on_curve("v")}, facts={"set": {"part": "validation split"}}, **asked)
+    write_results(tmp_path / "test", {"set": on_curve("t", shift=2.0)}, **asked)
+    folder = tmp_path / "out"
+    made = Asked(str(run), folder, results=[tmp_path / "test"], mos_maps=[tmp_path / "fit"], check=False)
+    export(made)
+    scale = find_scale(str(folder), "set")
+    assert scale.curve(3.0) == pytest.approx(50, abs=1e-3) and scale.answers == "greedy"
+    assert "on 40 pictures that it has not seen the RMSE is 2." in (folder / "README.md").read_text()
+    with pytest.raises(UserError, match=r"both on t0 of set"):
+        export(replace(made, folder=tmp_path / "no", mos_maps=[tmp_path / "test"]))
+    with pytest.raises(UserError, match="fit: a second result to fit set"):
+        export(replace(made, folder=tmp_path / "no", mos_maps=[tmp_path / "fit"] * 2))
+    with pytest.raises(UserError, match=r"--scale other: .*out stores no curve .* \(it has set\)"):
+        find_scale(str(folder), "other")
+    with pytest.raises(UserError, match=r"it has none\); vqr1 export RUN FOLDER --mos-map"):
+        find_scale("tiny", "set")
+
+
+def test_scores_are_read_by_the_curve_that_the_model_has(tmp_path, capsys):
+    scale = Scale(MosMap("set", 10.0, 90.0, 3.0, 0.5, 200, 1.0, 5.0, 4.0), "validation split", "greedy", False)
+    folder = tmp_path / "out"
+    shutil.copytree(SHIPPED, folder)
+    prompt = build_prompt("paper")[0]["content"]
+    exported = Exported(prompt, 3136, 200704, 48, "float32", [], [6, 2, 2], 0, {}, {"set": scale.record()})
+    write_exported(folder, exported)
+    check_picture(3136, 50176).save(tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    words = [str(tmp_path / name) for name in ("photo.png", "broken.png")]
+    words += ["--model", str(folder), "--scale", "set", "--csv", str(tmp_path / "s.csv")]
+    assert rate([*words, "--jsonl", str(tmp_path / "s.jsonl")]) == 1
+    said = capsys.readouterr()
+    row, broken = csv.DictReader((tmp_path / "s.csv").open())
+    assert float(row["mos"]) == pytest.approx(float(scale.curve(float(row["score"])))) and broken["mos"] == ""
+    assert f"\tok\t{float(row['mos']):.3g}\n" in said.out and "\tfailed\t-\t" in said.out
+    assert "warning" not in said.err
+    assert [json.loads(line)["mos"] for line in (tmp_path / "s.jsonl").open()] == [float(row["mos"]), None]
+    rate([words[0], *words[2:6], "-k", "2"])
+    assert "--scale set was fitted to the method greedy, and this is mean of 2" in capsys.readouterr().err
+
+
+def test_a_folder_rates_pictures_as_its_run_does(run, exported):
+    pictures = [check_picture(3136, 50176).rotate(angle, expand=True) for angle in (0, 90, 180, 270)]
+    pictures += [picture.resize((112, 84)) for picture in pictures] + [Image.new("RGB", (56, 84), "grey")]
+    of_run, of_folder = (load_rater(path, batch=4, max_tokens=48)(pictures) for path in (run, exported[0]))
+    assert of_run == of_folder
+    assert len({each.reasoning for each in of_run}) > 1
+
+
+def test_a_checkpoint_is_exported_and_so_is_final_where_there_is_no_best(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "best").rename(tmp_path / "run" / "checkpoint-6")
+    export(Asked(str(tmp_path / "run" / "checkpoint-6"), tmp_path / "a", check=False))
+    (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "run" / "final")
+    export(Asked(str(tmp_path / "run"), tmp_path / "b", check=False))
+    weights = [(tmp_path / each / "model.safetensors").read_bytes() for each in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(folder, exported):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "rating.json"))
+
+    monkeypatch.setattr("vqr1.export.folder.write_exported", full)
+    with pytest.raises(UserError, match="No space left on device.*; nothing is exported"):
+        export(Asked(str(run), tmp_path / "out", check=False))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_a_card_is_exported_and_it_is_said(run, tmp_path):

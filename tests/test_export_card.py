@@ -1,12 +1,17 @@
 """The card of an exported folder: the run's, with how to ask in place of how to load."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from tests.support.results import rows_of, write_results
+from vqr1.answer import read_score
 from vqr1.errors import UserError
+from vqr1.evaluation.mos_map import MosMap
 from vqr1.evaluation.results import make_row, read_evaluation
+from vqr1.evaluation.scale import Scale
+from vqr1.export.asking import client_lines, transformers_lines
 from vqr1.export.card import export_card
 from vqr1.exported import Exported
 
@@ -65,8 +70,37 @@ def test_evaluations_are_a_table_with_intervals(tmp_path):
     assert list(found)[-3:] == ["Measured by vqr1 evaluate", "Limits", "Licence"]
     *_, bid, own = found["Measured by vqr1 evaluate"].strip().splitlines()
     number = r"0\.\d{3}"
-    assert re.fullmatch(rf"\| bid \| all \| 3 \|( {number} \| {number} to {number} \|){{2}} 1 \| 40 \|", bid)
-    assert own == "| own | all | 1, greedy | - | - | - | - | 0 | 4 |"  # one score for all: nothing to correlate
+    assert re.fullmatch(rf"\| bid \| all \| mean of 3 \|( {number} \| {number} to {number} \|){{2}} 1 \| 40 \|", bid)
+    assert own == "| own | all | greedy | - | - | - | - | 0 | 4 |"  # one score for all: nothing to correlate
+
+
+def test_scales_are_a_table_a_formula_and_a_command(tmp_path):
+    """The table by hand: 10 + 80 / (1 + exp(-(x - 3) / 0.5)); errors of 2 on what it has not seen."""
+    rows = [make_row(f"{i}", "own", f"{i}", 50 + 2 * (-1) ** i, [3.0, 3.0], "") for i in range(4)]
+    write_results(tmp_path / "r", {"own": rows}, k=2)
+    write_results(tmp_path / "g", {"own": rows}, k=1, temperature=0.0)  # in another way: not what the curve is for
+    scale = Scale(MosMap("own", 10.0, 90.0, 3.0, 0.5, 200, 1.5, 4.5, 4.0), "validation split", "mean of 2", True)
+    results = [read_evaluation(tmp_path / each) for each in "rg"]
+    found = sections(export_card("mine", CARD, EXPORTED, 500, results, {"own": scale}))["Scores as MOS"]
+    assert "| MOS of own | 11.4 | 13.8 | 19.5 | 31.5 | 50 | 68.5 | 80.5 | 86.2 | 88.6 |" in found
+    assert "MOS of own = 10 + 80 / (1 + exp(-(score - 3) / 0.5)), fitted on 200 pictures" in found
+    assert "pictures of its validation split, scores of the method mean of 2" in found
+    assert found.count("has not seen") == 1 and "on 4 pictures that it has not seen the RMSE is 2." in found
+    assert "pseudo-labels" in found
+    assert "    vqr1 rate photo.jpg --model FOLDER --method mean -k 2 --scale own" in found
+    greedy = {"own": replace(scale, answers="greedy", pseudo_labels=False)}
+    found = sections(export_card("mine", CARD, EXPORTED, 500, [], greedy))["Scores as MOS"]
+    assert "    vqr1 rate photo.jpg --model FOLDER --scale own" in found and "pseudo" not in found
+
+
+@pytest.mark.parametrize("number", ["1", "3.25", "5.0", "5.1", "0.9", "3.", "4/5", "05", " 3.5 "])
+def test_the_cards_lines_read_a_score_as_vqr1_does(number, capsys):
+    answer = f"<think>so</think> <answer>{number}</answer>"
+    lines = transformers_lines("p").splitlines()
+    exec("\n".join(["import re", f"answer = {answer!r}", *lines[-2:]]), {})
+    *_, said = capsys.readouterr().out.splitlines()
+    assert said == str(read_score(answer) or "no score")
+    assert client_lines("p", 9).splitlines()[-2:] == lines[-2:]
 
 
 @pytest.mark.parametrize(("front", "why"), [("a: [", "is not YAML"), ("- a", "has no settings by name")])

@@ -7,7 +7,7 @@ it and knows which sets it has learnt from. Read without torch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Exported:
     split_ratio: list[float]  # how these were divided: train, validation, test
     split_seed: int
     splits: dict[str, str]  # the hash of each set's split
+    scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # vqr1.evaluation.scale.Scale's records, by set
 
 
 # What a value of the file is, by its field.
@@ -43,6 +44,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "split_ratio": (list,),
     "split_seed": (int,),
     "splits": (dict,),
+    "scales": (dict,),
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vqr1.errors import UserError
 from vqr1.evaluation.mos_map import MosMap, fit_mos_map
 from vqr1.evaluation.results import Evaluation
@@ -74,6 +76,36 @@ def fit_scale(evaluation: Evaluation, name: str) -> Scale:
     except UserError as error:
         raise UserError(f"{evaluation.folder}: {error}") from error
     return Scale(curve, facts.part, answers_of(evaluation), facts.pseudo_labels)
+
+
+def fit_scales(fits: Sequence[Evaluation], shown: Sequence[Evaluation]) -> dict[str, Scale]:
+    """The scales of all sets of ``fits``, by set. None of them may have rated a content that ``shown`` has.
+
+    Raises UserError where two are of one set, one has no curve, or they share contents with what is shown.
+    """
+    found: dict[str, Scale] = {}
+    for fit in fits:
+        for name in fit.sets:
+            if name in found:
+                raise UserError(f"{fit.folder}: a second result to fit {name}; give one for each set")
+            for other in shown:
+                if name in other.sets:
+                    check_apart(fit, other, name)
+            found[name] = fit_scale(fit, name)
+    return found
+
+
+def rmse_on(scale: Scale, shown: Evaluation) -> tuple[int, float] | None:
+    """How many pictures of the set were rated in ``shown`` in the way that the scale is for, and the root mean square
+    of their errors on the MOS scale. None where there are none."""
+    name = scale.curve.dataset
+    if name not in shown.sets or answers_of(shown) != scale.answers:
+        return None
+    rated = [(row.score, row.mos) for row in shown.rows[name] if row.score is not None]
+    if not rated:
+        return None
+    score, mos = np.array(rated, dtype=float).T
+    return len(rated), float(np.sqrt(np.mean((scale.curve(score) - mos) ** 2)))
 
 
 def check_apart(fitted: Evaluation, shown: Evaluation, name: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 FOLDER, PHOTO = '"FOLDER"', '"photo.jpg"'  # as the lines write them
 
 _TRANSFORMERS = """\
+import re
+
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -24,7 +26,11 @@ inputs = processor.apply_chat_template(
 ).to(device)
 tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
 answer = processor.decode(tokens, skip_special_tokens=True)
-print(answer)
+"""
+
+# A plain number from 1 to 5 alone between the tags, as vqr1.answer reads it.
+_READ = r"""score = re.search(r"<answer>\s*([1-4](\.[0-9]+)?|5(\.0+)?)\s*</answer>", answer)
+print(answer, float(score[1]) if score else "no score", sep="\n")
 """
 
 _SERVER = (
@@ -34,6 +40,7 @@ _SERVER = (
 
 _CLIENT = """\
 import base64
+import re
 from pathlib import Path
 
 from openai import OpenAI
@@ -48,13 +55,13 @@ reply = client.chat.completions.create(
     temperature=0,
     max_tokens={max_tokens},
 )
-print(reply.choices[0].message.content)
+answer = reply.choices[0].message.content
 """
 
 
 def transformers_lines(prompt: str, folder: str = FOLDER, photo: str = PHOTO) -> str:
-    """Python that asks for one greedy answer. ``folder`` and ``photo`` are Python expressions."""
-    return _TRANSFORMERS.format(prompt=prompt, folder=folder, photo=photo)
+    """Python that asks for one greedy answer and reads its score. ``folder`` and ``photo`` are Python expressions."""
+    return _TRANSFORMERS.format(prompt=prompt, folder=folder, photo=photo) + _READ
 
 
 def server_line(length: int, dtype: str) -> str:
@@ -66,5 +73,5 @@ def server_line(length: int, dtype: str) -> str:
 
 
 def client_lines(prompt: str, max_tokens: int) -> str:
-    """Python that asks that server for one greedy answer."""
-    return _CLIENT.format(prompt=prompt, photo=PHOTO, max_tokens=max_tokens)
+    """Python that asks that server for one greedy answer and reads its score."""
+    return _CLIENT.format(prompt=prompt, photo=PHOTO, max_tokens=max_tokens) + _READ

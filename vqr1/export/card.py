@@ -7,7 +7,7 @@ ask them in place of how to load them beside their run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from vqr1.errors import UserError
 from vqr1.evaluation.results import Evaluation
+from vqr1.evaluation.scale import Scale, answers_of, rmse_on
 from vqr1.evaluation.summary import Outcome, outcome_of
 from vqr1.export.asking import client_lines, server_line, transformers_lines
 from vqr1.exported import Exported
@@ -33,11 +34,17 @@ def read_card(weights: Path) -> str | None:
 
 
 def export_card(
-    name: str, card: str | None, exported: Exported, length: int, evaluations: Sequence[Evaluation] = ()
+    name: str,
+    card: str | None,
+    exported: Exported,
+    length: int,
+    evaluations: Sequence[Evaluation] = (),
+    scales: Mapping[str, Scale] | None = None,
 ) -> str:
     """``card`` (the run's, of the same weights) rewritten for the exported folder.
 
-    ``length``: tokens of the longest prompt and answer. ``evaluations`` of the exported weights become a table.
+    ``length``: tokens of the longest prompt and answer. ``evaluations`` of the exported weights become a table, and so
+    do the ``scales`` by set.
     Raises UserError where the front matter of ``card`` is not YAML.
     """
     known, opening, sections = _parts(name, card)
@@ -45,6 +52,7 @@ def export_card(
     known["tags"] = [tag for tag in known.get("tags", ["image-quality-assessment", "vqr1"]) if tag != "lora"]
     sections.pop("Load", None)
     measured = {"Measured by vqr1 evaluate": _measured(evaluations)} if evaluations else {}
+    measured |= {"Scores as MOS": _scales(list(scales.values()), evaluations)} if scales else {}
     ordered = {
         "Ask": _ask(exported, length),
         **{title: text for title, text in sections.items() if title not in ("Limits", "Made with")},
@@ -79,7 +87,7 @@ def _parts(name: str, card: str | None) -> tuple[dict[str, Any], str, dict[str, 
 
 def _ask(exported: Exported, length: int) -> str:
     picture = (
-        f"The processor cuts pictures into {exported.min_pixels} to {exported.max_pixels} pixels, and "
+        f"The processor resizes pictures to {exported.min_pixels} to {exported.max_pixels} pixels, and "
         f"`generation_config.json` asks for one greedy answer of at most {exported.max_tokens} tokens. `FOLDER` is the "
         "place of this file."
     )
@@ -103,6 +111,10 @@ def _ask(exported: Exported, length: int) -> str:
             "",
             "```python",
             client_lines(exported.prompt, exported.max_tokens) + "```",
+            "",
+            "or with vqr1 as its client:",
+            "",
+            "    vqr1 rate photo.jpg --server http://localhost:8000 --model FOLDER",
             "",
             "Without `temperature=0` vLLM draws the answer. vqr1 resizes pictures over the limits itself, the "
             "processor by another implementation of the same filter: such pictures may get slightly other scores.",
@@ -130,19 +142,49 @@ def _measured(evaluations: Sequence[Evaluation]) -> str:
 
 def _row(evaluation: Evaluation, name: str, outcome: Outcome) -> str:
     counts, measures = outcome.counts, outcome.measures
-    answers = "1, greedy" if evaluation.settings.get("temperature") == 0 else f"{evaluation.settings.get('k')}"
-    cells = [name, outcome.facts.part, answers]
+    cells = [name, outcome.facts.part, answers_of(evaluation)]
     for figure in ("srcc", "plcc"):
         value, (low, high) = measures.figures[figure], measures.intervals[figure]
         cells += ["-" if value != value else f"{value:.3f}", "-" if low != low else f"{low:.3f} to {high:.3f}"]
     return f"| {' | '.join(cells)} | {counts.unreadable + counts.missing + counts.pending} | {counts.pictures} |"
 
 
+def _scales(scales: Sequence[Scale], evaluations: Sequence[Evaluation]) -> str:
+    """How scores are read as the MOS of some sets: curves, a table of them, and how to ask for it."""
+    numbers = (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5)
+    lines = [
+        "The score's scale is the model's own. These curves read it as the mean opinion score (MOS) that people would "
+        "give in the tests behind a set, for pictures like those of the set. They rise, so no order changes.",
+        "",
+        f"| Score | {' | '.join(f'{each:g}' for each in numbers)} |",
+        f"|---|{'---|' * len(numbers)}",
+        *(
+            f"| MOS of {each.curve.dataset} | {' | '.join(f'{mos:.3g}' for mos in each.curve(numbers))} |"
+            for each in scales
+        ),
+        "",
+    ]
+    for scale in scales:
+        labels = " Its opinion scores are pseudo-labels, which no person gave." if scale.pseudo_labels else ""
+        tested = [found for each in evaluations if (found := rmse_on(scale, each))]
+        others = "".join(
+            f"; on {number} pictures that it has not seen the RMSE is {rmse:.3g}" for number, rmse in tested
+        )
+        lines.append(
+            f"- {scale.curve.in_words()}: pictures of its {scale.part}, scores of the method {scale.answers}{others}. "
+            f"Outside these scores it is a guess.{labels}"
+        )
+    method, _, k = scales[0].answers.partition(" of ")
+    way = f" --method {method} -k {k}" if k else ""
+    lines += ["", f"    vqr1 rate photo.jpg --model FOLDER{way} --scale {scales[0].curve.dataset}"]
+    return "\n".join(lines)
+
+
 def _licence(known: dict[str, Any]) -> str:
     base, sets = known.get("base_model"), known.get("datasets") or []
+    origin = f"`{base}`" if base else "the policy named above"
     return (
-        f"None is claimed here. The weights come from {f'`{base}`' if base else 'a base model'}, whose licence holds "
-        "for them too; look at its page. The opinion scores"
+        f"None is claimed here. The weights come from {origin}, whose licence holds for them too. The opinion scores"
         + (f" of {', '.join(map(str, sets))}" if sets else "")
         + " have their publishers' terms, which may allow research alone. State a licence (`license:` at the top of "
         "this file) before you publish the folder."

@@ -30,6 +30,11 @@ def run(words: Sequence[str]) -> None:
         "--results", action="append", type=path, default=[], metavar="RESULT",
         help="a folder of vqr1 evaluate on these weights, for the card: figures with intervals; once for each",
     )  # fmt: skip
+    parser.add_argument(
+        "--mos-map", action="append", type=path, default=[], metavar="RESULT",
+        help="a folder of vqr1 evaluate part=validation on these weights: by the curve that fits it, scores are read "
+        "as MOS of its sets (vqr1 rate --scale SET); on other pictures than --results; once for each",
+    )  # fmt: skip
     parser.add_argument("--unchecked", action="store_true", help="do not ask the folder, which loads it once more")
     asked = parser.parse_args(words)
 
@@ -43,6 +48,7 @@ def run(words: Sequence[str]) -> None:
             dtype=asked.dtype,
             max_tokens=asked.max_tokens,
             results=asked.results,
+            mos_maps=asked.mos_map,
             check=not asked.unchecked,
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vqr1.command_options import written
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError, file_trouble
 from vqr1.evaluation.results import SETTINGS, Evaluation, read_evaluation
+from vqr1.evaluation.scale import fit_scales
 from vqr1.export.card import FILE, export_card, read_card
 from vqr1.export.check import ask_without_vqr1, check_picture
 from vqr1.exported import Exported, write_exported
@@ -39,6 +40,7 @@ class Asked:
     dtype: str = "auto"  # of the weights that are written; auto: the run's
     max_tokens: int = 256
     results: Sequence[Path] = ()  # of vqr1 evaluate on the same weights, for the card
+    mos_maps: Sequence[Path] = ()  # the same, on other pictures: what scores are read as MOS by
     check: bool = True  # ask the folder in a process without vqr1
 
 
@@ -54,8 +56,9 @@ class Done:
 def export(asked: Asked) -> Done:
     """Write the folder, whole or not at all.
 
-    Raises UserError for what is no run, a folder that holds something, results of other weights, and where the folder,
-    asked by transformers alone, does not answer as the weights do.
+    Raises UserError for what is no run, a folder that holds something, results of other weights, a map to MOS that was
+    fitted on pictures of the results, and where the folder, asked by transformers alone, does not answer as the weights
+    do.
     """
     folder = asked.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,7 +68,10 @@ def export(asked: Asked) -> Done:
     written("FOLDER", folder, lambda: folder.parent.mkdir(parents=True, exist_ok=True))
     notes = [warning] if (warning := check_model(model)) else []
     exported = _described(model, asked.max_tokens)
-    evaluations = [_of_these_weights(path, model, exported) for path in asked.results]
+    evaluations = [_of_these_weights("--results", path, model, exported) for path in asked.results]
+    maps = [_of_these_weights("--mos-map", path, model, exported) for path in asked.mos_maps]
+    scales = fit_scales(maps, evaluations)
+    exported = replace(exported, scales={name: scale.record() for name, scale in scales.items()})
     card = read_card(weights)
     if card is None:
         notes.append(f"warning: {weights} has no {FILE}, so the card says nothing of data and figures")
@@ -74,7 +80,7 @@ def export(asked: Asked) -> Done:
     length = longest_sequence(
         text_tokens(processor, exported.prompt), exported.max_pixels, TOKEN_PIXELS, exported.max_tokens
     )
-    readme = export_card(model.name, card, exported, length, evaluations)
+    readme = export_card(model.name, card, exported, length, evaluations, scales)
     loaded = load_weights(model)
     picture = check_picture(exported.min_pixels, exported.max_pixels)
     expected = _answer(loaded, processor, exported, picture) if asked.check else None
@@ -122,15 +128,18 @@ def _described(model: Model, max_tokens: int) -> Exported:
     )
 
 
-def _of_these_weights(path: Path, model: Model, exported: Exported) -> Evaluation:
-    """The results in ``path``. Raises UserError unless they are of these weights, asked this prompt."""
+def _of_these_weights(option: str, path: Path, model: Model, exported: Exported) -> Evaluation:
+    """The results in ``path``, which ``option`` names.
+
+    Raises UserError unless they are of these weights, asked this prompt.
+    """
     evaluation = read_evaluation(path)
     here = {"weights_sha256": files_hash(model.files()), "prompt": exported.prompt}
     for name, value in here.items():
         found = evaluation.settings.get(name)
         if found != value:
             raise UserError(
-                f"--results {path}: {name} in its {SETTINGS} is {found}, and that of the exported weights is {value}; "
+                f"{option} {path}: {name} in its {SETTINGS} is {found}, and that of the exported weights is {value}; "
                 "evaluate these weights, or leave it out"
             )
     return evaluation

@@ -13,6 +13,7 @@ from vqr1.command_options import count, path
 from vqr1.errors import UserError, printable
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told before
+    from vqr1.evaluation.scale import Scale
     from vqr1.rating.rater import Rater
     from vqr1.rating.rating import Rating
     from vqr1.rating.written import Unfinished
@@ -30,20 +31,22 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
 
     from vqr1.rating.files import find_pictures, listed
+    from vqr1.rating.scales import find_scale
     from vqr1.rating.written import Unfinished, write_csv, write_jsonl
 
+    scale = find_scale(asked.model, asked.scale) if asked.scale else None
     found = find_pictures(asked.pictures, asked.recursive)
     if found.others:
         say(f"left out, since they are no pictures: {listed(found.others)}")
     targets = {"--csv": asked.csv, "--jsonl": asked.jsonl}
     unfinished = next((Unfinished(option, target) for option, target in targets.items() if target), None)
     try:
-        rated = rate(asked, found.paths, unfinished)
+        rated = rate(asked, found.paths, unfinished, scale)
         in_order = [(each, rated[each]) for each in found.paths]
         if asked.csv:
-            write_csv(asked.csv, in_order, asked.reasoning)
+            write_csv(asked.csv, in_order, asked.reasoning, scale)
         if asked.jsonl:
-            write_jsonl(asked.jsonl, in_order)
+            write_jsonl(asked.jsonl, in_order, scale)
         if unfinished:
             unfinished.finish()
     finally:
@@ -71,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of drawn answers")
     made.add_argument("--temperature", type=float, default=1.0, help="of drawn answers")
     made.add_argument("--prompt", help="paper, published, no_thinking, or a text; the model's own unless given")
+    made.add_argument("--scale", metavar="SET", help="scores as MOS of SET too, by the curve that an export stores")
     made.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
     made.add_argument("--batch", type=count, metavar="N", help="answers asked for at once; fewer need less memory")
     made.add_argument("--min-pixels", type=count, metavar="N", help="smaller pictures are enlarged; the model's own")
@@ -79,13 +83,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished | None) -> dict[str, Rating]:
+def rate(
+    asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished | None, scale: Scale | None = None
+) -> dict[str, Rating]:
     """The ratings of all paths, those of an unfinished command among them. A line on the screen for each new one."""
     import torch
     from tqdm import tqdm
 
     from vqr1.answering.model import answer_facts
     from vqr1.answering.settings import AnswerSettings
+    from vqr1.evaluation.scale import answers_in_words
     from vqr1.provenance import versions
     from vqr1.rating.rater import find, load_found
     from vqr1.rollout_settings import ScoringEngine
@@ -100,6 +107,8 @@ def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished
         say(f"asking {model.served.url}, which serves {model.served.root}")
     if not model.names_prompt:
         say(f"{model.name} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
+    if scale and (answers := answers_in_words(settings.method.value, settings.answers)) != scale.answers:
+        say(f"warning: --scale {asked.scale} was fitted to the method {scale.answers}, and this is {answers}")
     rated: dict[str, Rating] = {}
     if unfinished:
         packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}
@@ -118,7 +127,7 @@ def rate(asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished
                 if unfinished:
                     unfinished.append(fresh)
                 for each, rating in fresh:
-                    progress.write(line(each, rating, asked.reasoning), file=sys.stdout)
+                    progress.write(line(each, rating, asked.reasoning, scale), file=sys.stdout)
                 progress.update(len(fresh))
     except KeyboardInterrupt as stop:
         how = "the same command goes on" if unfinished else "with --csv or --jsonl the same command would go on"
@@ -136,10 +145,15 @@ def with_paths(paths: Sequence[str], rater: Rater) -> Iterator[list[tuple[str, R
         yield list(zip(islice(coming, len(batch)), batch, strict=True))
 
 
-def line(name: str, rating: Rating, reasoning: bool) -> str:
-    """Path, score, std and status between tabs, then why a picture failed, or the reasoning if it is asked for."""
+def line(name: str, rating: Rating, reasoning: bool, scale: Scale | None = None) -> str:
+    """Path, score, std and status between tabs, the MOS by ``scale``, then why a picture failed, or the reasoning if it
+    is asked for."""
     numbers = ["-" if value is None else f"{value:.2f}" for value in (rating.score, rating.std)]
     more = [" ".join(rating.reasoning.split())] if reasoning or rating.status == "failed" else []
+    if scale:
+        from vqr1.rating.scales import mos_of
+
+        more.insert(0, "-" if (mos := mos_of(scale, rating)) is None else f"{mos:.3g}")
     return "\t".join(map(printable, [name, *numbers, rating.status, *more]))
 
 

@@ -16,8 +16,10 @@ from typing import Any, TextIO
 
 from vqr1.command_options import written
 from vqr1.errors import UserError
+from vqr1.evaluation.scale import Scale
 from vqr1.folder_writer import LOCK, FolderWriter, read_json_lines, remove, replaced
 from vqr1.rating.rating import Rating
+from vqr1.rating.scales import mos_of
 
 ASKED, ROWS = "asked.json", "ratings.jsonl"
 Rated = tuple[str, Rating]  # a path and its rating
@@ -112,23 +114,27 @@ def stamp(path: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def write_csv(path: Path, rated: Iterable[Rated], reasoning: bool) -> None:
-    """A line per picture: path, score, std, answers, status and, if asked for, reasoning; empty where is none."""
+def write_csv(path: Path, rated: Iterable[Rated], reasoning: bool, scale: Scale | None = None) -> None:
+    """A line per picture: path, score, std, answers, status and, if asked for, MOS and reasoning; empty where is none."""
 
     def write(file: TextIO) -> None:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["path", "score", "std", "answers", "status", *["reasoning"] * reasoning])
+        asked = [*["mos"] * bool(scale), *["reasoning"] * reasoning]
+        table.writerow(["path", "score", "std", "answers", "status", *asked])
         for name, each in rated:
-            table.writerow([name, each.score, each.std, each.answers, each.status, *[each.reasoning] * reasoning])
+            more = [*([mos_of(scale, each)] if scale else []), *[each.reasoning] * reasoning]
+            table.writerow([name, each.score, each.std, each.answers, each.status, *more])
 
     _write("--csv", path, write)
 
 
-def write_jsonl(path: Path, rated: Iterable[Rated]) -> None:
-    """An object per picture: path, and the fields of :class:`vqr1.rating.rating.Rating`."""
+def write_jsonl(path: Path, rated: Iterable[Rated], scale: Scale | None = None) -> None:
+    """An object per picture: path, the fields of :class:`vqr1.rating.rating.Rating` and, if asked for, the MOS."""
 
     def write(file: TextIO) -> None:
-        file.writelines(json.dumps({"path": name, **asdict(each)}) + "\n" for name, each in rated)
+        for name, each in rated:
+            mos = {"mos": mos_of(scale, each)} if scale else {}
+            file.write(json.dumps({"path": name, **asdict(each), **mos}) + "\n")
 
     _write("--jsonl", path, write)
 
