@@ -14,7 +14,7 @@ from vqr1.errors import UserError
 from vqr1.evaluation.calibration_tables import calibrate, calibration_page
 from vqr1.evaluation.mos_map import MosMap
 from vqr1.evaluation.results import make_row, read_evaluation
-from vqr1.evaluation.scale import Scale, fit_scale
+from vqr1.evaluation.scale import Scale, fit_scale, options_of
 
 SCALE = Scale(MosMap("set", 10.0, 90.0, 3.0, 0.5, 200, 1.0, 5.0, 4.0), "validation split", "mean of 3", False)
 
@@ -58,10 +58,19 @@ def test_what_is_no_scale_is_refused(change):
         ({"k": 1, "temperature": 0.0}, "greedy"),
         ({"k": 6, "temperature": 1.0}, "mean of 6"),
         ({"k": 2, "temperature": 1.0, "method": "expected"}, "expected of 2"),
+        ({"k": 48, "temperature": 1.0, "method": "mean", "until": 0.05}, "mean until 0.05"),
     ],
 )
 def test_what_a_score_is_is_said(tmp_path, settings, words):
     assert fit_scale(result(tmp_path / "v", on_curve("v"), **settings), "set").answers == words
+
+
+@pytest.mark.parametrize(
+    ("answers", "options"),
+    [("greedy", ""), ("mean of 6", " --method mean -k 6"), ("expected until 0.05", " --method expected --until 0.05")],
+)
+def test_how_such_answers_are_asked_for(answers, options):
+    assert options_of(answers) == options
 
 
 def test_scores_that_compare_within_a_scene_have_no_scale(tmp_path):
@@ -99,6 +108,8 @@ def test_a_curve_of_other_weights_or_answers_is_no_fit(tmp_path, setting):
 
 def test_one_fit_for_each_result(tmp_path):
     shown, other = result(tmp_path / "t", on_curve("t")), result(tmp_path / "o", rows_of("bid", 9), name="bid")
+    newer = result(tmp_path / "n", on_curve("n"), method="mean")  # says what older ones leave to be told
+    assert calibrate([shown], 10, [newer])[0].stds
     with pytest.raises(UserError, match=r"on set \(none is on that set\)"):
         calibrate([shown], 10, [other])
     fits = [result(tmp_path / each, on_curve(each)) for each in ("v", "w")]

@@ -16,7 +16,7 @@ from vqr1.evaluation.mos_map import MosMap, fit_mos_map
 from vqr1.evaluation.results import Evaluation
 
 # What has to be the same in two results for the curve of the one to hold in the other.
-SAME = ("weights_sha256", "prompt", "method", "k", "temperature", "min_pixels", "max_pixels")
+SAME = ("weights_sha256", "prompt", "method", "k", "until", "temperature", "min_pixels", "max_pixels")
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,24 @@ class Scale:
         return cls(curve, record["part"], record["answers"], record["pseudo_labels"])
 
 
-def answers_in_words(method: str, k: int) -> str:
-    """What a picture's score is: ``greedy``, ``mean of 6``, ``expected of 2``."""
-    return method if method == "greedy" else f"{method} of {k}"
+def answers_in_words(method: str, k: int, until: float | None = None) -> str:
+    """What a picture's score is: ``greedy``, ``mean of 6``, ``expected of 2``, ``mean until 0.05``."""
+    if method == "greedy":
+        return method
+    return f"{method} of {k}" if until is None else f"{method} until {until:g}"
+
+
+def options_of(answers: str) -> str:
+    """The options of ``vqr1 rate`` for such answers, each with a blank before it."""
+    method, *rest = answers.split()
+    options = {"of": "-k", "until": "--until"}
+    return f" --method {method} {options[rest[0]]} {rest[1]}" if rest else ""
 
 
 def answers_of(evaluation: Evaluation) -> str:
     """The same of a result file."""
-    asked = evaluation.settings
-    method = asked.get("method") or ("greedy" if asked.get("temperature") == 0 else "mean")
-    return answers_in_words(str(method), int(asked.get("k", 1)))
+    asked = _asked(evaluation)
+    return answers_in_words(asked["method"], int(asked.get("k", 1)), asked.get("until"))
 
 
 def fit_scale(evaluation: Evaluation, name: str) -> Scale:
@@ -140,4 +148,10 @@ def find_fit(fits: Sequence[Evaluation], shown: Evaluation, name: str) -> Evalua
 
 def differing(one: Evaluation, other: Evaluation) -> list[str]:
     """The settings that decide what a score is, and differ."""
-    return [key for key in SAME if one.settings.get(key) != other.settings.get(key)]
+    return [key for key in SAME if _asked(one).get(key) != _asked(other).get(key)]
+
+
+def _asked(evaluation: Evaluation) -> dict[str, Any]:
+    """The settings, with the method where an older result leaves it to be told from the temperature."""
+    usual = "greedy" if evaluation.settings.get("temperature") == 0 else "mean"
+    return {"method": usual, **evaluation.settings}

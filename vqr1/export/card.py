@@ -15,7 +15,7 @@ import yaml
 
 from vqr1.errors import UserError
 from vqr1.evaluation.results import Evaluation
-from vqr1.evaluation.scale import Scale, answers_of, rmse_on
+from vqr1.evaluation.scale import Scale, answers_of, options_of, rmse_on
 from vqr1.evaluation.summary import Outcome, outcome_of
 from vqr1.export.asking import client_lines, server_line, transformers_lines
 from vqr1.exported import Exported
@@ -174,9 +174,8 @@ def _scales(scales: Sequence[Scale], evaluations: Sequence[Evaluation]) -> str:
             f"- {scale.curve.in_words()}: pictures of its {scale.part}, scores of the method {scale.answers}{others}. "
             f"Outside these scores it is a guess.{labels}"
         )
-    method, _, k = scales[0].answers.partition(" of ")
-    way = f" --method {method} -k {k}" if k else ""
-    lines += ["", f"    vqr1 rate photo.jpg --model FOLDER{way} --scale {scales[0].curve.dataset}"]
+    first = scales[0]
+    lines += ["", f"    vqr1 rate photo.jpg --model FOLDER{options_of(first.answers)} --scale {first.curve.dataset}"]
     return "\n".join(lines)
 
 
