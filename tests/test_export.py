@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.support.exports import PROMPT, SPLITS, lora_run
 from tests.support.results import rows_of, write_results
+from tests.test_rating import pictures_of
 from tests.test_scale import on_curve
 from vqr1.answer import build_prompt
 from vqr1.answering.model import find_model, load_model
@@ -194,7 +195,7 @@ def test_scores_are_read_by_the_curve_that_the_model_has(tmp_path, capsys):
     prompt = build_prompt("paper")[0]["content"]
     exported = Exported(prompt, 3136, 200704, 48, "float32", [], [6, 2, 2], 0, {}, {"set": scale.record()})
     write_exported(folder, exported)
-    check_picture(3136, 50176).save(tmp_path / "photo.png")
+    pictures_of()[1].save(tmp_path / "photo.png")
     (tmp_path / "broken.png").write_text("no picture")
     words = [str(tmp_path / name) for name in ("photo.png", "broken.png")]
     words += ["--model", str(folder), "--scale", "set", "--csv", str(tmp_path / "s.csv")]
