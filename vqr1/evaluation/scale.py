@@ -64,7 +64,7 @@ def options_of(answers: str) -> str:
 def answers_of(evaluation: Evaluation) -> str:
     """The same of a result file."""
     asked = _asked(evaluation)
-    return answers_in_words(asked["method"], int(asked.get("k", 1)), asked.get("until"))
+    return answers_in_words(asked["method"], asked.get("k") or 1, asked.get("until"))
 
 
 def fit_scale(evaluation: Evaluation, name: str) -> Scale:

@@ -27,6 +27,8 @@ def run(words: Sequence[str]) -> int:
     asked = parser().parse_args(words)
     if not asked.model and not asked.server:
         raise UserError("which model? Give --model, or --server with a vLLM server that serves one")
+    if asked.scale and not asked.model:
+        raise UserError(f"--scale {asked.scale}: the curve is stored in the exported folder; give that as --model too")
     if asked.csv and asked.csv == asked.jsonl:
         raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
 
@@ -107,7 +109,8 @@ def rate(
         say(f"asking {model.served.url}, which serves {model.served.root}")
     if not model.names_prompt:
         say(f"{model.name} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
-    if scale and (answers := answers_in_words(settings.method.value, settings.answers)) != scale.answers:
+    answers = answers_in_words(settings.method.value, settings.answers, settings.until)
+    if scale and answers != scale.answers:
         say(f"warning: --scale {asked.scale} was fitted to the method {scale.answers}, and this is {answers}")
     rated: dict[str, Rating] = {}
     if unfinished:
