@@ -89,6 +89,12 @@ def test_ranks_end_with_a_launcher_that_is_killed(starter, tmp_path):
             time.sleep(0.01)
 
 
+def test_what_a_process_leaves_that_ends_by_itself_is_a_code_alone(starter):
+    leaves = "import os; open(os.environ['VQR1_FAILURE'], 'w').write('1 some have no score')"
+    ended = starter.run([sys.executable, "-c", leaves])
+    assert (ended.code, ended.line) == (1, "")
+
+
 def test_a_process_that_is_stopped_before_it_can_say_so_was_stopped(starter, tmp_path):
     when(lambda: (tmp_path / "here").is_file(), lambda: os.kill(os.getpid(), signal.SIGUSR1))
     code = f"import time; open({str(tmp_path / 'here')!r}, 'w'); time.sleep(30)"

@@ -19,12 +19,13 @@ from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, PolicyConfig, RolloutConfig, Tuning, register
 from vqr1.config_checks import from_hydra, step_settings
 from vqr1.errors import UserError
-from vqr1.launching import launch_command, told_by_accelerate
+from vqr1.launching import told_by_accelerate
 from vqr1.machine_choices import choose, launched, running
 from vqr1.next_steps import going_on
 from vqr1.packaged import packaged
 from vqr1.policy.load import SHIPPED, find_weights
 from vqr1.rollout_settings import TrainingEngine
+from vqr1.sharing import launch_command
 from vqr1.sweep import Sweep
 from vqr1.training.run_folder import is_finished
 

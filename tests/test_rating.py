@@ -65,7 +65,7 @@ def mean():
 def with_batch(rater: Rater, batch: int) -> Rater:
     """The same policy, asked for another number of answers at once."""
     other = Rater.__new__(Rater)
-    other.__dict__.update(rater.__dict__, _at_once=max(1, batch // rater._asked.k), _batch=batch, shrunk=0)
+    other.__dict__.update(rater.__dict__, at_once=max(1, batch // rater._asked.k), _batch=batch, shrunk=0)
     return other
 
 

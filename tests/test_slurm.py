@@ -17,8 +17,8 @@ from tests.test_child_process import when
 from vqr1 import cli
 from vqr1.child_process import Starter
 from vqr1.config import Launcher
-from vqr1.launching import launch_command
 from vqr1.packaged import packaged
+from vqr1.sharing import launch_command
 from vqr1.sweep import NAME
 
 SCRIPT = str(packaged("launch") / "slurm.sbatch")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PARENT = "VQR1_PARENT"  # the process whose end is that of the processes it starts
 FAILURE = "VQR1_FAILURE"  # the file that a failing command writes into
+SHARED = "VQR1_SHARED"  # set for processes that tell each other when one fails (vqr1.sharing)
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 INTERRUPTED = 130  # as shells have it for SIGINT
 STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, the same command goes on
@@ -35,7 +36,10 @@ PLACE = (
 
 
 class Ended:
-    """How a process ended: its exit code (128 + N where signal N killed it), and the line it left where it failed."""
+    """How a process ended: its exit code (128 + N where signal N killed it), and the line it left where it failed.
+
+    The line is empty where nobody needs to be told, since the process has ended by itself (:func:`exit_code`).
+    """
 
     def __init__(self, code: int, line: str):
         self.code = code
@@ -94,8 +98,8 @@ class Starter:
             self._running = None
             code = code if code >= 0 else 128 - code
             left = failure.read_text().split(" ", 1) if failure.is_file() else []
-        if left and code:
-            return Ended(int(left[0]), left[1])
+        if left:
+            return Ended(int(left[0]), left[1] if code else "")  # 0: it has said all itself
         if code and self.received is not None:
             return Ended(INTERRUPTED if self.received is signal.SIGINT else STOPPED, "")
         return Ended(code, killed_by(code) if code else "")
@@ -168,6 +172,14 @@ def end_with(parent: int) -> None:
         os.kill(parent, 0)
     except ProcessLookupError:  # it ended before the call above
         sys.exit(128 + signal.SIGKILL)
+
+
+def exit_code(code: int) -> int:
+    """What a command ends with that has failed with ``code`` and left that for its parent (:func:`report_failure`).
+
+    0 for one of several processes that end together (:data:`SHARED`): their launcher would add a stack of its own.
+    """
+    return 0 if SHARED in os.environ and started_by_us() else code
 
 
 if __name__ == "__main__":

@@ -138,7 +138,15 @@ def evaluate() -> None:
     register_demonstration()
 
     def run(composed: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from vqr1.sharing import start_ranks
+
         config = schema.from_hydra(composed)
+        words = list(HydraConfig.get().overrides.task)
+        code = start_ranks("evaluate", words, "gpus=", config.gpus, config.tensor_parallel)
+        if code is not None:
+            sys.exit(code)
         from vqr1.scoring.evaluate import evaluate
 
         evaluate(config)
@@ -229,7 +237,7 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
 
     Where memory ran out, the settings that lower the need stand below the stack. Ctrl-C is one line and exit code 130.
     """
-    from vqr1.child_process import INTERRUPTED, STOPPED, report_failure
+    from vqr1.child_process import INTERRUPTED, STOPPED, exit_code, report_failure
     from vqr1.errors import UserError, memory_advice
 
     try:
@@ -242,13 +250,13 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
             print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
         elif os.environ.get("RANK", "0") == "0":  # all ranks stop together
             print(f"vqr1 {command}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(exit_code(error.exit_code))
     except KeyboardInterrupt as stop:
         how = str(stop) or GOES_ON.get(command, "")
         report_failure(INTERRUPTED, f"interrupted{how and '; ' + how}")
         if os.environ.get("RANK", "0") == "0":
             print(f"\nvqr1 {command}: interrupted{how and '; ' + how}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code(INTERRUPTED))
     except Exception as error:
         report_failure(1, f"{type(error).__name__}: {error}")
         advice = memory_advice(command, error)

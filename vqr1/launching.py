@@ -27,10 +27,10 @@ from vqr1.estimate.sizes import read_sizes
 from vqr1.fitting import Devices, summed
 from vqr1.machine_choices import MachineChoices, choose, estimated, launched, tells
 from vqr1.next_steps import going_on
-from vqr1.packaged import packaged
 from vqr1.prerequisites import check_chosen, check_disk, check_driver, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
 from vqr1.screen import outlast_stderr
+from vqr1.sharing import PROGRAM, launch_command
 from vqr1.sweep import NAME, Sweep, parsed
 from vqr1.training.run_folder import is_finished
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Hooks:
     """What a program of its own, a test's, puts in place of parts of a run. No setting names code."""
 
-    program: tuple[str, ...] = ("-m", "vqr1")  # of this interpreter: what is started on every device, or for every job
+    program: tuple[str, ...] = PROGRAM  # of this interpreter: what is started on every device, or for every job
     script: Script | None = None  # gives the answers, in place of the policy
 
 
@@ -202,16 +202,6 @@ def has_bfloat16(gpus: int) -> bool:
     import torch
 
     return bool(gpus) and torch.cuda.is_bf16_supported()
-
-
-def launch_command(launcher: Launcher, gpus: int, program: Sequence[str] = Hooks.program) -> list[str]:
-    """The words before ``train``: this interpreter, under accelerate where a launcher is asked for."""
-    if launcher is Launcher.none:
-        return [sys.executable, *program]
-    configuration = packaged("launch") / "accelerate" / f"{launcher.value}.yaml"
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-    # 0: a free port, for another run may be on this machine.
-    return [*accelerate, "--main_process_port", "0", "--num_processes", str(max(gpus, 1)), *program]
 
 
 def told_by_accelerate(launcher: Launcher, processes: int) -> dict[str, str]:

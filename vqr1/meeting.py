@@ -2,11 +2,12 @@
 
 torch too waits for all of them, but says only how many it has counted. ``python -m vqr1.meeting NODE NODES HOST PORT
 SECONDS`` is the meeting of a run's nodes (launch/node.sh); where ranks are started without torchrun (srun), they meet
-in :func:`vqr1.training.ranks.join`.
+in :func:`meet_by_themselves`.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from datetime import timedelta
@@ -61,6 +62,22 @@ def _who_is_late(store: TCPStore, keys: list[str], place: str, seconds: float, p
         "TIMEOUT of launch/node.sh); the others wait no longer. Start all with the same MASTER_ADDR and MASTER_PORT, "
         "and let no firewall be between"
     )
+
+
+def meet_by_themselves(world: int, seconds: float) -> TCPStore | None:
+    """The meeting of ``world`` ranks that srun, say, has started; None where torchrun has brought them together.
+
+    Raises UserError for a place that is not told, and as :func:`meet`.
+    """
+    if "LOCAL_RANK" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE={world} and LOCAL_RANK without {' and '.join(missing)}: ranks that are started without "
+            "torchrun need all five (launch/slurm.sbatch sets them)"
+        )
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return meet(int(os.environ["RANK"]), world, *place, seconds, "rank")
 
 
 def part_again(store: TCPStore, number: int, of: int, part: str) -> None:

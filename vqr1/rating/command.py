@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vqr1.command_options import count, path
@@ -14,9 +14,11 @@ from vqr1.errors import UserError, printable
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told before
     from vqr1.evaluation.scale import Scale
+    from vqr1.rating.files import Found
     from vqr1.rating.rater import Rater
     from vqr1.rating.rating import Rating
     from vqr1.rating.written import Unfinished
+    from vqr1.sharing import Ranks
 
 METHODS = "one answer, the likeliest; the mean of K drawn; or that of the score's distribution after K reasonings"
 EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put right by you, 130 by Ctrl-C."
@@ -32,18 +34,36 @@ def run(words: Sequence[str]) -> int:
     if asked.csv and asked.csv == asked.jsonl:
         raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
 
-    from vqr1.rating.files import find_pictures, listed
+    if asked.server and asked.gpus:
+        raise UserError(f"--gpus {asked.gpus} has no effect with --server, which has GPUs of its own; leave it out")
+
+    from vqr1.rating.files import find_pictures
     from vqr1.rating.scales import find_scale
-    from vqr1.rating.written import Unfinished, write_csv, write_jsonl
+    from vqr1.sharing import joined, start_ranks
 
     scale = find_scale(asked.model, asked.scale) if asked.scale else None
     found = find_pictures(asked.pictures, asked.recursive)
+    if not asked.server:
+        code = start_ranks("rate", words, "--gpus ", asked.gpus, pictures=len(found.paths))
+        if code is not None:
+            return code
+    with joined() as ranks:
+        return ranks.exit_code(rate_and_write(asked, found, ranks, scale))
+
+
+def rate_and_write(asked: argparse.Namespace, found: Found, ranks: Ranks, scale: Scale | None = None) -> int:
+    """The exit code of one process, which counts on the first alone: the others only rate."""
+    from vqr1.rating.files import listed
+    from vqr1.rating.written import Unfinished, write_csv, write_jsonl
+
     if found.others:
         say(f"left out, since they are no pictures: {listed(found.others)}")
     targets = {"--csv": asked.csv, "--jsonl": asked.jsonl}
     unfinished = next((Unfinished(option, target) for option, target in targets.items() if target), None)
     try:
-        rated = rate(asked, found.paths, unfinished, scale)
+        rated = rate(asked, found.paths, unfinished, ranks, scale)
+        if not ranks.first:
+            return 0
         in_order = [(each, rated[each]) for each in found.paths]
         if asked.csv:
             write_csv(asked.csv, in_order, asked.reasoning, scale)
@@ -79,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scale", metavar="SET", help="scores as MOS of SET too, by the curve that an export stores")
     made.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
     made.add_argument("--batch", type=count, metavar="N", help="answers asked for at once; fewer need less memory")
+    made.add_argument("--gpus", type=count, metavar="N", help="that share the pictures; all, for more than a few")
     made.add_argument("--min-pixels", type=count, metavar="N", help="smaller pictures are enlarged; the model's own")
     made.add_argument("--max-pixels", type=count, metavar="N", help="larger pictures are shrunk; the model's own")
     made.add_argument("--threads", type=count, metavar="N", help="of torch; 1 is fastest for the tiny policy")
@@ -86,9 +107,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rate(
-    asked: argparse.Namespace, paths: Sequence[str], unfinished: Unfinished | None, scale: Scale | None = None
+    asked: argparse.Namespace,
+    paths: Sequence[str],
+    unfinished: Unfinished | None,
+    ranks: Ranks,
+    scale: Scale | None = None,
 ) -> dict[str, Rating]:
-    """The ratings of all paths, those of an unfinished command among them. A line on the screen for each new one."""
+    """The ratings of all paths, those of an unfinished command among them. A line on the screen for each new one.
+
+    On the first of ``ranks``; the others give it the ratings of their part.
+    """
     import torch
     from tqdm import tqdm
 
@@ -104,7 +132,7 @@ def rate(
     names = "k", "until", "max_k", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
     given = {name: getattr(asked, name) for name in names}
     settings = AnswerSettings(model=asked.model or "", engine=ScoringEngine[asked.engine], **given)
-    settings, model = find(settings, asked.method, asked.server)
+    settings, model = ranks.first_before_others(lambda: find(settings, asked.method, asked.server))
     if model.served:
         say(f"asking {model.served.url}, which serves {model.served.root}")
     if not model.names_prompt:
@@ -115,7 +143,7 @@ def rate(
     rated: dict[str, Rating] = {}
     if unfinished:
         packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}
-        rated = unfinished.open({**answer_facts(settings, model), **packages})
+        rated = ranks.by_first(partial(unfinished.open, {**answer_facts(settings, model), **packages}))
     left = [each for each in paths if each not in rated]
     done = len(paths) - len(left)
     if done:
@@ -124,8 +152,10 @@ def rate(
         return rated
     try:
         rater = load_found(settings, model)
+        at_once = ranks.at_once(len(left), rater.at_once)
+        batches = [left[i : i + at_once] for i in range(0, len(left), at_once)]
         with tqdm(total=len(paths), initial=done, unit="picture", leave=False, disable=None) as progress:
-            for fresh in with_paths(left, rater):
+            for fresh in ranks.shared(batches, partial(with_paths, rater)):
                 rated.update(fresh)
                 if unfinished:
                     unfinished.append(fresh)
@@ -135,17 +165,16 @@ def rate(
     except KeyboardInterrupt as stop:
         how = "the same command goes on" if unfinished else "with --csv or --jsonl the same command would go on"
         raise KeyboardInterrupt(f"{sum(each in rated for each in paths)} of {len(paths)} are rated; {how}") from stop
-    if rater.shrunk:
+    if shrunk := sum(ranks.gathered(rater.shrunk)):
         limit = f"{model.policy.max_pixels:,} pixels, the most that the model reads (--max-pixels)"
-        say(f"shrunk to {limit}: {rater.shrunk} of {len(left)} pictures")
+        say(f"shrunk to {limit}: {shrunk} of {len(left)} pictures")
     return rated
 
 
-def with_paths(paths: Sequence[str], rater: Rater) -> Iterator[list[tuple[str, Rating]]]:
-    """Batches of ratings as they come, each with its path."""
-    coming = iter(paths)
-    for batch in rater.in_batches(paths):
-        yield list(zip(islice(coming, len(batch)), batch, strict=True))
+def with_paths(rater: Rater, batches: Sequence[Sequence[str]]) -> Iterator[list[tuple[str, Rating]]]:
+    """The ratings of each batch as they come, each with its path."""
+    for paths, ratings in zip(batches, rater.of_batches(batches), strict=True):
+        yield list(zip(paths, ratings, strict=True))
 
 
 def line(name: str, rating: Rating, reasoning: bool, scale: Scale | None = None) -> str:

@@ -48,7 +48,7 @@ class Rater:
         self._answerer = answerer
         self._asked = Asked.of(settings)
         self._batch = settings.batch  # answers
-        self._at_once = max(1, settings.batch // settings.answers)  # pictures
+        self.at_once = max(1, settings.batch // settings.answers)  # pictures of a batch
         self._checked = False
         self._lock = threading.Lock()
 
@@ -114,7 +114,11 @@ class Rater:
 
     def in_batches(self, pictures: Sequence[Picture]) -> Iterator[list[Rating]]:
         """The ratings as they come, the next pictures being opened meanwhile."""
-        for batch in self._answered(pictures):
+        return self.of_batches(self._cut(pictures))
+
+    def of_batches(self, batches: Sequence[Sequence[Picture]]) -> Iterator[list[Rating]]:
+        """The ratings of each batch as they come, the next one's pictures being opened meanwhile."""
+        for batch in self._answered(batches):
             yield [failed(each) if isinstance(each, str) else rating_of(each) for each in batch]
 
     def _check_enough(self) -> None:
@@ -131,17 +135,19 @@ class Rater:
     def _moments(self, pictures: Sequence[Picture]) -> list[Moments]:
         """Raises UserError for a picture that cannot be opened."""
         moments = []
-        for batch in self._answered(pictures):
+        for batch in self._answered(self._cut(pictures)):
             for each in batch:
                 if isinstance(each, str):
                     raise UserError(each)
                 moments.append(each.moments)
         return moments
 
-    def _answered(self, pictures: Sequence[Picture]) -> Iterator[list[Answered | str]]:
+    def _cut(self, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
+        return [pictures[i : i + self.at_once] for i in range(0, len(pictures), self.at_once)]
+
+    def _answered(self, batches: Sequence[Sequence[Picture]]) -> Iterator[list[Answered | str]]:
         """In place of a picture that could not be opened: why."""
         policy = self.model.policy
-        batches = [pictures[i : i + self._at_once] for i in range(0, len(pictures), self._at_once)]
         for batch in opened(batches, partial(load, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)):
             sizes = [each[1] for each in batch if not isinstance(each, str)]
             whole = [each[0] for each in batch if not isinstance(each, str)]

@@ -36,6 +36,7 @@ class EvaluateConfig(AnswerSettings):
     # validation or test: that split of every set; null: the test split of sets that the weights have seen, else all
     part: Part | None = None
     folder: str | None = None  # where the results go; null = evaluations/<name>, method, K, seed, and part
+    gpus: int | None = None  # that share the pictures; null = all
 
 
 def register() -> None:
@@ -69,4 +70,6 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"data={config.data} names a dataset twice; name each once")
     if config.limit is not None and config.limit < 3:
         raise UserError(f"limit={config.limit}: a correlation needs three pictures")
+    if config.gpus is not None and config.gpus < 1:
+        raise UserError(f"gpus={config.gpus}: set it to 1 or more, or leave it out to use all")
     check_answers(config)

@@ -17,7 +17,7 @@ from trl import GRPOConfig
 
 from vqr1.config import Config
 from vqr1.errors import UserError
-from vqr1.meeting import meet
+from vqr1.meeting import meet_by_themselves
 from vqr1.provenance import versions
 
 
@@ -30,16 +30,8 @@ def join(config: Config) -> PartialState:
     """
     seconds = float(config.trainer.get("ddp_timeout", GRPOConfig.ddp_timeout))
     world = int(os.environ.get("WORLD_SIZE") or 1)
-    by_itself = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ  # torchrun's have met
-    store, met = None, torch.distributed.is_initialized()
-    if by_itself and world > 1 and not met:
-        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
-            raise UserError(
-                f"WORLD_SIZE={world} and LOCAL_RANK without {' and '.join(missing)}: ranks that are started without "
-                "torchrun need all five (launch/slurm.sbatch sets them)"
-            )
-        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = meet(int(os.environ["RANK"]), world, *place, seconds, "rank")
+    met = torch.distributed.is_initialized()
+    store = meet_by_themselves(world, seconds) if world > 1 and not met else None
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds))  # CPUs: gloo
     if not met and state.num_processes > 1:
         check_same(versions())
