@@ -269,6 +269,24 @@ def test_two_ranks_go_on_with_what_one_has_rated(folder, by_one, tmp_path, monke
         assert (tmp_path / name).read_bytes() == (by_one / name).read_bytes()
 
 
+@pytest.mark.distributed
+def test_two_ranks_evaluate_as_one_does(tmp_path, data_root):
+    def asked(folder):
+        settings = ["model=tiny", "data=demo_five", f"root={data_root}", "k=2", "limit=5", "batch=4", "max_tokens=32"]
+        return ["evaluate", *settings, f"folder={folder}"]
+
+    for of in (1, 2):
+        done = forked(asked(tmp_path / str(of)), ranks=of)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("results.jsonl, evaluation.json") == 1
+        assert "5/5" in done.stderr
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / of).iterdir()} for of in ("1", "2"))
+    del one["lock"], two["lock"]
+    names = ("results.jsonl", "evaluation.json")
+    assert [one[name] for name in names] == [two[name] for name in names]
+    assert one.keys() == two.keys()
+
+
 def started(folder, out, *more):
     """The command as on a machine with two GPUs, which starts accelerate and two processes; they find no GPU."""
     asked = [sys.executable, "-m", "vqr1", *words(folder, out), *more]
@@ -285,7 +303,7 @@ def test_accelerates_processes_write_the_files_of_one_and_one_that_is_killed_end
     many.mkdir()
     for i in range(60):
         (many / f"{i:02}.png").symlink_to(folder / f"{i % 6}.png")
-    assert command.run(words(many, whole)[1:]) == 0
+    assert command.run(words(many, whole)[1:]) == 1  # one of six cannot be read
     running = started(many, parts)
     rows = parts / "a.csv.unfinished" / "ratings.jsonl"
     patience = time.monotonic() + 120
@@ -300,7 +318,7 @@ def test_accelerates_processes_write_the_files_of_one_and_one_that_is_killed_end
     assert 8 <= rows.read_bytes().count(b"\n") < 60
     running = started(many, parts, "--gpus", "2")
     shown, said = running.communicate(timeout=120)
-    assert running.returncode == 0, said
+    assert running.returncode == 1, said
     assert "Traceback" not in said
     assert len(shown.splitlines()) < 60
     for name in ("a.csv", "a.jsonl"):

@@ -45,6 +45,7 @@ The usual settings:
   part=validation|test     that split of every dataset; otherwise the test split of those trained on, all of others
   folder=FOLDER            of the results; otherwise evaluations/NAME-METHOD-kK-seedSEED
   engine=auto|transformers|vllm
+  gpus=2                   that share the pictures; otherwise all
   batch, max_pixels        lower them where memory runs out
   seed=0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from vqr1.rollout_settings import ScoringEngine
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
 from vqr1.scoring.settings import EvaluateConfig
+from vqr1.sharing import Ranks, joined
 
 Answer = Callable[[Sequence[Image.Image]], list[Answered]]
 
@@ -52,12 +53,19 @@ class PictureBatch:
 def evaluate(config: EvaluateConfig) -> Path:
     """Rate, or go on rating, as ``config`` says; print and save the table. Returns the result folder.
 
-    Raises UserError before anything is rated for wrong settings, data or weights.
+    The ranks of a launcher share the pictures, and the first of them writes. Raises UserError before anything is rated
+    for wrong settings, data or weights.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    with joined(config.tensor_parallel) as ranks:
+        config, model, sets = ranks.first_before_others(partial(prepare, config))
+        return rate_and_write(config, model, sets, ranks)
+
+
+def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[EvaluatedSet]]:
+    """Settled settings, the model, which is not loaded yet, and the pictures, all of them checked."""
     config = settle(config, torch.cuda.device_count())
-    assert config.batch
     model = find_model(config)
     check_adapter(config, model)
     if warning := check_model(model):
@@ -66,16 +74,23 @@ def evaluate(config: EvaluateConfig) -> Path:
     root = Path(config.root).expanduser()
     whole_unless = "" if config.partial else "partial"
     sets = read_sets(config.data, root, model.trained_on or [], config.limit, model.seen, whole_unless, config.part)
+    return config, model, sets
+
+
+def rate_and_write(config: EvaluateConfig, model: Model, sets: Sequence[EvaluatedSet], ranks: Ranks) -> Path:
+    assert config.batch
     batches = plan(sets, max(1, config.batch // config.answers))
     record = make_record(
         model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
     )
     folder = ResultFolder(Path(config.folder or default_folder(config, model)).expanduser())
-    done = folder.open(record, [[sample.image_id for sample in batch.samples] for batch in batches])
     try:
+        ids = [[sample.image_id for sample in batch.samples] for batch in batches]
+        done = ranks.by_first(partial(folder.open, record, ids))
         if done < len(batches):
-            rate_all(config, model, batches, done, folder)
-        print_table(folder)
+            rate_all(config, model, batches, done, folder, ranks)
+        if ranks.first:
+            print_table(folder)
     finally:
         folder.close()
     return folder.path
@@ -109,7 +124,12 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
 
 
 def rate_all(
-    config: EvaluateConfig, model: Model, batches: Sequence[PictureBatch], done: int, folder: ResultFolder
+    config: EvaluateConfig,
+    model: Model,
+    batches: Sequence[PictureBatch],
+    done: int,
+    folder: ResultFolder,
+    ranks: Ranks,
 ) -> None:
     """Answer the batches from ``done`` on, with progress and the time that is left."""
     answerer = load_answerer(config, model)
@@ -117,17 +137,23 @@ def rate_all(
     answer = partial(answer_pictures, answerer, asked=Asked.of(config), at_once=config.batch)
     total = sum(len(batch.samples) for batch in batches)
     before = sum(len(batch.samples) for batch in batches[:done])
-    checked = False
-    with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
-        coming = opened([[sample.image for sample in batch.samples] for batch in batches[done:]], load)
-        for batch, pictures in zip(batches[done:], coming, strict=True):
+
+    def rated(mine: Sequence[PictureBatch]) -> Iterator[list[ResultRow]]:
+        checked = False
+        coming = opened([[sample.image for sample in batch.samples] for batch in mine], load)
+        for batch, pictures in zip(mine, coming, strict=True):
             whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
             if whole and not checked:
                 answerer.check(whole)
                 checked = True
+            yield rate(batch, pictures, answer)
+
+    left = batches[done:]
+    with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
+        for rows, batch in zip(ranks.shared(left, rated), left, strict=ranks.first):
             progress.set_postfix_str(batch.name, refresh=False)
-            folder.append(rate(batch, pictures, answer))
-            progress.update(len(batch.samples))
+            folder.append(rows)
+            progress.update(len(rows))
 
 
 def rate(batch: PictureBatch, pictures: Sequence[Image.Image | str], answer: Answer) -> list[ResultRow]:
