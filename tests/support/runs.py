@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ import torch
 from tests.support import scripted as scripted_program
 from tests.support.ports import free_port
 from vqr1 import cli
+from vqr1.training import run
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["vqr1.training.run"])
+_FORKS.set_forkserver_preload(["vqr1.training.run", "vqr1.demo.datasets"])
 
 STRANGE = "warning: of TRL's figures"  # vqr1.training.run_log: names that are missing or not known
 
@@ -63,20 +66,36 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(ranks: int = 1, scripted: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with settings as for ``words``. ``scripted``: its answers are tests/support/scripted.py's."""
-    return forked(words(settings), scripted, ranks)
+def start(
+    ranks: int = 1, scripted: bool = False, figures: bool = False, **settings: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with settings as for ``words``. ``scripted``: its answers are tests/support/scripted.py's.
+
+    Without ``figures`` none is drawn at the end, which takes as long as the rest of a short run.
+    """
+    return forked(words(settings), scripted, ranks, figures)
 
 
-def forked(asked: list[str], scripted: bool = False, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+def forked(
+    asked: list[str], scripted: bool = False, ranks: int = 1, figures: bool = True
+) -> subprocess.CompletedProcess[str]:
     """``vqr1 ASKED``, or each of its ``ranks`` as torchrun starts them, of which the first that fails ends all.
 
-    In processes that have imported everything already.
+    In processes that have imported everything already. ``figures``: as for ``start``.
     """
+    return _forked(_command, ["vqr1", *asked], ranks, scripted, figures)
+
+
+def forked_script(script: Path, *asked: str, ranks: int) -> subprocess.CompletedProcess[str]:
+    """``python SCRIPT ASKED`` on each rank, started and ended as by ``forked``."""
+    return _forked(_script, [str(script), *asked], ranks)
+
+
+def _forked(program: Callable[..., None], argv: list[str], ranks: int, *how: bool) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         outputs = [[Path(folder) / f"{stream}{rank}" for rank in range(ranks)] for stream in ("stdout", "stderr")]
         processes = [
-            _FORKS.Process(target=_main, args=(asked, scripted, place, stdout, stderr))
+            _FORKS.Process(target=_main, args=(program, argv, how, Path.cwd(), place, stdout, stderr))
             for place, stdout, stderr in zip(_places(ranks), *outputs, strict=True)
         ]
         for process in processes:
@@ -84,7 +103,7 @@ def forked(asked: list[str], scripted: bool = False, ranks: int = 1) -> subproce
         code = _ended(processes)
         stdout, stderr = ("".join(path.read_text() for path in paths if path.exists()) for paths in outputs)
         assert code is not None, f"not done after ten minutes\n{stderr[-4000:]}"
-        return subprocess.CompletedProcess(asked, code, stdout, stderr)
+        return subprocess.CompletedProcess(argv, code, stdout, stderr)
 
 
 def _ended(processes: list[Any]) -> int | None:
@@ -111,19 +130,38 @@ def _places(ranks: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(ranks)]
 
 
-def _main(asked: list[str], scripted: bool, place: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _main(
+    program: Callable[..., None],
+    argv: list[str],
+    how: tuple[bool, ...],
+    here: Path,
+    place: dict[str, str],
+    stdout: Path,
+    stderr: Path,
+) -> None:
     for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    os.chdir(here)
     os.environ.update({**environment(), **place})
-    sys.argv = ["vqr1", *asked]
+    sys.argv = argv
     torch.set_num_threads(1)  # OMP_NUM_THREADS counts at import only
+    program(*how)
+
+
+def _command(scripted: bool, figures: bool) -> None:
+    if not figures:
+        run.draw_figures = lambda *_, **__: None
     (scripted_program if scripted else cli).main()
 
 
-def train(folder: Path, ranks: int = 1, scripted: bool = False, **settings: Any) -> Path:
-    """A run that must succeed; gives its folder."""
-    done = start(ranks, scripted, runs=folder.parent, name=folder.name, **settings)
+def _script() -> None:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def train(folder: Path, ranks: int = 1, scripted: bool = False, figures: bool = False, **settings: Any) -> Path:
+    """A run that must succeed; gives its folder. Its words are those of ``start``."""
+    done = start(ranks, scripted, figures, runs=folder.parent, name=folder.name, **settings)
     assert done.returncode == 0, done.stderr[-4000:]
     assert STRANGE not in done.stderr  # a run only warns of it
     return folder
