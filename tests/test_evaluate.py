@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.support import miniatures
 from tests.support.results import rows_of
-from tests.support.runs import environment
+from tests.support.runs import environment, forked
 from vqr1.answering.methods import Answered
 from vqr1.answering.model import find_model, load_model
 from vqr1.answering.settings import Method
@@ -497,7 +497,7 @@ def test_lines_of_other_pictures_are_refused(tmp_path):
 
 def evaluation_of(folder: Path, root: Path, *words: str) -> list[str]:
     return [
-        sys.executable, "-m", "vqr1", "evaluate", "model=tiny", "data=[demo_five,demo_hundred]", f"root={root}", "k=2",
+        "evaluate", "model=tiny", "data=[demo_five,demo_hundred]", f"root={root}", "k=2",
         "limit=40", "batch=4", "max_tokens=32", "threads=1", f"folder={folder}", *words,
     ]  # fmt: skip
 
@@ -505,9 +505,7 @@ def evaluation_of(folder: Path, root: Path, *words: str) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data_root):
     folder = tmp_path_factory.mktemp("evaluation") / "undisturbed"
-    done = subprocess.run(
-        evaluation_of(folder, data_root), capture_output=True, text=True, env=environment(), timeout=300, check=False
-    )
+    done = forked(evaluation_of(folder, data_root))
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, done
 
@@ -530,7 +528,8 @@ def test_evaluating_prints_the_table_with_intervals(undisturbed):
 @pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undisturbed, tmp_path, data_root):
     folder = tmp_path / "killed"
-    command = evaluation_of(folder, data_root)
+    words = evaluation_of(folder, data_root)
+    command = [sys.executable, "-m", "vqr1", *words]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     patience = time.monotonic() + 200
     while not ((folder / ROWS).is_file() and (folder / ROWS).stat().st_size > 4000):
@@ -542,7 +541,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undis
     half = (folder / ROWS).read_bytes()
     assert 4000 < len(half) < len(whole)
     (folder / ROWS).write_bytes(half[:-7])  # and the last line torn
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    done = forked(words)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (folder / ROWS).read_bytes() == whole
     assert (folder / SETTINGS).read_bytes() == (undisturbed[0] / SETTINGS).read_bytes()

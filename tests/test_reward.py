@@ -4,15 +4,13 @@ import json
 import math
 import random
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from trl.trainer.utils import nanstd
 
-from tests.support.ports import free_port
+from tests.support.runs import forked_script
 from vqr1.ranking import fidelity_reward
 from vqr1.regression import regression_reward
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
@@ -322,20 +320,10 @@ def test_one_unreadable_answer_hides_the_order_of_the_others(rest):
 
 def ranks(table, world):
     """Rewards and metrics of ``world`` processes, each given its consecutive share of the rows."""
-    port = free_port()
-    script = Path(__file__).parent / "support" / "reward_on_ranks.py"
-    command = [sys.executable, str(script)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.stdin.write(json.dumps(table))
-        process.stdin.close()
-    found = [json.loads(process.stdout.read().splitlines()[-1]) for process in processes]
-    assert [process.wait(60) for process in processes] == [0] * world
+    done = forked_script(Path(__file__).parent / "support" / "reward_on_ranks.py", json.dumps(table), ranks=world)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == world
     return found
 
 

@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from tests.support.choices import choices_for
 from tests.support.fake_engine import FakeEngine
-from tests.support.runs import environment
+from tests.support.runs import forked_script
 from vqr1.answer import build_prompt
 from vqr1.config import Config, LoraSettings, PolicyConfig, RolloutConfig
 from vqr1.policy.load import load_policy, load_processor, lora_config
@@ -426,11 +425,7 @@ def test_a_server_that_is_lost_stops_the_run_by_name(served, processor):
 def lost(tmp_path_factory):
     """How syncs with lost servers ended on each of two ranks, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = Path(__file__).parent / "support" / "lost_server.py"
-    done = subprocess.run(
-        [*launcher, str(script), str(folder)], capture_output=True, text=True, env=environment(), timeout=180
-    )
+    done = forked_script(Path(__file__).parent / "support" / "lost_server.py", str(folder), ranks=2)
     ends = [dict(json.loads(line) for line in (folder / rank).read_text().splitlines()) for rank in ("0", "1")]
     return ends, done
 

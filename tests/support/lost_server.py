@@ -1,6 +1,6 @@
 """Started on two ranks by test_synced.py: syncs with servers that are lost, and how each of them ends on each rank.
 
-python -m torch.distributed.run --nproc_per_node=2 tests/support/lost_server.py FOLDER
+With FOLDER as its one word.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def stamp(path: str) -> list[int]:
 
 
 def write_csv(path: Path, rated: Iterable[Rated], reasoning: bool, scale: Scale | None = None) -> None:
-    """A line per picture: path, score, std, answers, status, and MOS and reasoning if asked for; empty where is none."""
+    """A line per picture: path, score, std, answers, status, MOS and reasoning if asked for; empty where is none."""
 
     def write(file: TextIO) -> None:
         table = csv.writer(file, lineterminator="\n")

@@ -79,7 +79,8 @@ def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[Evaluat
 
 def rate_and_write(config: EvaluateConfig, model: Model, sets: Sequence[EvaluatedSet], ranks: Ranks) -> Path:
     assert config.batch
-    batches = plan(sets, max(1, config.batch // config.answers))
+    pictures = sum(len(each.samples) for each in sets)
+    batches = plan(sets, ranks.at_once(pictures, max(1, config.batch // config.answers)))
     record = make_record(
         model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
     )
