@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support.runs import environment
+from tests.support.runs import environment, forked
 from vqr1.cli import report_user_errors
 from vqr1.errors import LaunchError, MissingFileError, UserError, file_trouble, memory_advice
 from vqr1.rollout.engine import RolloutError
@@ -124,7 +124,7 @@ cli.main(deep_inside)
 """
 
 
-def program(folder, words, error="AssertionError('not reached')"):
+def program(folder, words, error):
     return subprocess.run(
         [sys.executable, "-c", PROGRAM.format(words=words, error=error)],
         capture_output=True, text=True, env=environment(), cwd=folder, timeout=60, check=False,
@@ -159,11 +159,12 @@ def test_a_defect_of_a_run_has_its_stack_and_exit_code_1(tmp_path, error):
         (["evaluate", "model=tiny", "data=[bid]", "kk=2"], "Could not override 'kk'"),
     ],
 )
-def test_what_hydra_refuses_is_the_users_error(tmp_path, words, message):
-    done = program(tmp_path, words)
+def test_what_hydra_refuses_is_the_users_error(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = forked(words)
     assert done.returncode == 2
     assert message in done.stderr and f"vqr1 {words[0]}: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "starting" not in done.stderr
 
 
 @pytest.mark.parametrize(
