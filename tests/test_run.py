@@ -325,6 +325,7 @@ def test_a_broken_picture_stops_the_run_with_its_name(tmp_path, where, data_root
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.full
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path, where):
     words = command({**where, "runs": tmp_path, "trainer__max_steps": 1, "seed": "0,1"})
     done = subprocess.run([*words, "-m"], capture_output=True, text=True, env=environment(), timeout=600, check=False)

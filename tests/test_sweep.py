@@ -8,6 +8,7 @@ import shlex
 import signal
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from tests.support import fake_run
 from tests.support.sweeps import FOUR, begin, gone, job_at_its_second_step, steps, within
 from vqr1.command_words import quoted, train_words
+from vqr1.config import register
+from vqr1.config_checks import from_hydra
+from vqr1.packaged import packaged
 from vqr1.sweep import LONGEST, NAME, Sweep, job_name, set_name, sweep_name
 
 WORDS = ["-m", "experiment=demo", "rollout.k=4,6", "trainer.beta=0.01,0.04", "evaluation.proof=false"]
@@ -123,6 +127,12 @@ def test_the_exit_code_says_what_became_of_the_jobs(tmp_path):
 # Killed, and started again.
 
 
+def composed(words):
+    register()
+    with initialize_config_dir(str(packaged("conf").resolve()), version_base="1.3"):
+        return from_hydra(compose("train", words))
+
+
 def test_a_sweep_is_killed_twice_and_ends_whole_by_the_same_words(tmp_path):
     first = begin(tmp_path)
     within(lambda: list(tmp_path.glob("runs/sweep-*/*/process")))
@@ -134,6 +144,9 @@ def test_a_sweep_is_killed_twice_and_ends_whole_by_the_same_words(tmp_path):
 
     words = (sweep / "rollout.k-3_seed-0" / "words").read_text()
     assert f"name={sweep.name}/rollout.k-3_seed-0" in words and "resume=auto" in words
+    config = composed(words.splitlines()[2:])  # as the job itself would
+    assert (config.name, config.logger.group) == (f"{sweep.name}/rollout.k-3_seed-0", sweep.name)
+    assert (config.seed, config.rollout.k) == (0, 3)
     inherited = set((sweep / "rollout.k-3_seed-0" / "environment").read_text().split())
     assert not inherited & {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
