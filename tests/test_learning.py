@@ -19,7 +19,7 @@ SHORT = {
     "reward__cohort_size": 8,
     "rollout__k": 6,
     "rollout__max_tokens": 48,
-    "evaluation__k": 4,
+    "data__validation": "[]",  # what is learnt does not depend on it
     "evaluation__test_k": 12,
     "evaluation__max_pictures": 90,
 }
