@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from vqr1.data import DATASETS
@@ -54,6 +55,12 @@ def sized(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     return size
 
 
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this call of pytest that all its workers have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny policy, saved in the format of a Qwen2.5-VL."""
@@ -73,7 +80,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vqr1.demo.datasets import DEMO_DATASETS, load_pictures
 
     given = os.environ.get("VQR1_TEST_DATA")
-    root = Path(given) if given else tmp_path_factory.mktemp("data")
-    for name in DEMO_DATASETS:
-        load_pictures(name, root / name)
+    root = Path(given) if given else shared(tmp_path_factory) / "data"
+    root.mkdir(parents=True, exist_ok=True)
+    # Drawn once for all workers: each begins with another set, and then finds the other's or waits for it.
+    names = list(DEMO_DATASETS)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(names)
+    for name in names[worker:] + names[:worker]:
+        with FileLock(root / f"{name}.lock"):
+            load_pictures(name, root / name)
     return root
