@@ -24,7 +24,6 @@ import torch
 from tests.support import scripted as scripted_program
 from tests.support.ports import free_port
 from vqr1 import cli
-from vqr1.training import run
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["vqr1.training.run", "vqr1.demo.datasets"])
@@ -151,6 +150,8 @@ def _main(
 
 def _command(scripted: bool, figures: bool) -> None:
     if not figures:
+        from vqr1.training import run  # here, where it has been imported
+
         run.draw_figures = lambda *_, **__: None
     (scripted_program if scripted else cli).main()
 
