@@ -18,6 +18,7 @@ from vqr1.config import Config, PolicyConfig, register
 from vqr1.config_checks import from_hydra
 from vqr1.errors import StoppedError, UserError
 from vqr1.packaged import packaged
+from vqr1.training import run as run_module
 from vqr1.training import stopping
 from vqr1.training.run import told_of_files, train
 from vqr1.training.stopping import StopNow, StopSignals
@@ -83,7 +84,9 @@ def run(policy_folder, data_root):
             config = from_hydra(compose("train", [f"{key}={value}" for key, value in words.items()]))
         threads = torch.get_num_threads()
         try:
-            return train(config, choices_for(config), script=script)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(run_module, "draw_figures", lambda *_, **__: None)  # longer than a short run
+                return train(config, choices_for(config), script=script)
         finally:
             torch.set_num_threads(threads)
 
