@@ -112,7 +112,6 @@ ROOMS: dict[str, set[str]] = {
         "sharing",
     },
     "scoring": {
-        "answer",
         "answering",
         "config",
         "config_checks",
@@ -121,7 +120,6 @@ ROOMS: dict[str, set[str]] = {
         "folder_writer",
         "packaged",
         "provenance",
-        "rollout",
         "rollout_settings",
         "sharing",
     },
