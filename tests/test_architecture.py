@@ -174,6 +174,7 @@ ROOMS: dict[str, set[str]] = {
         "packaged",
         "policy",
         "provenance",
+        "rating_statistics",
         "rollout",
         "rollout_settings",
         "scoring",

@@ -656,7 +656,7 @@ def test_every_example_of_the_document_works(tmp_path, monkeypatch):
     second.save(photos / "other.png")
     monkeypatch.chdir(tmp_path)
     programs, commands = examples()
-    assert (len(programs), len(commands)) == (6, 6)
+    assert (len(programs), len(commands)) == (5, 6)
     for program in programs:
         exec(program.replace("runs/NAME", "tiny"), {})
     for words in commands:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from torch.distributed import HashStore
+from torch.distributed.run import get_args_parser
 
 from tests.support.runs import environment, forked
 from vqr1 import sharing
@@ -24,6 +27,7 @@ from vqr1.rating.rater import Rater
 from vqr1.sharing import Ranks, joined, start_ranks, take_gpus
 from vqr1.slots import VISIBLE
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "rating.md"
 VARIABLES = (*PLACE, FAILURE, SHARED, VISIBLE)
 
 
@@ -238,6 +242,14 @@ def words(folder, out):
     return ["rate", str(folder), "--model", "tiny", "-k", "2", "--batch", "4", "--max-pixels", "3136", *files]
 
 
+def test_the_documents_line_for_a_launcher_is_one():
+    (line,) = re.findall(r"^    torchrun (.*)$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    found = get_args_parser().parse_args(shlex.split(line))
+    assert found.no_python
+    assert (found.training_script, found.training_script_args[0]) == ("vqr1", "rate")
+    assert command.parser().parse_args(found.training_script_args[1:]).csv == Path("scores.csv")
+
+
 @pytest.mark.distributed
 def test_three_ranks_write_the_files_of_one(folder, by_one, tmp_path):
     done = forked(words(folder, tmp_path), ranks=3)
@@ -252,14 +264,14 @@ def test_three_ranks_write_the_files_of_one(folder, by_one, tmp_path):
 
 @pytest.mark.distributed
 def test_two_ranks_go_on_with_what_one_has_rated(folder, by_one, tmp_path, monkeypatch):
-    rate, batches = Rater._rate, iter([2])
+    answer, batches = Rater._answer, iter([2])
 
-    def stopped(rater, pictures):
+    def stopped(rater, *pictures):
         if next(batches, None) is None:
             raise KeyboardInterrupt
-        return rate(rater, pictures)
+        return answer(rater, *pictures)
 
-    monkeypatch.setattr(Rater, "_rate", stopped)
+    monkeypatch.setattr(Rater, "_answer", stopped)
     with pytest.raises(KeyboardInterrupt, match="2 of 7 are rated; the same command goes on"):
         command.run(words(folder, tmp_path)[1:])
     done = forked(words(folder, tmp_path), ranks=2)
