@@ -155,10 +155,13 @@ format: $(MADE) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-rating: $(MADE) ## the ways to a score side by side (ARGS="runs/NAME")
+	$(BIN)/python -m vqr1.bench.rating $(ARGS)
+
 wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
-	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation \
+	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation bench-rating \
 	prove-vllm check format wheel

@@ -160,7 +160,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--without-thinking", metavar="RUN", help="a policy that was trained with prompt=no_thinking")
     parser.add_argument("--data", nargs="+", default=["demo_five", "demo_hundred"])
     parser.add_argument("--root", type=Path, default=Path(data_root()))
-    parser.add_argument("--out", type=Path, default=Path("bench/rating"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("evaluations/bench-rating"), metavar="FOLDER")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; 1 is fastest for the tiny policy")
     return parser.parse_args(words)
 
