@@ -163,5 +163,5 @@ wheel: $(MADE) ## build dist/*.whl
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
-	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation bench-rating \
-	prove-vllm check format wheel
+	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation \
+	bench-rating prove-vllm check format wheel
