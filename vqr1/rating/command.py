@@ -33,7 +33,6 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"--scale {asked.scale}: the curve is stored in the exported folder; give that as --model too")
     if asked.csv and asked.csv == asked.jsonl:
         raise UserError(f"--csv and --jsonl are both {asked.csv}; give two files")
-
     if asked.server and asked.gpus:
         raise UserError(f"--gpus {asked.gpus} has no effect with --server, which has GPUs of its own; leave it out")
 
