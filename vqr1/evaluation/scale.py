@@ -14,6 +14,7 @@ import numpy as np
 from vqr1.errors import UserError
 from vqr1.evaluation.mos_map import MosMap, fit_mos_map
 from vqr1.evaluation.results import Evaluation
+from vqr1.evaluation.summary import method_of
 
 # What has to be the same in two results for the curve of the one to hold in the other.
 SAME = ("weights_sha256", "prompt", "method", "k", "until", "temperature", "min_pixels", "max_pixels")
@@ -152,6 +153,4 @@ def differing(one: Evaluation, other: Evaluation) -> list[str]:
 
 
 def _asked(evaluation: Evaluation) -> dict[str, Any]:
-    """The settings, with the method where an older result leaves it to be told from the temperature."""
-    usual = "greedy" if evaluation.settings.get("temperature") == 0 else "mean"
-    return {"method": usual, **evaluation.settings}
+    return {**evaluation.settings, "method": method_of(evaluation)}
