@@ -68,6 +68,10 @@ def test_what_an_unreadable_answer_is_worth_is_a_number(unreadable):
         reward_model("tiny", unreadable=unreadable)
 
 
+def test_a_number_of_numpy_is_one():
+    assert reward_model("tiny", unreadable=np.float32(1.5)).unreadable == 1.5
+
+
 def test_it_has_to_be_chosen():
     with pytest.raises(TypeError, match="unreadable"):
         reward_model("tiny")
@@ -82,7 +86,7 @@ def spoilt(value):
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        (spoilt(math.nan), "values from nan"),
+        (spoilt(math.nan), "a tensor with NaN"),
         (spoilt(1.01), "give values in"),
         (spoilt(-0.1), "give values in"),
         (torch.zeros(2, 4, 56, 56), "a tensor of shape"),
@@ -91,6 +95,7 @@ def spoilt(value):
         (np.zeros((2, 3, 56, 56), np.uint8), "an array of shape"),
         (torch.zeros(3, 56, 56), "a reward is of a batch"),
         (torch.zeros(2, 3, 56, 56, requires_grad=True), "carry a gradient.*ReFL"),
+        ([torch.zeros(3, 56, 56), torch.zeros(3, 56, 56, requires_grad=True)], "carry a gradient.*ReFL"),
         (["nothing.png"], "nothing.png"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ class RewardModel:
         of another shape, type or range, with NaN among them or with a gradient, and for one that cannot be opened.
         """
         tensor = images if isinstance(images, torch.Tensor) else None
-        if tensor is not None and tensor.requires_grad:
+        listed, alone = as_list(images)
+        if any(isinstance(each, torch.Tensor) and each.requires_grad for each in listed):
             raise UserError(
                 "the pictures carry a gradient, and a score has none: a reward that is differentiated (ReFL, "
                 "AlignProp) is not to be had here. For DDPO or Flow-GRPO draw them under torch.no_grad()"
             )
-        listed, alone = as_list(images)
         if alone:
             raise UserError(f"a reward is of a batch, and this is one picture: {FORMS}")
         ratings = self.rater(listed)
@@ -69,7 +70,7 @@ def reward_model(
         reward = vqr1.reward_model("runs/NAME", unreadable=1.0)
         scores, info = reward(torch.rand(2, 3, 112, 112))
     """
-    if isinstance(unreadable, bool) or not isinstance(unreadable, (int, float)) or math.isinf(unreadable):
+    if isinstance(unreadable, bool) or not isinstance(unreadable, Real) or math.isinf(unreadable):
         raise UserError(f"unreadable={unreadable!r}: the reward of a picture without a readable answer is a number")
     engine = engine or ("auto" if settings.get("server") else "transformers")
     return RewardModel(load_rater(model, engine=engine, **settings), float(unreadable))
