@@ -282,7 +282,11 @@ def test_a_picture_is_the_same_in_every_form(greedy, tmp_path):
     [
         (torch.full((3, 56, 56), 1.01), r"values from 1.01 to 1.01: give values in \[0, 1\]; x.clamp"),
         (torch.full((3, 56, 56), -0.01), "values from -0.01 to -0.01"),
-        (torch.full((3, 56, 56), torch.nan), "values from nan to nan"),
+        (
+            torch.full((3, 56, 56), torch.nan),
+            "a tensor with NaN among its values: give values in",
+        ),
+        (torch.full((3, 56, 56), torch.inf), "a tensor with values from inf to inf"),
         (torch.rand(56, 56, 3), r"a tensor of shape \(56, 56, 3\): \(3, H, W\) is read"),
         (torch.rand(2, 1, 56, 56), r"a tensor of shape \(2, 1, 56, 56\): \(N, 3, H, W\) is read"),
         (torch.rand(56, 56), r"a tensor of shape \(56, 56\)"),
@@ -302,7 +306,7 @@ def test_values_that_are_no_pictures_are_refused(given, message):
 def test_one_nan_among_pictures_is_found():
     batch = torch.rand(4, 3, 56, 56)
     batch[2, 1, 5, 5] = torch.nan
-    with pytest.raises(UserError, match="nan"):
+    with pytest.raises(UserError, match="NaN"):
         as_list(batch)
 
 
@@ -352,6 +356,9 @@ def test_a_rater_says_what_pyiqas_metrics_say(greedy):
         ({"engine": "fast"}, "engine=fast: choose auto, transformers, vllm"),
         ({"prompt": "rate"}, "prompt 'rate' is neither one of"),
         ({"batch": 0}, "batch=0: set it to 1 or more"),
+        ({"max_pixels": 783}, "max_pixels=783: set it to 784 or more, the pixels of one token"),
+        ({"min_pixels": 0}, "min_pixels=0: set it to 1 or more"),
+        ({"min_pixels": 786433}, "min_pixels=786433 is above max_pixels=[0-9]+; lower the one or raise the other"),
     ],
 )
 def test_wrong_settings_are_named(asked, message):
@@ -623,8 +630,12 @@ def test_what_is_not_compared(greedy, mean, policy_folder):
     unreadable = load_rater(policy_folder, k=4, max_tokens=4)
     assert math.isnan(unreadable.compare(one, other))
     assert unreadable.compare([one], [other]).isnan().all()
-    for a, b in (([one, other], [one]), (one, [other])):
-        with pytest.raises(UserError, match="one by one"):
+    for a, b, sides in (
+        ([one, other], [one], "a list of 2 and a list of 1: "),
+        (one, [other], "one picture and a list of 1: "),
+        ([], other, "a list of 0 and one picture: "),
+    ):
+        with pytest.raises(UserError, match=f"{sides}.*one by one"):
             unreadable.compare(a, b)
     with pytest.raises(UserError, match="nothing.png"):
         unreadable.compare(one, "nothing.png")
@@ -640,6 +651,12 @@ def test_vqr1_is_imported_without_torch():
     import vqr1
 
     assert vqr1.load_rater is load_rater
+
+
+def test_what_is_loaded_when_asked_is_listed():
+    import vqr1
+
+    assert {"load_rater", "reward_model", "Rater", "Rating", "__version__"} <= set(dir(vqr1))
 
 
 def examples():

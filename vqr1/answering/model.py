@@ -13,6 +13,7 @@ import yaml
 from vqr1.answer import build_prompt, prompt_warning
 from vqr1.answering.settings import AnswerSettings, Method
 from vqr1.config import PolicyConfig
+from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
 from vqr1.exported import Exported, read_exported
@@ -81,6 +82,7 @@ def find_model(config: AnswerSettings, weights: bool = True) -> Model:
     given = {name: getattr(config, name) for name in ("min_pixels", "max_pixels")}
     given |= {name: value for name in ("dtype", "attention") if (value := getattr(config, name)) != "auto"}
     policy = replace(model.policy, **{name: value for name, value in given.items() if value is not None})
+    _check_limits(policy)
     try:
         find_weights(policy.path) if weights else find_folder(policy.path)
     except MissingFileError as error:
@@ -95,6 +97,17 @@ def find_model(config: AnswerSettings, weights: bool = True) -> Model:
         names_prompt=model.names_prompt or config.prompt is not None,
         trained_on=model.trained_on if config.trained_on is None else config.trained_on,
     )
+
+
+def _check_limits(policy: PolicyConfig) -> None:
+    """Raises UserError for limits between which no picture is."""
+    for name, least, why in (("min_pixels", 1, ""), ("max_pixels", TOKEN_PIXELS**2, ", the pixels of one token")):
+        if (value := getattr(policy, name)) < least:
+            raise UserError(f"{name}={value}: set it to {least} or more{why}")
+    if policy.min_pixels > policy.max_pixels:
+        raise UserError(
+            f"min_pixels={policy.min_pixels} is above max_pixels={policy.max_pixels}; lower the one or raise the other"
+        )
 
 
 def check_model(model: Model) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def _check_tensor(tensor: torch.Tensor, many: bool) -> None:
     if not tensor.numel():
         return
     low, high = (value.item() for value in torch.aminmax(tensor.detach().float()))
-    if not (low >= 0 and high <= 1):  # NaN is neither
+    if math.isnan(low):  # of one NaN both ends become NaN
+        raise UserError("a tensor with NaN among its values: give values in [0, 1]; what made them has gone wrong")
+    if not (low >= 0 and high <= 1):
         raise UserError(
             f"a tensor with values from {low:g} to {high:g}: give values in [0, 1]; x.clamp(0, 1) where a generator "
             "overshoots, (x + 1) / 2 where it means [-1, 1]"

@@ -104,7 +104,10 @@ class Rater:
         self._check_enough()
         (first, alone), (second, other_alone) = as_list(a), as_list(b)
         if alone != other_alone or len(first) != len(second):
-            sides = [f"{len(side)} pictures" for side in (first, second)]
+            sides = [
+                "one picture" if one else f"a list of {len(side)}"
+                for side, one in ((first, alone), (second, other_alone))
+            ]
             raise UserError(f"{' and '.join(sides)}: they are compared one by one; give one on each side, or as many")
         known = self._moments([*first, *second])
         means, stds = ([getattr(each, of) for each in known] for of in ("mean", "std"))
