@@ -580,6 +580,12 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     assert not second.path.exists()
 
 
+def test_a_file_without_a_name_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.run([str(tmp_path), "--model", "tiny", "--csv", ""])
+    assert "argument --csv: an empty name is no path" in capsys.readouterr().err
+
+
 def test_somebody_elses_folder_is_left_alone(tmp_path):
     other = tmp_path / "a.csv.unfinished"
     other.mkdir()

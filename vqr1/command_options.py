@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable
@@ -21,6 +22,8 @@ def count(text: str) -> int:
 
 def path(text: str) -> Path:
     """A path for argparse, with the home folder in place of ``~``."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no path")
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
