@@ -31,6 +31,7 @@ from vqr1.policy.load import SHIPPED, load_folder, load_processor
 from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, take_bytes
 from vqr1.policy.segments import Segments
 from vqr1.policy.shared_prefix import Packing
+from vqr1.rating_statistics import score_and_std
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import encode_prompts
 
@@ -333,19 +334,26 @@ def certain(*scores):
     )
 
 
+def of_pictures(found, k):
+    """Mean and std (R / k,) of each picture's k answers, as rating puts them together; NaN where there is none."""
+    answers = list(zip(found.mean_R.tolist(), found.std_R.tolist(), found.mass_readable_R.tolist(), strict=True))
+    together = [score_and_std(*zip(*answers[i : i + k], strict=True)) for i in range(0, len(answers), k)]
+    return torch.tensor([[torch.nan if x is None else x for x in each] for each in together], dtype=torch.float64).T
+
+
 def test_reasonings_that_differ_add_their_variance():
-    mean, std = certain(3.0, 4.0, 2.0, 2.0, None, 5.0, None, None).of_pictures(2)
+    mean, std = of_pictures(certain(3.0, 4.0, 2.0, 2.0, None, 5.0, None, None), 2)
     assert mean.tolist()[:3] == [3.5, 2.0, 5.0] and mean[3].isnan() and std[3].isnan()
     assert std[:3].tolist() == pytest.approx([0.5**0.5, 0.0, 0.0])
 
 
 def test_one_reasoning_has_its_own_variance_alone():
     both = ScoreDistribution(torch.tensor([1.0, 3.0]).double(), torch.tensor([[0.5, 0.5], [0.2, 0.6]]).double())
-    mean, std = both.of_pictures(1)
+    mean, std = of_pictures(both, 1)
     assert torch.equal(mean, both.mean_R) and torch.allclose(std, both.std_R)
     assert mean.tolist() == pytest.approx([2.0, 2.5]) and std.tolist() == pytest.approx([1.0, 0.75**0.5])
     # Weights 1 and 0.8; within: (1 * 1 + 0.8 * 0.75) / 1.8; between: (0.8 * 0.25 / 1.8) / (1.8 - 1.64 / 1.8).
-    mean, std = both.of_pictures(2)
+    mean, std = of_pictures(both, 2)
     assert float(mean) == pytest.approx((2.0 + 0.8 * 2.5) / 1.8)
     assert float(std**2) == pytest.approx(1.6 / 1.8 + 0.8 * 0.25 / 1.8 / (1.8 - 1.64 / 1.8))
 

@@ -30,7 +30,7 @@ from vqr1.evaluation.scale import Scale
 from vqr1.export.card import read_card
 from vqr1.export.check import WITHOUT, check_picture
 from vqr1.export.folder import Asked, Done, difference, export, generation_config
-from vqr1.exported import Exported, read_exported, read_prompt, write_exported
+from vqr1.exported import Exported, read_exported, write_exported
 from vqr1.policy.load import SHIPPED, files_hash, load_folder, load_processor
 from vqr1.rating.command import run as rate
 from vqr1.rating.rater import load_rater
@@ -126,7 +126,7 @@ def test_of_the_base_models_generation_settings_its_special_tokens_alone_are_kep
 
 def test_an_exported_folder_is_asked_and_evaluated_as_its_run(run, exported):
     folder, _ = exported
-    assert read_prompt(folder) == PROMPT
+    assert read_exported(folder).prompt == PROMPT
     of_run, of_folder = (find_model(AnswerSettings(model=str(path))) for path in (run, folder))
     assert (of_folder.prompt, of_folder.trained_on, of_folder.seen) == (PROMPT, ["five", "more"], of_run.seen)
     assert of_folder.seen.hashes == SPLITS

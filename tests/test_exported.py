@@ -6,17 +6,17 @@ from dataclasses import asdict
 import pytest
 
 from vqr1.errors import UserError
-from vqr1.exported import FILE, Exported, read_exported, read_prompt, write_exported
+from vqr1.exported import FILE, Exported, read_exported, write_exported
 
 PROMPT = "Wie gut? 1 to 5 in <answer> tags.\nOnly that."
 EXPORTED = Exported(PROMPT, 3136, 50176, 64, "float32", ["five"], [6.0, 2.0, 2.0], 7, {"five": "abc"})
 
 
 def test_what_was_written_is_read(tmp_path):
-    assert read_exported(tmp_path) is None and read_prompt(tmp_path) is None
+    assert read_exported(tmp_path) is None
     write_exported(tmp_path, EXPORTED)
     assert read_exported(tmp_path) == EXPORTED
-    assert read_prompt(tmp_path) == json.loads((tmp_path / FILE).read_text())["prompt"] == PROMPT
+    assert read_exported(tmp_path).prompt == json.loads((tmp_path / FILE).read_text())["prompt"] == PROMPT
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,3 @@ def read_exported(folder: Path) -> Exported | None:
             "it: export the run again"
         )
     return Exported(**{name: found[name] for name in _TYPES})
-
-
-def read_prompt(folder: Path) -> str | None:
-    """The prompt that an exported folder was trained with; None where it is no exported one. Errors as above."""
-    exported = read_exported(folder)
-    return exported.prompt if exported else None

@@ -14,7 +14,7 @@ number does: at the first token that ends it, or at the last decimal that is wal
 at: decimals beyond the last are cut off, and what may go wrong there is not taken from the mass.
 
 The reasoning is given. What other reasonings would have led to, about half of the variance of a picture's drawn scores,
-is not in the std; :meth:`ScoreDistribution.of_pictures` has both, from several reasonings of a picture.
+is not in the std; :func:`vqr1.rating_statistics.moments` has both, from several reasonings of a picture.
 
 Each prompt stands once, behind it its distinct reasonings, and behind each of them the tree, as the attention of
 :mod:`vqr1.policy.shared_prefix` allows it; with two decimals that is 51 tokens:
@@ -74,31 +74,8 @@ class ScoreDistribution:
     @property
     def std_R(self) -> torch.Tensor:
         """The score's standard deviation given the reasoning; NaN where nothing is readable."""
-        return self._variance_R().sqrt()
-
-    def of_pictures(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and std of R / k pictures' scores, each from its k consecutive answers; NaN where none is readable.
-
-        The law of total variance, weighted by the readable masses w_i of the k answers, W their sum:
-
-            mean = sum_i w_i mean_i / W
-            std^2 = sum_i w_i std_i^2 / W + sum_i w_i (mean_i - mean)^2 / (W - sum_i w_i^2 / W)
-
-        The second term, the variance between reasonings, is unbiased; with a single readable answer it is missing.
-        """
-        w, mean, variance = (
-            values.view(-1, k) for values in (self.mass_readable_R, self.mean_R.nan_to_num(), self._variance_R())
-        )
-        total = w.sum(1)
-        together = (w * mean).sum(1) / total
-        between = (w * (mean - together[:, None]).square()).sum(1) / (total - w.square().sum(1) / total)
-        several = (w > 0).sum(1) > 1
-        within = (w * variance.nan_to_num()).sum(1) / total
-        return together, (within + torch.where(several, between, 0.0)).sqrt()
-
-    def _variance_R(self) -> torch.Tensor:
         from_mean = self.support_S - self.mean_R[:, None]
-        return (self.probability_RS * from_mean.square()).sum(1) / self.mass_readable_R
+        return ((self.probability_RS * from_mean.square()).sum(1) / self.mass_readable_R).sqrt()
 
 
 class Leaf(NamedTuple):
