@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.support.miniatures import picture
-from vqr1 import answer, ranking
+from vqr1 import answer, levels, questions, ranking, votes
 from vqr1.policy.load import SHIPPED
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize("module", [answer, ranking], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [answer, levels, questions, ranking, votes], ids=lambda module: module.__name__)
 def test_the_examples_of_docstrings_hold(module):
     public = {
         name

@@ -20,6 +20,8 @@ from vqr1.answer import build_prompt, read_score
 from vqr1.bench.shapes import SHAPES, shape_config
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.demo.tiny_policy import make_config
+from vqr1.errors import UserError
+from vqr1.levels import LEVELS, word_tokens
 from vqr1.policy.expected import NumberTokens, expected_scores, tokens_before_score
 from vqr1.policy.load import lora_config
 from vqr1.policy.weight_files import current_name
@@ -142,6 +144,25 @@ def test_words_of_a_scale_are_one_token_after_a_blank(tokenizer, words, alone, a
     assert [len(pieces(tokenizer, f" {word}")) for word in words] == after_a_blank
     if alone is not None:
         assert [len(pieces(tokenizer, word)) for word in words] == alone
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_levels_are_cut_as_after_the_prompt(tokenizer, blank):
+    before = "The quality of the image is" if blank else "The quality of the image:\n"
+    for word, tokens in zip(LEVELS, word_tokens(tokenizer, blank=blank), strict=True):
+        assert tokenizer.encode(before + " " * blank + word) == tokenizer.encode(before) + tokens
+
+
+def test_levels_have_several_tokens_without_a_blank(tokenizer):
+    assert word_tokens(tokenizer) == [[3873], [7852], [6624], [1661], [9073]]
+    assert word_tokens(tokenizer, blank=False) == [[13855], [5368, 269], [40900], [18536], [327, 24746]]
+
+
+def test_a_word_that_begins_another_is_ended_by_what_follows(tokenizer):
+    plain, more = word_tokens(tokenizer, ["good", "good enough"], end="<|im_end|>")
+    assert plain == [1661, 151645] and more == tokenizer.encode(" good enough")
+    with pytest.raises(UserError, match="begin those of 'good enough'"):
+        word_tokens(tokenizer, ["good", "good enough"])
 
 
 def test_a_prompt_has_its_turns_and_the_tokens_of_its_picture(processor):
