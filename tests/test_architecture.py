@@ -72,6 +72,8 @@ ROOMS: dict[str, set[str]] = {
     "next_steps": {"command_words", "config", "packaged"},
     "evaluation": {"folder_writer", "rating_statistics"},
     "rating_statistics": set(),
+    "comparison": set(),
+    "pairing": {"comparison"},
     "provenance": set(),
     "machine_choices": {
         "batches",
@@ -233,6 +235,8 @@ WITHOUT_TORCH = {
     "levels",
     "questions",
     "votes",
+    "comparison",
+    "pairing",
     "rollout_settings",
     "batches",
 }
