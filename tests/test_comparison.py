@@ -295,6 +295,12 @@ def test_hard_cases_are_solved(link, prior):
     assert np.abs(left - left.mean()).max() < 1e-6
 
 
+def test_scores_of_very_many_comparisons_sum_to_zero():
+    C = 1e8 * np.random.default_rng(0).random((60, 60))
+    np.fill_diagonal(C, 0)
+    assert abs(map_scores(C).scores.sum()) < 1e-9
+
+
 def test_draws_alone_leave_all_at_zero():
     C = comparison_matrix(4, [0, 1, 2], [1, 2, 3], [0.5, 0.5, 0.5])
     for link in LINKS:
@@ -464,6 +470,12 @@ def test_anchors_by_hand():
     assert chosen.pictures == (1, 3, 5, 6) and chosen.intervals == 5
     assert chosen.empty == ((pytest.approx(3.4), pytest.approx(4.2)),)
     assert chosen.in_words() == "4 anchors in 5 intervals: no picture has a MOS in (3.4, 4.2]"
+
+
+def test_the_edge_of_an_interval_is_forgiven_its_rounding():
+    assert 2.1 / (3.5 / 5) > 3  # in binary; 2.1 ends the third interval
+    assert choose_anchors([0.0, 2.1, 3.5], None, ["a", "b", "c"]).pictures == (0, 1, 2)
+    assert choose_anchors([0.0, 2.1, 3.5], None, ["a", "b", "c"]).empty[1] == (pytest.approx(2.1), pytest.approx(2.8))
 
 
 def test_anchors_without_stds_are_nearest_to_the_middle():
