@@ -88,7 +88,7 @@ ROOMS: dict[str, set[str]] = {
     "data": {"packaged"},
     "reward": {"answer", "ranking", "regression"},
     "rollout": {"answer", "data"},
-    "policy": {"answer", "config", "data"},
+    "policy": {"answer", "config", "data", "levels"},
     "collapse": set(),
     "exported": set(),
     "report": {"answer", "collapse", "command_options", "config", "evaluation", "folder_writer"},

@@ -1,5 +1,6 @@
 """Figures by TRL's names and by ours, and the warning against one score for all pictures; all made up for the tests."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_run_says_so_once_and_goes_on(tmp_path):
         timings=lambda *_: None,
         seconds=0.0,
     )
-    callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, vllm=True)
+    callback = StepCallback(logger, lambda: 0.0, answers_per_step=6, reported=partial(expected_names, vllm=True))
     args = GRPOConfig(output_dir=str(tmp_path), beta=0.04, loss_type="grpo", use_cpu=True, report_to=[])
     state = SimpleNamespace(global_step=1, max_steps=2, num_input_tokens_seen=1)
     logs = reported()

@@ -18,18 +18,21 @@ from typing import Any
 import pytest
 from transformers import Trainer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from trl import GRPOTrainer
+from trl import GRPOTrainer, SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import utils
 
 import vqr1
 from vqr1.rollout.synced import SyncedGeneration
+from vqr1.training.run_trainer import RunTrainer
+from vqr1.training.supervised_trainer import LevelTrainer, SupervisedTrainer
 from vqr1.training.trainer import STEP_PARTS, RankingTrainer
 
 PACKAGE = Path(vqr1.__file__).parent
-TRAINER, SYNCED = "vqr1/training/trainer.py", "vqr1/rollout/synced.py"
-PRIVATE_SIDE = {PACKAGE / "training" / "trainer.py", PACKAGE / "rollout" / "synced.py"}
+TRAINER, RUN, SYNCED = "vqr1/training/trainer.py", "vqr1/training/run_trainer.py", "vqr1/rollout/synced.py"
+SUPERVISED = "vqr1/training/supervised_trainer.py"
+PRIVATE_SIDE = {PACKAGE.parent / file for file in (TRAINER, RUN, SUPERVISED, SYNCED)}
 
 
 def parameters(function: Callable[..., Any]) -> str:
@@ -69,7 +72,7 @@ def check_same(name: str, recorded: str, found: str, ours: str) -> None:
 SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
     (GRPOTrainer._prepare_inputs, "self, generation_batch", "RankingTrainer._prepare_inputs"),
     (GRPOTrainer._compute_loss, "self, model, inputs", "RankingTrainer._compute_loss"),
-    (GRPOTrainer._get_train_sampler, "self, dataset=None", "RankingTrainer._get_train_sampler"),
+    (GRPOTrainer._get_train_sampler, "self, dataset=None", "RunTrainer._get_train_sampler"),
     (
         GRPOTrainer._get_per_token_logps_and_entropies,
         "self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, "
@@ -89,36 +92,42 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "RankingTrainer._generate_single_turn and .answer",
     ),
     (GRPOTrainer._tokenize_prompts, "self, prompts", "RankingTrainer.answer"),
-    (GRPOTrainer._save_checkpoint, "self, model, trial", "RankingTrainer.save_checkpoint"),
+    (GRPOTrainer._save_checkpoint, "self, model, trial", "RunTrainer.save_checkpoint"),
     (
         GRPOTrainer._calculate_rewards,
         "self, inputs, prompts, completions, completion_ids_list",
         "RankingTrainer._calculate_rewards and training.trainer.STEP_PARTS",
     ),
-    (Trainer._get_grad_norm, "self, model, grad_norm=None", "RankingTrainer._get_grad_norm"),
-    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RankingTrainer.save_model"),
+    (SFTTrainer._save_checkpoint, "self, model, trial", "RunTrainer.save_checkpoint"),
+    (
+        SFTTrainer.compute_loss,
+        "self, model, inputs, return_outputs=False, num_items_in_batch=None",
+        "SupervisedTrainer.compute_loss",
+    ),
+    (Trainer._get_grad_norm, "self, model, grad_norm=None", "RunTrainer._get_grad_norm"),
+    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RunTrainer.save_model"),
     (GRPOTrainer.training_step, "self, model, inputs, num_items_in_batch", "training.trainer.STEP_PARTS"),
-    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RankingTrainer.save_model"),
+    (Trainer.save_model, "self, output_dir=None, _internal_call=False", "RunTrainer.save_model"),
     (
         GRPOTrainer.create_model_card,
         "self, model_name=None, dataset_name=None, tags=None",
-        "RankingTrainer.create_model_card",
+        "RunTrainer.create_model_card",
     ),
     (
         Trainer._load_from_checkpoint,
         "self, resume_from_checkpoint, model=None",
-        "RankingTrainer._load_from_checkpoint",
+        "RunTrainer._load_from_checkpoint",
     ),
     (
         GRPOTrainer._load_optimizer_and_scheduler,
         "self, checkpoint",
-        "RankingTrainer._load_optimizer_and_scheduler",
+        "RunTrainer._load_optimizer_and_scheduler",
     ),
     (
         Trainer._run_epoch,
         "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch",
-        "RankingTrainer._run_epoch",
+        "RunTrainer._run_epoch",
     ),
     (utils.split_tensor_dict, "tensor_dict, num_chunks", "RankingTrainer._prepare_inputs"),
     (prepare_multimodal_messages, "messages, images=None", "RankingTrainer.answer"),
@@ -201,14 +210,15 @@ REPLACED: list[tuple[Callable[..., Any], str, str]] = [
         f"RankingTrainer's ({TRAINER}) and canary.importance_ratio",
     ),
     (GRPOTrainer._compute_loss, "765e782ef258", f"RankingTrainer._compute_loss ({TRAINER})"),
+    (SFTTrainer.compute_loss, "6f040d811203", f"SupervisedTrainer.compute_loss and .example_loss ({SUPERVISED})"),
     (GRPOTrainer._generate_single_turn, "e36de950c830", f"RankingTrainer.use, .answer and ._replay ({TRAINER})"),
     (GRPOTrainer._tokenize_prompts, "c5df2fec534b", f"RankingTrainer.answer ({TRAINER})"),
     (
         GRPOTrainer._get_train_sampler,
         "77de8ae531b5",
-        f"RankingTrainer._get_train_sampler ({TRAINER}) and CohortSampler",
+        f"RunTrainer._get_train_sampler ({RUN}) and CohortSampler",
     ),
-    (Trainer._load_from_checkpoint, "f636c6955d97", f"RankingTrainer._load_from_checkpoint ({TRAINER})"),
+    (Trainer._load_from_checkpoint, "f636c6955d97", f"RunTrainer._load_from_checkpoint ({RUN})"),
     (VLLMGeneration.__init__, "e5eb87abe454", f"SyncedGeneration.__init__ ({SYNCED})"),
     (VLLMGeneration._init_vllm, "527bf43c37bf", f"SyncedGeneration._init_vllm ({SYNCED})"),
     (
@@ -310,7 +320,13 @@ def test_vllm_generations_attributes_are_still_there(name):
 
 @pytest.mark.parametrize(
     ("ours", "upstream"),
-    [(RankingTrainer, (GRPOTrainer, Trainer)), (SyncedGeneration, (VLLMGeneration,))],
+    [
+        (RunTrainer, (Trainer, GRPOTrainer, SFTTrainer)),
+        (RankingTrainer, (GRPOTrainer, Trainer)),
+        (SupervisedTrainer, (SFTTrainer, Trainer)),
+        (LevelTrainer, (SFTTrainer, Trainer)),
+        (SyncedGeneration, (VLLMGeneration,)),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_names_of_ours_are_not_upstreams(ours, upstream):
@@ -333,18 +349,21 @@ def private_uses(source: str, theirs: set[str]) -> set[str]:
 
 
 def trls_private_names() -> set[str]:
-    names = names_in(GRPOTrainer, Trainer, VLLMGeneration) | names_in(RankingTrainer, SyncedGeneration)
+    names = names_in(GRPOTrainer, SFTTrainer, Trainer, VLLMGeneration)
+    names |= names_in(RunTrainer, RankingTrainer, SupervisedTrainer, LevelTrainer, SyncedGeneration)
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
-def test_only_two_files_touch_the_private_side():
+def test_only_these_files_touch_the_private_side():
     theirs = trls_private_names()
     found = {
         str(file.relative_to(PACKAGE)): uses
         for file in PACKAGE.rglob("*.py")
         if file not in PRIVATE_SIDE and (uses := private_uses(file.read_text(), theirs))
     }
-    assert found == {}, f"call a public method of RankingTrainer instead: {TRAINER} holds the private side of TRL"
+    assert found == {}, (
+        f"call a public method of a trainer of ours instead: {PRIVATE_SIDE} hold the private side of TRL"
+    )
 
 
 def test_a_private_use_would_be_found():

@@ -33,6 +33,18 @@ class Preference(Enum):
     thurstone = "thurstone"
 
 
+class Objective(Enum):
+    """What a policy learns from."""
+
+    rl2r = "rl2r"  # rewards for its own answers (VisualQuality-R1), by TRL's GRPOTrainer
+    levels = "levels"  # five words for the quality, of every picture its own (Q-Align, DeQA-Score), by SFTTrainer
+
+
+class LevelLabels(Enum):
+    hard = "hard"
+    soft = "soft"
+
+
 class Wandb(Enum):
     offline = "offline"
     online = "online"
@@ -149,6 +161,18 @@ class RewardConfig:
 
 
 @dataclass
+class LevelsConfig:
+    """How the levels' words are taught; with objective=levels only."""
+
+    question: str = "How would you rate the quality of this image?"  # before the answer that holds the word
+    labels: LevelLabels = LevelLabels.hard  # hard: the picture's own word; soft: a probability for each of the five
+    closed_set: bool = False  # beside soft labels: their cross-entropy is over the five words, else over all tokens
+    level_weight: float = 1.0  # of the cross-entropy of soft labels
+    text_weight: float = 1.0  # beside soft labels: of the answer's other words
+    pair_weight: float = 0.0  # beside soft labels: of the fidelity of pairs of pictures of one set (DeQA-Score)
+
+
+@dataclass
 class EvaluationConfig:
     """Evaluation while training."""
 
@@ -193,10 +217,12 @@ class StepSettings:
 class Config:
     """A run."""
 
+    objective: Objective = Objective.rl2r
     data: DataConfig = field(default_factory=DataConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    levels: LevelsConfig = field(default_factory=LevelsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     # StepSettings, and anything of TRL's GRPOConfig
@@ -210,6 +236,23 @@ class Config:
     )
     launcher: Launcher = Launcher.auto
     threads: int | None = None  # torch threads; 1 is fastest for the tiny policy
+
+    @property
+    def draws_answers(self) -> bool:
+        """Whether the policy answers while it trains; else it is shown answers, one to a picture."""
+        return self.objective is Objective.rl2r
+
+    @property
+    def answers_to_each(self) -> int:
+        """Answers to a picture that a step learns from."""
+        return self.rollout.k if self.draws_answers else 1
+
+    @property
+    def together(self) -> int:
+        """Pictures of one set that stay together in a step."""
+        if self.draws_answers:
+            return self.reward.cohort_size
+        return 2 if self.levels.pair_weight > 0 else 1
 
 
 def check_known(node: DictConfig, schema: type, section: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import Enum
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -16,10 +16,21 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig
 
 from vqr1.answer import build_prompt
-from vqr1.config import Config, RewardConfig, RewardKind, StepSettings, as_object
+from vqr1.config import (
+    Config,
+    EvaluationConfig,
+    LevelLabels,
+    LevelsConfig,
+    Objective,
+    RewardConfig,
+    RewardKind,
+    RolloutConfig,
+    StepSettings,
+    as_object,
+)
 from vqr1.errors import UserError
 from vqr1.ranking_options import Agreement
-from vqr1.rollout_settings import check_vllm
+from vqr1.rollout_settings import TrainingEngine, check_vllm
 
 # Settings of GRPOConfig that another setting of ours decides, and which.
 OWNED = {
@@ -75,6 +86,27 @@ OWNED = {
     "vllm_importance_sampling_mode": "rollout.vllm.correction",
     "vllm_importance_sampling_clip_max": "rollout.vllm.correction_max",
     "vllm_importance_sampling_cap": "rollout.vllm.correction_max",
+}
+
+# Settings of SFTConfig that another setting of ours decides, or that have no effect on pictures with one answer each.
+OWNED_BY_SUPERVISED = {
+    "max_length": "policy.max_pixels: nothing is cut off an answer",
+    "truncation_mode": "policy.max_pixels: nothing is cut off an answer",
+    "loss_type": "objective",
+    "completion_only_loss": "objective",
+    "assistant_only_loss": "objective",
+    "label_smoothing_factor": "levels.labels",
+    "packing": "objective: pictures are not packed",
+    "packing_strategy": "objective: pictures are not packed",
+    "padding_free": "objective: pictures are not packed",
+    "pad_to_multiple_of": "objective: pictures are not packed",
+    "eval_packing": "evaluation.batch",
+    "dataset_text_field": "data",
+    "dataset_kwargs": "data",
+    "dataset_num_proc": "data",
+    "chat_template_path": "policy.path",
+    "eos_token": "policy.path",
+    "pad_token": "policy.path",
 }
 
 # Words that GRPOConfig takes as any text and TRL refuses in the middle of the first step.
@@ -139,6 +171,7 @@ def check(config: Config) -> None:
         raise UserError(f"rollout.stop_unreadable={config.rollout.stop_unreadable}: set it to 0 or more, or null")
     if config.rollout.k < 2:
         raise UserError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
+    _check_objective_is_used(config)
     if config.reward.cohort_size < 2:
         raise UserError(f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more")
     if not config.data.train:
@@ -150,14 +183,63 @@ def check(config: Config) -> None:
     if config.policy.min_pixels > config.policy.max_pixels:
         raise UserError("policy.min_pixels is above policy.max_pixels")
     for key in config.trainer:
-        if key in OWNED:
-            raise UserError(f"trainer.{key} follows from another setting: use {OWNED[key]}")
+        if key in (owned := OWNED if config.draws_answers else OWNED | OWNED_BY_SUPERVISED):
+            raise UserError(f"trainer.{key} follows from another setting: use {owned[key]}")
     for key, why in UNRESUMABLE.items():
         if config.trainer.get(key):
             raise UserError(f"trainer.{key}=true: {why}; leave it out")
     check_vllm(config.rollout.vllm)
     _check_shared_prefix(config.trainer)
     _check_reward_is_used(config.reward)
+
+
+# What of a section is read although the policy draws no answers while it trains.
+READ_BY_SUPERVISED = {
+    "rollout": {"engine"},
+    "reward": set(),
+    "evaluation": {"every", "max_pictures", "batch", "probes"},
+    "trainer": {"images_per_step", "answers_per_device"},
+}
+
+
+def _check_objective_is_used(config: Config) -> None:
+    """A setting that would have no effect with this objective is a mistake. Raises UserError naming it."""
+
+    def refuse(name: str, value: Any, because: str) -> None:
+        shown = value.value if isinstance(value, Enum) else str(value).lower() if isinstance(value, bool) else value
+        raise UserError(f"{name}={shown} has no effect with {because}; leave it out")
+
+    def changed(section: str, settings: Any, usual: Any, read: set[str], because: str) -> None:
+        for field in fields(usual):
+            value = getattr(settings, field.name)
+            if field.name not in read and value != getattr(usual, field.name):
+                refuse(f"{section}.{field.name}", value, because)
+
+    objective = f"objective={config.objective.value}"
+    if config.objective is not Objective.levels:
+        changed("levels", config.levels, LevelsConfig(), set(), objective)
+    if config.draws_answers:
+        return
+    sections = {
+        "rollout": (config.rollout, RolloutConfig()),
+        "reward": (config.reward, RewardConfig()),
+        "evaluation": (config.evaluation, EvaluationConfig()),
+        "trainer": (step_settings(config.trainer), StepSettings()),
+    }
+    for section, (settings, usual) in sections.items():
+        changed(section, settings, usual, READ_BY_SUPERVISED[section], objective)
+    if config.rollout.engine not in (TrainingEngine.auto, TrainingEngine.transformers):
+        refuse("rollout", config.rollout.engine, objective)
+    levels = config.levels
+    for name in ("level_weight", "text_weight", "pair_weight"):
+        if not 0 <= getattr(levels, name) < math.inf:
+            raise UserError(f"levels.{name}={getattr(levels, name)}: set it to 0 or more")
+    if levels.labels is LevelLabels.hard:
+        changed("levels", levels, LevelsConfig(), {"question", "labels"}, "levels.labels=hard")
+    elif levels.level_weight == levels.pair_weight == 0:
+        raise UserError("levels.level_weight and levels.pair_weight are both 0: no level would be learnt")
+    if not levels.question.strip():
+        raise UserError("levels.question is empty; leave it out, or ask for the quality of the picture")
 
 
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
@@ -205,11 +287,11 @@ def step_settings(trainer: dict[str, Any]) -> StepSettings:
     return StepSettings(**{key: _typed(key, value, OURS[key]) for key, value in trainer.items() if key in OURS})
 
 
-def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """GRPOConfig's share of the ``trainer`` settings, each value checked against the type GRPOConfig declares.
+def trainer_settings(trainer: dict[str, Any], known: dict[str, Any], of: str = "GRPOConfig") -> dict[str, Any]:
+    """TRL's share of the ``trainer`` settings, each value checked against the type that its configuration declares.
 
-    ``known`` maps GRPOConfig's fields to their types. GRPOConfig itself refuses unknown names but takes
-    ``learning_rate="abc"`` without a word.
+    ``known`` maps the fields of the configuration called ``of`` to their types. GRPOConfig itself refuses unknown names
+    but takes ``learning_rate="abc"`` without a word.
 
     Raises UserError naming the setting for an unknown name or a value of the wrong type.
     """
@@ -218,7 +300,7 @@ def trainer_settings(trainer: dict[str, Any], known: dict[str, Any]) -> dict[str
         if key in OURS:
             continue
         if key not in known:
-            raise UserError(f"trainer.{key} is no setting of GRPOConfig; see conf/trainer and TRL's documentation")
+            raise UserError(f"trainer.{key} is no setting of {of}; see conf/trainer and TRL's documentation")
         settings[key] = _typed(key, value, known[key])
         if key in CHOICES and value not in CHOICES[key]:
             raise UserError(f"trainer.{key}={value!r}: choose from {', '.join(CHOICES[key])}")

@@ -32,6 +32,7 @@ from vqr1.rollout_settings import Correction, TrainingEngine, check_memory
 
 # A prompt's turns and tags, the system's turn among them, and letters to a token of English (Qwen's vocabulary).
 TURNS, LETTERS = 21, 4.6
+LEVEL_TOKENS = 12  # of an answer with a level's word, the turn's end among them
 # Of the memory, that a choice may fill: estimates are no measurements, and a machine's is used by others.
 SPARE, SPARE_WITHOUT_GPU = 0.95, 0.5
 MOST_GPUS = 4096  # a message that names a number tries no more
@@ -64,11 +65,13 @@ def itemsize(dtype: str, devices: Devices) -> int:
 def question(config: Config, sizes: Sizes, picture: tuple[int, int] | None = None) -> Question:
     """The longest that is asked and answered, with a ``picture`` of so many pixels, else the largest allowed."""
     policy = config.policy
-    text = TURNS + round(len(build_prompt(config.rollout.prompt)[0]["content"]) / LETTERS)
+    asked = build_prompt(config.rollout.prompt)[0]["content"] if config.draws_answers else config.levels.question
+    text = TURNS + round(len(asked) / LETTERS)
+    answer = config.rollout.max_tokens if config.draws_answers else LEVEL_TOKENS
     patches = policy.max_pixels // sizes.patch**2
     if picture is not None:
         patches = picture_patches(*picture, policy.min_pixels, policy.max_pixels, sizes)
-    return Question(text, patches, config.rollout.max_tokens, config.rollout.k, at_most=picture is None)
+    return Question(text, patches, answer, config.answers_to_each, at_most=picture is None)
 
 
 def largest_picture(config: Config) -> tuple[int, int] | None:
@@ -97,7 +100,7 @@ def training(config: Config, sizes: Sizes, method: Method, devices: Devices, ask
 
 def _attention(config: Config, sizes: Sizes, devices: Devices, asked: Question) -> Attention:
     step = step_settings(config.trainer)
-    if not step.shared_prefix:
+    if not step.shared_prefix or not config.draws_answers:
         return "rows"
     if step.shared_prefix_attention == "mask":
         return "mask"
@@ -126,6 +129,8 @@ def passes(config: Config, plan: BatchPlan, devices: Devices, asked: Question) -
 
 def rollouts(config: Config, method: Method, devices: Devices, plan: BatchPlan) -> Rollouts:
     vllm = config.rollout.vllm
+    if not config.draws_answers:
+        return Rollouts()
     if method.engine is TrainingEngine.vllm_colocate and devices.gpu and devices.memory is not None:
         return Rollouts(vllm.memory_share * devices.memory, vllm.sleep)
     if method.engine is TrainingEngine.transformers:
@@ -145,7 +150,7 @@ def plans(config: Config, ranks: int) -> Iterator[BatchPlan]:
 
     Raises UserError for sizes that do not divide.
     """
-    step, k, cohort = step_settings(config.trainer), config.rollout.k, config.reward.cohort_size
+    step, k, cohort = step_settings(config.trainer), config.answers_to_each, config.together
     asked = step.answers_per_device
     if asked is None and step.steps_per_generation is not None:
         raise UserError(
@@ -278,4 +283,4 @@ def _groups_fit(config: Config, sizes: Sizes, method: Method, devices: Devices, 
     """Whether it fits with all answers to a picture in one pass, or with as many as are set."""
     plan = fitting_plan(config, sizes, method, devices, asked)
     set_by_hand = step_settings(config.trainer).answers_per_device is not None
-    return plan is not None and (set_by_hand or plan.per_device >= config.rollout.k)
+    return plan is not None and (set_by_hand or plan.per_device >= config.answers_to_each)

@@ -101,7 +101,7 @@ def choose(
     name = config.name or f"{config.experiment_name}-{datetime.now():%Y-%m-%d-%H%M%S}"
     check_name(name, "name" if config.name else "experiment_name")
     weights = find_weights(config.policy.path)
-    engine = settle_engine(config.rollout.engine, devices.ranks if gpus else 0, scripted)
+    engine = settle_engine(config.rollout.engine, devices.ranks if gpus else 0, scripted or not config.draws_answers)
     sizes = read_sizes(weights)
     asked = question(config, sizes, largest_picture(config))
     return MachineChoices(name=name, policy=weights, **fitted(config, sizes, engine, devices, launcher, asked))

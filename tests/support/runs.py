@@ -48,10 +48,19 @@ QUICK = {
 }
 
 
+# What of these does not apply where answers are shown is refused there.
+QUICK_LEVELS = {
+    **{key: QUICK[key] for key in ("logger", "trainer.images_per_step", "trainer.max_steps")},
+    **{key: QUICK[key] for key in ("evaluation.every", "evaluation.max_pictures", "evaluation.probes")},
+    "experiment": "demo_levels",
+}
+
+
 def words(settings: dict[str, Any]) -> list[str]:
     """Keys with two underscores stand for dots: ``trainer__beta=0.1``."""
     named = {key.replace("__", "."): value for key, value in settings.items()}
-    return ["train", *(f"{key}={value}" for key, value in {**QUICK, **named}.items())]
+    quick = QUICK_LEVELS if named.get("experiment") == "demo_levels" else QUICK
+    return ["train", *(f"{key}={value}" for key, value in {**quick, **named}.items())]
 
 
 def command(settings: dict[str, Any], ranks: int = 1, scripted: bool = False) -> list[str]:

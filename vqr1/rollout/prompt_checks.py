@@ -32,7 +32,11 @@ def check_prompt(processor: Any, prompt: str, template: dict[str, Any] | None = 
 
     ``prompt`` is a name of vqr1.answer.PROMPTS or a text; ``template`` is what the chat template is given besides.
     """
-    message = build_prompt(prompt)
+    check_message(processor, build_prompt(prompt), template)
+
+
+def check_message(processor: Any, message: list[dict[str, str]], template: dict[str, Any] | None = None) -> None:
+    """As :func:`check_prompt`, of a conversation of one message."""
     text = message[0]["content"]
     tokenizer = processor.tokenizer
     own = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)

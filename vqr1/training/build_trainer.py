@@ -32,8 +32,8 @@ def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, i
     return CohortSampler(
         [sample.dataset for sample in samples],
         images_per_batch=plan.images_per_generation,
-        cohort_size=config.reward.cohort_size,
-        answers_per_image=config.rollout.k,
+        cohort_size=config.together,
+        answers_per_image=config.answers_to_each,
         reuse=plan.steps_per_generation * iterations,
         temperature=config.data.mix_temperature,
         seed=config.seed,

@@ -21,12 +21,12 @@ from vqr1.folder_writer import NEW
 from vqr1.policy.load import find_weights
 from vqr1.provenance import finite
 from vqr1.training.best_weights import BestWeights, best_step
-from vqr1.training.evaluator import Evaluator, Ratings
+from vqr1.training.evaluator import Rater, Ratings
 from vqr1.training.reached import is_evaluation
 from vqr1.training.run_data import RunData
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger
-from vqr1.training.trainer import RankingTrainer
+from vqr1.training.run_trainer import RunTrainer
 
 
 class Proof(Protocol):
@@ -59,8 +59,8 @@ class EvaluationCallback(TrainerCallback):
     def __init__(
         self,
         config: Config,
-        evaluator: Evaluator,
-        trainer: RankingTrainer,
+        rater: Rater,
+        trainer: RunTrainer,
         folder: RunFolder,
         logger: Logger,
         data: RunData,
@@ -68,7 +68,7 @@ class EvaluationCallback(TrainerCallback):
     ):
         self._settings = config.evaluation
         self._config = config
-        self._evaluator = evaluator
+        self._rater = rater
         self._trainer = trainer
         self._folder = folder
         self._logger = logger
@@ -139,7 +139,7 @@ class EvaluationCallback(TrainerCallback):
         values: dict[str, float] = {}
         self._probes = []
         for name, samples, k, temperature in sets:
-            ratings = self._evaluator.rate(name, samples, k, temperature, _each(advance, k))
+            ratings = self._rater.rate(name, samples, k, temperature, _each(advance, k))
             figures = ratings.metrics()
             values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
             self._keep_probes(step, name, ratings)

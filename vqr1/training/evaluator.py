@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -75,6 +75,19 @@ class AnswerSource(Protocol):
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]: ...
 
 
+class Rater(Protocol):
+    """Anything that rates named sets of pictures. Collective: all ranks call it and get all ratings."""
+
+    def rate(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        k: int,
+        temperature: float | None = None,
+        advance: Callable[[int], None] = lambda pictures: None,
+    ) -> Ratings: ...
+
+
 class Evaluator:
     """Rates sets of pictures with whatever answers."""
 
@@ -108,41 +121,54 @@ class Evaluator:
 
         ``advance`` is told how many more pictures are done.
         """
-        state = PartialState()
         pictures = max(1, self._batch // k)
-        batches = [range(i, min(i + pictures, len(samples))) for i in range(0, len(samples), pictures)]
-        own: list[tuple[int, list[str]]] = []
-        # Every rank generates as often as every other (ZeRO-3 and vLLM wait for one another): who runs out of
-        # batches repeats the last one, and only the batch's owner keeps the answers.
-        for first in range(0, len(batches), state.num_processes):
-            self._before_batch()
-            mine = first + state.process_index
-            answers = self._answers(name, min(mine, len(batches) - 1), batches, samples, k, temperature)
-            if mine < len(batches):
-                own.extend(answers)
-            advance(sum(map(len, batches[first : first + state.num_processes])))
-        texts = [answers for _, answers in sorted(gather_object(own))]
+
+        def answers(batch: int, indices: range) -> list[list[str]]:
+            return self._answers(f"{name}/{batch}", [samples[i] for i in indices], k, temperature)
+
+        texts = in_batches(len(samples), pictures, answers, self._before_batch, advance)
         scores = [[np.nan if (s := read_score(text)) is None else s for text in answers] for answers in texts]
         return Ratings(samples, texts, np.array(scores, dtype=float).reshape(len(samples), k))
 
-    def _answers(
-        self,
-        name: str,
-        batch: int,
-        batches: Sequence[range],
-        samples: Sequence[Sample],
-        k: int,
-        temperature: float | None,
-    ) -> list[tuple[int, list[str]]]:
-        indices = batches[batch]
-        pictures = load_many(self._load, [samples[i].image for i in indices])
+    def _answers(self, name: str, samples: Sequence[Sample], k: int, temperature: float | None) -> list[list[str]]:
+        pictures = load_many(self._load, [sample.image for sample in samples])
         examples: list[dict[str, Any]] = [
-            {"image": picture, "prompt": self._prompt, "image_id": samples[i].image_id}
-            for i, picture in zip(indices, pictures, strict=True)
+            {"image": picture, "prompt": self._prompt, "image_id": sample.image_id}
+            for sample, picture in zip(samples, pictures, strict=True)
             for _ in range(k)
         ]
         own_device = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=own_device):
-            torch.manual_seed(zlib.crc32(f"{self._seed}/{name}/{batch}".encode()))
+            torch.manual_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
             texts = self._answerer.answer(examples, temperature)
-        return [(i, texts[n * k : (n + 1) * k]) for n, i in enumerate(indices)]
+        return [texts[n * k : (n + 1) * k] for n in range(len(samples))]
+
+
+T = TypeVar("T")
+
+
+def in_batches(
+    count: int,
+    size: int,
+    found: Callable[[int, range], list[T]],
+    before_batch: Callable[[], None],
+    advance: Callable[[int], None],
+) -> list[T]:
+    """What is ``found`` of each of ``count`` pictures, in order, in batches of ``size`` that the ranks share.
+
+    ``found`` is given a batch's number and pictures; ``advance`` is told how many more are done. Collective.
+    """
+    state = PartialState()
+    batches = [range(i, min(i + size, count)) for i in range(0, count, size)]
+    own: list[tuple[int, T]] = []
+    # Every rank asks as often as every other (ZeRO-3 and vLLM wait for one another): who runs out of batches repeats
+    # the last one, and only the batch's owner keeps what is found.
+    for first in range(0, len(batches), state.num_processes):
+        before_batch()
+        mine = first + state.process_index
+        batch = min(mine, len(batches) - 1)
+        values = found(batch, batches[batch])
+        if mine < len(batches):
+            own.extend(zip(batches[batch], values, strict=True))
+        advance(sum(map(len, batches[first : first + state.num_processes])))
+    return [value for _, value in sorted(gather_object(own), key=lambda pair: pair[0])]

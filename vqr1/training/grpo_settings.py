@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from vqr1.batches import BatchPlan
@@ -39,34 +40,48 @@ def grpo_config(config: Config, choices: MachineChoices, folder: Path) -> GRPOCo
         check_untruncated(settings)
     vllm = config.rollout.vllm
     check_read(settings, choices.engine, vllm.correction)
-    half = trains_in_bfloat16(config.policy.dtype)
     ours = dict(
-        output_dir=str(folder),
-        seed=config.seed,
+        **shared(config, choices, folder),
         num_generations=config.rollout.k,
         temperature=config.rollout.temperature,
         max_completion_length=config.rollout.max_tokens,
         vllm_importance_sampling_correction=vllm.correction is not Correction.none,
         vllm_importance_sampling_clip_max=vllm.correction_max,
         **({"vllm_importance_sampling_mode": vllm.correction.value} if vllm.correction is not Correction.none else {}),
-        per_device_train_batch_size=plan.per_device,
-        gradient_accumulation_steps=plan.accumulation,
         steps_per_generation=plan.steps_per_generation,
         reward_weights=[config.reward.fidelity_weight, config.reward.format_weight],
-        gradient_checkpointing=config.policy.gradient_checkpointing,
-        bf16=half,
-        use_cpu=not torch.cuda.is_available(),
-        report_to=[],
-        logging_strategy="steps",
-        eval_strategy="no",
     )
+    return made(GRPOConfig, ours, settings)
+
+
+def shared(config: Config, choices: MachineChoices, folder: Path) -> dict[str, Any]:
+    """What TRL's configurations have in common of ours."""
+    return {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "per_device_train_batch_size": choices.batches.per_device,
+        "gradient_accumulation_steps": choices.batches.accumulation,
+        "gradient_checkpointing": config.policy.gradient_checkpointing,
+        "bf16": trains_in_bfloat16(config.policy.dtype),
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": [],
+        "logging_strategy": "steps",
+        "eval_strategy": "no",
+    }
+
+
+C = TypeVar("C", bound=TrainingArguments)
+
+
+def made(kind: type[C], ours: dict[str, Any], settings: dict[str, Any]) -> C:
+    """The configuration of that ``kind``. Raises UserError for settings that do not go together."""
     try:
-        grpo = GRPOConfig(**ours, **settings)
-    except ValueError as error:  # transformers' and TRL's words for settings that do not go together
+        args = kind(**ours, **settings)
+    except ValueError as error:  # transformers' and TRL's words
         raise UserError(f"trainer: {error}") from error
     # Where bf16 is false this would be ACCELERATE_MIXED_PRECISION's, from the file the run was launched with.
-    grpo.mixed_precision = "bf16" if half else "no"
-    return grpo
+    args.mixed_precision = "bf16" if ours["bf16"] else "no"
+    return args
 
 
 def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:

@@ -26,25 +26,30 @@ from vqr1.rollout.prompt_checks import check_prompt
 def check_policy(config: Config, choices: MachineChoices, processor: Any, picture: Image.Image) -> list[str]:
     """Raises UserError for what can be put right; returns what to warn of. ``picture`` is one of the run's."""
     warnings = [prompt_warning(config.rollout.prompt)]
-    template = chat_template(config)
-    check_prompt(processor, config.rollout.prompt, template)
+    check_prompt(processor, config.rollout.prompt, chat_template(config))
+    return [warning for warning in [*warnings, *check_files(config, choices, processor, picture)] if warning]
+
+
+def check_files(config: Config, choices: MachineChoices, processor: Any, picture: Image.Image) -> list[str]:
+    """What of :func:`check_policy` does not depend on what is asked."""
     model = check_folder(choices.policy)
     if choices.tuning is Tuning.lora:
         lora_targets(model, config.policy.lora)
     if torch.cuda.is_available():
-        return [warning for warning in warnings if warning]
+        return []
     sizes = read_sizes(choices.policy)
     asked = question(config, sizes, picture.size)
-    asked = replace(asked, text=text_tokens(processor, config.rollout.prompt, template))
+    if config.draws_answers:
+        asked = replace(asked, text=text_tokens(processor, config.rollout.prompt, chat_template(config)))
     devices = Devices(gpu=False, ranks=choices.processes)
     method = choices.method
     how, share = training(config, sizes, method, devices, asked), passes(config, choices.batches, devices, asked)
     operations = sum(step(how, share, scoring(config, method)).values())
     answers = share.answers * share.count
-    operations += generation(sizes, asked, answers, asked.k)
-    seconds = operations / matmul_speed()
-    warnings.append(step_warning(config.policy.path, seconds))
-    return [warning for warning in warnings if warning]
+    if config.draws_answers:
+        operations += generation(sizes, asked, answers, asked.k)
+    warning = step_warning(config.policy.path, operations / matmul_speed())
+    return [warning] if warning else []
 
 
 def chat_template(config: Config) -> dict[str, Any] | None:

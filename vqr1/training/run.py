@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,7 +19,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
-from vqr1.answer import build_prompt
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
@@ -31,26 +30,21 @@ from vqr1.policy.load import check_grid, check_precision, load_processor, policy
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
-from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.screen import Screen, outlast_stderr
-from vqr1.training.build_trainer import cohort_sampler, make_trainer, reward_functions
 from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
-from vqr1.training.evaluator import Evaluator
-from vqr1.training.groups import FirstGroups, SampleCallback
-from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.model_card import card_facts, model_card
-from vqr1.training.policy_checks import check_policy
+from vqr1.training.objectives import recipe_of
 from vqr1.training.quiet import quiet_libraries
 from vqr1.training.ranks import check_same, digests, join
 from vqr1.training.run_data import check_pictures, picture_rows, read_data, set_names
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
+from vqr1.training.run_trainer import RunTrainer
 from vqr1.training.sinks import Sink, open_sinks, pictures_logged
-from vqr1.training.start_vllm import check_engine, use_vllm
 from vqr1.training.stopping import StopCallback, StopNow, StopSignals
-from vqr1.training.trainer import RankingTrainer, Script
-from vqr1.training.watches import UnreadableError, UnreadableWatch
+from vqr1.training.trainer import Script
+from vqr1.training.watches import UnreadableError
 
 T = TypeVar("T")
 
@@ -99,8 +93,7 @@ def _train(
     screen: Screen,
 ) -> Path:
     settled = choices.written_into(config)
-    grpo = grpo_config(config, choices, folder.path)
-    rewards = reward_functions(config)  # its settings are checked before anything is read
+    recipe = recipe_of(config, choices, folder.path, script)  # checks settings before anything is read
     if config.evaluation.proof and proof is None:
         raise UserError("evaluation.proof=true, and nothing was given that judges the run; set it to false")
 
@@ -115,13 +108,12 @@ def _train(
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
     check_pictures(data, load, screen)
     screen.note(f"loading the policy {config.policy.path}")
-    sampler = cohort_sampler(config, data.train, choices.batches, grpo.num_iterations)
+    order = recipe.order(data.train)
     check_precision(config.policy, choices.tuning, choices.launcher)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
-    for warning in check_policy(config, choices, processor, load(data.train[0].image)):
+    for warning in recipe.check_policy(processor, load(data.train[0].image)):
         screen.say(warning)
-    max_length = check_engine(config, choices, processor)
 
     pictures = picture_rows(data, load)
     # Each node's own files, read by one of its ranks.
@@ -136,7 +128,7 @@ def _train(
     for note in on_first_rank(opened):
         screen.say(note)
 
-    if grpo.sync_ref_model:
+    if getattr(recipe.args, "sync_ref_model", False):
         screen.say(
             "warning: with trainer.sync_ref_model=true this run cannot be resumed: no checkpoint has the reference"
         )
@@ -144,45 +136,33 @@ def _train(
     sinks: list[Sink] = []
     on_first_rank(lambda: sinks.extend(open_sinks(settled, folder, screen.say, ending)))
     set_seed(config.seed)
-    trainer = make_trainer(config, choices, grpo, rewards, sampler, data.train, load, processor, script)
+    trainer = recipe.trainer(order, data.train, load, processor)
     logger = Logger(folder, sinks, state.is_main_process, screen, pictures_logged(config))
     logger.replay()
-    if max_length is not None:
-        screen.note("starting vLLM")
-        # Cut before they are decoded: all training pictures at once would be gigabytes on every rank.
-        first = [load(data.train[i].image) for i in islice(dict.fromkeys(sampler), COMPARED)]
-        use_vllm(trainer, config, choices, processor, max_length, first, logger.say)
-    trainer.unreadable = UnreadableWatch(config.rollout.stop_unreadable, logger.say)
+    recipe.begin(order, data.train, load, logger)
     stop = StopCallback(signals)
-    evaluator = Evaluator(
-        trainer,
-        load,
-        build_prompt(config.rollout.prompt),
-        batch=config.evaluation.batch,
-        seed=config.seed,
-        before_batch=stop.before_batch,
+    rater = recipe.rater(load, stop.before_batch)
+    evaluations = EvaluationCallback(
+        replace(config, evaluation=recipe.evaluation), rater, trainer, folder, logger, data, proof
     )
-    evaluations = EvaluationCallback(config, evaluator, trainer, folder, logger, data, proof)
-    answers_per_step = step_settings(config.trainer).images_per_step * config.rollout.k
-    trainer.groups = FirstGroups(
-        config.logger.samples, config.rollout.k, partial(processor.tokenizer.batch_decode, skip_special_tokens=True)
-    )
-    files = {sample.image_id: sample.image for sample in data.train}
+    answers_per_step = step_settings(config.trainer).images_per_step * config.answers_to_each
     trainer.add_callback(stop)
-    trainer.add_callback(
-        SampleCallback(config.evaluation.every, trainer.groups, files, folder.keep_picture, logger.samples)
-    )
+    for callback in recipe.callbacks(data, folder, logger):
+        trainer.add_callback(callback)
     trainer.add_callback(evaluations)  # before the next, for what it does before a step is not the step's time
     trainer.add_callback(
         StepCallback(
             logger,
             lambda: trainer.generation_seconds,
             answers_per_step,
-            vllm=max_length is not None,
+            reported=recipe.reported,
+            generates=recipe.generates,
             evaluation_seconds=evaluations.seconds_to_come,
         )
     )
-    facts = card_facts(settled, folder.path.name, data, lora=choices.tuning is Tuning.lora, rate=grpo.learning_rate)
+    facts = card_facts(
+        settled, folder.path.name, data, lora=choices.tuning is Tuning.lora, rate=recipe.args.learning_rate
+    )
     trainer.card = lambda step: model_card(facts, step, evaluations.measured())
     prepared = time.perf_counter()
 
@@ -265,7 +245,7 @@ def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = 
             say(f"warning: {draw.__name__} failed, and {folder} lacks its figure: {reason}")
 
 
-def saved(trainer: RankingTrainer, config: Config, name: str) -> str:
+def saved(trainer: RunTrainer, config: Config, name: str) -> str:
     """Save what has been learnt since the last checkpoint, and say how to go on. Collective."""
     path = Path(config.runs) / name / f"checkpoint-{trainer.state.global_step}"
     if trainer.state.global_step == 0:

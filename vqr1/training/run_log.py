@@ -40,7 +40,10 @@ NAMES = {
     "clip_ratio/high_mean": "policy/clip_high",
     "sampling/importance_sampling_ratio/mean": "canary/importance_ratio",
 }
-OWN_PREFIXES = ("reward/", "rollout/", "canary/")
+# Beside them where answers are shown; and all that TRL's SFTTrainer reports of every step.
+OF_SHOWN = {"mean_token_accuracy": "train/token_accuracy"}
+SUPERVISED = {"loss", "learning_rate", "grad_norm", "entropy", *OF_SHOWN}
+OWN_PREFIXES = ("reward/", "rollout/", "canary/", "levels/")
 # Names that are left out: they repeat these, or hold for other losses only.
 LEFT_OUT = re.compile(
     r"rewards/\w+/(mean|std)|frac_reward_zero_std|num_tokens|num_input_tokens_seen|step_time|epoch|total_flos"
@@ -65,11 +68,14 @@ def expected_names(args: Any, vllm: bool) -> set[str]:
     return found
 
 
+DRAWN = partial(expected_names, vllm=False)
+
+
 def strange_names(logs: dict[str, Any], expected: set[str]) -> str | None:
     """What to say where TRL reports other names than it is known to: a figure of ours would vanish without a word."""
-    missing = sorted(expected - set(logs))
+    missing, known = sorted(expected - set(logs)), {*NAMES, *OF_SHOWN}
     unknown = sorted(
-        key for key in logs if key not in NAMES and not key.startswith(OWN_PREFIXES) and not LEFT_OUT.fullmatch(key)
+        key for key in logs if key not in known and not key.startswith(OWN_PREFIXES) and not LEFT_OUT.fullmatch(key)
     )
     if not missing and not unknown:
         return None
@@ -81,7 +87,8 @@ def strange_names(logs: dict[str, Any], expected: set[str]) -> str | None:
 
 def renamed(logs: dict[str, Any]) -> dict[str, float]:
     """What is logged of ``logs``, under our names, without what could not be measured in this step."""
-    named = {NAMES.get(key, key if key.startswith(OWN_PREFIXES) else ""): value for key, value in logs.items()}
+    known = NAMES | OF_SHOWN
+    named = {known.get(key, key if key.startswith(OWN_PREFIXES) else ""): value for key, value in logs.items()}
     named.pop("", None)
     return {key: value for key, value in named.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
@@ -188,7 +195,8 @@ class Logger:
 class StepCallback(TrainerCallback):
     """Logs every step: one row of metrics, one of timings, one line on the screen.
 
-    ``vllm``: whether it draws the answers. ``evaluation_seconds`` says of a step and the number of steps how long the
+    ``reported`` says of TRL's settings which names of TRL's every step reports; ``generates``: whether a step draws
+    answers. ``evaluation_seconds`` says of a step and the number of steps how long the
     evaluations to come will take; None where that is not known yet.
     """
 
@@ -197,12 +205,14 @@ class StepCallback(TrainerCallback):
         logger: Logger,
         generation_seconds: Callable[[], float],
         answers_per_step: int,
-        vllm: bool = False,
+        reported: Callable[[Any], set[str]] = DRAWN,
+        generates: bool = True,
         evaluation_seconds: Callable[[int, int], float | None] = lambda step, steps: 0.0,
     ):
         self._evaluation_seconds = evaluation_seconds
         self._recent: deque[float] = deque(maxlen=LATELY)
-        self._vllm = vllm
+        self._reported = reported
+        self._generates = generates
         self._looked = False  # at the names
         self._logger = logger
         self._watch = CollapseWatch()
@@ -232,7 +242,7 @@ class StepCallback(TrainerCallback):
             return
         if not self._looked:
             self._looked = True
-            strange = strange_names(logs, expected_names(args, self._vllm))
+            strange = strange_names(logs, self._reported(args))
             if strange:
                 self._logger.say(strange)
         values = renamed(logs)
@@ -245,7 +255,7 @@ class StepCallback(TrainerCallback):
                 "speed/step_seconds": seconds,
                 "speed/answers_per_second": self._answers_per_step / seconds,
                 "speed/tokens_per_second": (state.num_input_tokens_seen - self._tokens) / seconds,
-                "speed/generate_share": self._generated / seconds,
+                **({"speed/generate_share": self._generated / seconds} if self._generates else {}),
                 "speed/logging_share": (self._logged - logged) / seconds,
             },
         )
@@ -268,6 +278,8 @@ def progress_line(step: int, steps: int, values: dict[str, float], seconds: floa
         "score std": values.get("rollout/score_std"),
         "unreadable": values.get("rollout/unreadable"),
         "kl": values.get("policy/kl"),
+        "token accuracy": values.get("train/token_accuracy"),
+        **{key.removeprefix("levels/"): value for key, value in values.items() if key.startswith("levels/")},
     }
     figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
     return f"step {step:>{len(str(steps))}}/{steps}  {figures}  {seconds:.1f} s  {left}"

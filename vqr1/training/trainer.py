@@ -31,25 +31,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model, set_seed
+from accelerate.utils import set_seed
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import split_tensor_dict
 
-from vqr1.policy.load import base_model, drops_out, load_folder
+from vqr1.policy.load import base_model, drops_out
 from vqr1.policy.read_once import OncePerPrompt, numbered, of_rows
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
-from vqr1.policy.weight_files import check_adapter
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LARGEST, LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
-from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.groups import FirstGroups, shuffled_groups
-from vqr1.training.model_card import write_card
-from vqr1.training.watches import NonFiniteError, UnreadableWatch, all_finite, equal_rewards
+from vqr1.training.run_trainer import RunTrainer
+from vqr1.training.watches import UnreadableWatch, equal_rewards
 
 # What a step consists of, by the methods that it happens in, for measurements (vqr1.bench.step).
 STEP_PARTS = {
@@ -68,19 +65,17 @@ UNREADABLE, CLIPPED = "rollout/unreadable", "completions/clipped_ratio"
 Script = Callable[[int, str, int, int], str]
 
 
-class RankingTrainer(GRPOTrainer):
+class RankingTrainer(RunTrainer, GRPOTrainer):
     """GRPOTrainer over a :class:`vqr1.cohorts.CohortSampler`.
 
     ``packing`` says how prompts are shared; None leaves scoring to TRL, a whole row for each answer.
     ``skip_zero_advantages`` leaves out answers that no gradient comes from; the loss must have no other term.
     """
 
-    args: Any  # GRPOConfig's types say None where TRL has long filled in a number
     canary: Canary | None = None  # of vLLM's probabilities
     scoring_answers: int | None = None  # in one pass without gradients; None: as many as in a training pass
     unreadable: UnreadableWatch | None = None
     groups: FirstGroups | None = None  # takes answers of every generation batch, to be looked at
-    card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
     _buffered_inputs: Any  # TRL's: the parts of the generation batch in use, None before the first
 
     def __init__(
@@ -93,18 +88,15 @@ class RankingTrainer(GRPOTrainer):
         skip_zero_advantages: bool = False,
         **kwargs: Any,
     ):
-        self._cohorts = cohorts
         self._script = script
         self.packing = packing
         self._skip_zero_advantages = skip_zero_advantages
         self._asked: Sequence[dict[str, Any]] = []
-        self._pictures: list[str] = []  # whose answers the next update is of
         self._compared = PassByPass()
         self._without_ratio: dict[str, Any] | None = None  # the micro-batch in a training pass that is to give it one
         self._rewards_RF: torch.Tensor | None = None  # of all ranks' answers, by function
-        self.generation_seconds = 0.0  # spent so far
         self.processor = OncePerPrompt.of(processing_class)
-        super().__init__(processing_class=self.processor, **kwargs)
+        super().__init__(order=cohorts, processing_class=self.processor, **kwargs)
 
     def use(self, generation: SyncedGeneration, canary: Canary | None) -> None:
         """Let vLLM draw the answers. TRL's own start of vLLM, which ``use_vllm`` would bring, is not used.
@@ -157,23 +149,6 @@ class RankingTrainer(GRPOTrainer):
         assert entropies is not None
         return logps, entropies
 
-    def save_checkpoint(self) -> Path:
-        """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
-
-        Relies on: ``_save_checkpoint`` writes to that folder, and needs no ``trial`` outside a parameter search.
-        """
-        self._save_checkpoint(self.model, trial=None)
-        return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-
-    def refuse_lost_weights(self) -> None:
-        """Raises NonFiniteError where a trained weight is infinite or NaN: an update was too large for its precision.
-
-        Collective: raised on every rank.
-        """
-        assert self.model is not None
-        if not all_finite(self.model, self.accelerator.gather):
-            raise NonFiniteError(self.state.global_step, "a weight is not finite after its update")
-
     @property
     def old_policy_is_known(self) -> bool:
         """Whether a training pass gives an answer the log-probabilities of the policy that it was drawn from.
@@ -185,56 +160,6 @@ class RankingTrainer(GRPOTrainer):
         return once and not drops_out(self.accelerator.unwrap_model(self.model))
 
     # From here on: methods of TRL's and transformers' trainers, changed.
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's, of weights that are numbers, with our card beside them, in place of peft's.
-
-        Relies on: ``_save_checkpoint`` writes weights by it, first.
-        """
-        self.refuse_lost_weights()
-        super().save_model(output_dir, _internal_call)
-        if self.card is not None and self.args.should_save:
-            write_card(Path(output_dir or self.args.output_dir), self.card(self.state.global_step))
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: TRL's own card, in the run folder, would know neither base model nor data."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
-
-        transformers 5.17 saves a Qwen2.5-VL under the hub's names and resumes with the module's: no name fits, it warns
-        and trains on from the start policy's weights. Relies on: called before the model is wrapped, so that
-        ``self.model`` is the module to fill.
-        """
-        if is_peft_model(self.model) or self.is_fsdp_enabled:
-            if is_peft_model(self.model):
-                check_adapter(self.model, Path(resume_from_checkpoint))
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        own: Any = self.model
-        own.load_state_dict(load_folder(Path(resume_from_checkpoint), own.dtype).state_dict())
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """TRL's, on ranks without a GPU too: accelerate calls their device cpu:0, which torch maps nothing to.
-
-        Relies on: the device that torch.load maps to is ``args.device`` where there are several ranks.
-        """
-        map_numbered_cpus()
-        super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing where a resumed run has all its steps already: transformers would take one more before it looks.
-
-        Relies on: Trainer calls it once an epoch and then looks at ``control.should_training_stop``.
-        """
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
-
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        """Our order of pictures. Relies on: TRL's sampler too gives single indices, each K times in a row."""
-        return self._cohorts
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but for the shuffle: it moves pictures with all their answers, however these are scored.
@@ -276,12 +201,7 @@ class RankingTrainer(GRPOTrainer):
             difference, ratio = self._compared.take(self.accelerator.gather)
             self._metrics["train"][RATIO].append(ratio)
             self._watch(*difference)
-        losses = self.accelerator.gather(loss.detach().reshape(1))
-        lost = losses[~losses.isfinite()]
-        if len(lost):
-            theirs = gather_object([] if loss.isfinite() else list(pictures))
-            raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}", theirs)
-        self._pictures += pictures
+        self.refuse_lost_loss(loss, pictures)
         return loss
 
     def _watch(self, difference: float, largest: float) -> None:
@@ -290,20 +210,6 @@ class RankingTrainer(GRPOTrainer):
             self._metrics["train"][LARGEST].append(largest)
             self._metrics["train"][LOGP_DIFFERENCE].append(difference)
             self.canary(self.state.global_step, difference)
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Trainer's. Raises NonFiniteError where it is infinite or NaN: the optimiser would spread it to all weights.
-
-        Relies on: called once before each of the optimiser's steps, with the norm of the gradients of all ranks (under
-        DeepSpeed after the step); what is returned is that norm, or None.
-        """
-        norm = super()._get_grad_norm(model, grad_norm)
-        pictures, self._pictures = self._pictures, []
-        if norm is not None and not math.isfinite(norm):
-            raise NonFiniteError(
-                self.state.global_step + 1, f"the gradient's norm is {float(norm)}", gather_object(pictures)
-            )
-        return norm
 
     def _get_per_token_logps_and_entropies(
         self,

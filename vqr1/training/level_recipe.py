@@ -1,0 +1,92 @@
+"""Words for the quality, shown with every picture (objective=levels)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import PrinterCallback
+
+from vqr1.cohorts import CohortSampler
+from vqr1.config import Config, EvaluationConfig, LevelLabels, Tuning
+from vqr1.data import Sample
+from vqr1.data.pictures import Load, PictureLoader
+from vqr1.errors import UserError
+from vqr1.machine_choices import MachineChoices
+from vqr1.policy import segments, windows
+from vqr1.policy.level_scores import LevelAnswers
+from vqr1.policy.load import base_model, load_policy, lora_config
+from vqr1.policy.read_once import take_bytes
+from vqr1.rollout.prompt_checks import check_message
+from vqr1.training.level_examples import LevelCollator, Levels, build_question
+from vqr1.training.level_rater import LevelRater
+from vqr1.training.policy_checks import check_files
+from vqr1.training.recipe import Recipe
+from vqr1.training.run_data import as_dataset
+from vqr1.training.run_log import SUPERVISED, Logger
+from vqr1.training.supervised_settings import sft_config
+from vqr1.training.supervised_trainer import LevelTrainer
+
+
+class LevelRecipe(Recipe):
+    """TRL's SFTTrainer over pictures with the word of their level (Q-Align), or a probability for each (DeQA-Score)."""
+
+    def __init__(self, config: Config, choices: MachineChoices, folder: Path):
+        super().__init__(config, choices, folder)
+        self.args = sft_config(config, choices, folder)
+        self._question = build_question(config.levels.question)
+        if config.together > 1 and choices.batches.per_device % config.together:
+            raise UserError(
+                f"levels.pair_weight={config.levels.pair_weight} compares the pictures of a forward pass, which holds "
+                f"{choices.batches.per_device}; set trainer.answers_per_device and trainer.images_per_step to even "
+                "numbers"
+            )
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return replace(self.config.evaluation, k=1, test_k=1)
+
+    def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
+        check_message(processor, self._question)
+        LevelAnswers.of(processor.tokenizer)
+        return check_files(self.config, self.choices, processor, picture)
+
+    def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> LevelTrainer:
+        config = self.config
+        answers, levels = LevelAnswers.of(processor.tokenizer), Levels.of(config, samples)
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = False  # every sample has a picture
+        self._trainer = LevelTrainer(
+            model=load_policy(config.policy),
+            args=self.args,
+            train_dataset=as_dataset(samples, self._question, load),
+            processing_class=processor,
+            peft_config=lora_config(config.policy.lora) if self.choices.tuning is Tuning.lora else None,
+            order=order,
+            levels=config.levels,
+            answers=answers,
+            collator=lambda once: LevelCollator(once, answers, levels),
+        )
+        self._trainer.remove_callback(PrinterCallback)
+        model = base_model(self._trainer.accelerator.unwrap_model(self._trainer.model))
+        take_bytes(model.model.visual, self._trainer.processor.image_processor)
+        windows.attend_at_once(model)
+        model.set_attn_implementation({"text_config": segments.NAME})
+        return self._trainer
+
+    def begin(self, order: CohortSampler, samples: Sequence[Sample], load: Load, logger: Logger) -> None:
+        """Nothing: the trainer is enough."""
+
+    def rater(self, load: PictureLoader, before_batch: Callable[[], None]) -> LevelRater:
+        batch = self.config.evaluation.batch
+        return LevelRater(self._trainer, load, self._question, batch=batch, before_batch=before_batch)
+
+    def reported(self, args: Any) -> set[str]:
+        settings = self.config.levels
+        if settings.labels is LevelLabels.hard:
+            return SUPERVISED
+        weights = {"cross_entropy": settings.level_weight, "text": settings.text_weight, "pair": settings.pair_weight}
+        return {"loss", "learning_rate", "grad_norm", *(f"levels/{name}" for name, w in weights.items() if w)}

@@ -1,0 +1,135 @@
+"""What every trainer of a run does whatever it learns from: weights, checkpoints and resuming, numbers that are none.
+
+Beside :mod:`vqr1.training.trainer` and :mod:`vqr1.training.supervised_trainer`, which are this with TRL's trainers, the
+only user of the private side of transformers' Trainer. Each use says what it relies on, and
+``tests/test_trl_internals.py`` compares it with the installed version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from transformers import Trainer
+
+from vqr1.policy.load import load_folder
+from vqr1.policy.weight_files import check_adapter
+from vqr1.training.checkpoints import map_numbered_cpus
+from vqr1.training.model_card import write_card
+from vqr1.training.watches import NonFiniteError, all_finite
+
+
+class RunTrainer(Trainer):
+    """The first base of a trainer of a run, before one of TRL's.
+
+    ``order`` gives the indices of the training set, epoch by epoch; a ``set_epoch`` of it is told which.
+    """
+
+    args: Any  # TRL's configurations' types say None where TRL has long filled in a number
+    generation_seconds = 0.0  # spent so far on answers of the policy
+    card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
+
+    def __init__(self, *, order: Iterable[int], **kwargs: Any):
+        self._order = order
+        self._pictures: list[str] = []  # that the next update is of
+        super().__init__(**kwargs)
+
+    def save_checkpoint(self) -> Path:
+        """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
+
+        Relies on: ``_save_checkpoint`` writes to that folder, and needs no ``trial`` outside a parameter search.
+        """
+        assert self.model is not None
+        self._save_checkpoint(self.model, trial=None)
+        return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+
+    def refuse_lost_weights(self) -> None:
+        """Raises NonFiniteError where a trained weight is infinite or NaN: an update was too large for its precision.
+
+        Collective: raised on every rank.
+        """
+        assert self.model is not None
+        if not all_finite(self.model, self.accelerator.gather):
+            raise NonFiniteError(self.state.global_step, "a weight is not finite after its update")
+
+    def refuse_lost_loss(self, loss: torch.Tensor, pictures: Sequence[str]) -> None:
+        """Raises NonFiniteError, on every rank, where one has a loss that is infinite or NaN; ``pictures`` are its own.
+
+        Collective, for every loss before its backward pass.
+        """
+        losses = self.accelerator.gather(loss.detach().reshape(1))
+        lost = losses[~losses.isfinite()]
+        if len(lost):
+            theirs = gather_object([] if loss.isfinite() else list(pictures))
+            raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}", theirs)
+        self._pictures += pictures
+
+    # From here on: methods of transformers' Trainer, changed.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, of weights that are numbers, with our card beside them, in place of peft's.
+
+        Relies on: ``_save_checkpoint`` writes weights by it, first.
+        """
+        self.refuse_lost_weights()
+        super().save_model(output_dir, _internal_call)
+        if self.card is not None and self.args.should_save:
+            write_card(Path(output_dir or self.args.output_dir), self.card(self.state.global_step))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: TRL's own card, in the run folder, would know neither base model nor data."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights of a checkpoint, by the way that reads what ``save_pretrained`` wrote.
+
+        transformers 5.17 saves a Qwen2.5-VL under the hub's names and resumes with the module's: no name fits, it warns
+        and trains on from the start policy's weights. Relies on: called before the model is wrapped, so that
+        ``self.model`` is the module to fill.
+        """
+        if is_peft_model(self.model) or self.is_fsdp_enabled:
+            if is_peft_model(self.model):
+                check_adapter(self.model, Path(resume_from_checkpoint))
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        own: Any = self.model
+        own.load_state_dict(load_folder(Path(resume_from_checkpoint), own.dtype).state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """TRL's, on ranks without a GPU too: accelerate calls their device cpu:0, which torch maps nothing to.
+
+        Relies on: the device that torch.load maps to is ``args.device`` where there are several ranks.
+        """
+        map_numbered_cpus()
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where a resumed run has all its steps already: transformers would take one more before it looks.
+
+        Relies on: Trainer calls it once an epoch and then looks at ``control.should_training_stop``.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Our order of pictures. Relies on: TRL's sampler too gives single indices, GRPO's each K times in a row."""
+        return self._order
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's. Raises NonFiniteError where it is infinite or NaN: the optimiser would spread it to all weights.
+
+        Relies on: called once before each of the optimiser's steps, with the norm of the gradients of all ranks (under
+        DeepSpeed after the step); what is returned is that norm, or None.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        pictures, self._pictures = self._pictures, []
+        if norm is not None and not math.isfinite(norm):
+            raise NonFiniteError(
+                self.state.global_step + 1, f"the gradient's norm is {float(norm)}", gather_object(pictures)
+            )
+        return norm

@@ -1,0 +1,140 @@
+"""Trainers of answers that are shown, not drawn: TRL's SFTTrainer in a run.
+
+A step, of pictures whose answers :mod:`vqr1.training.level_examples` wrote:
+
+    hard labels   loss = -mean over the step's tokens of log P(token | picture, question, tokens before)   # TRL's
+    soft labels   log P(word) of all five words, behind one copy of picture and question                   # _soft_loss
+                  loss = level_weight * cross-entropy of the soft label + text_weight * -log P(other words)
+                         + pair_weight * fidelity loss of the pairs of pictures of one set
+    the optimiser steps down the gradient of loss                                               # transformers' Trainer
+
+Upstream's private side that both trainers of a run share is in :mod:`vqr1.training.run_trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from trl import SFTTrainer
+
+from vqr1.config import LevelsConfig
+from vqr1.policy.level_scores import LevelAnswers, branched, level_log_probabilities
+from vqr1.policy.load import base_model
+from vqr1.policy.read_once import OncePerPrompt
+from vqr1.policy.shared_prefix import Packing, log_probabilities
+from vqr1.rollout.offline import encode_prompts
+from vqr1.training.level_losses import expected_level, pair_loss, soft_label_loss
+from vqr1.training.run_trainer import RunTrainer
+
+
+class SupervisedTrainer(RunTrainer, SFTTrainer):
+    """SFTTrainer whose batches name their pictures (``image_id``), so that a loss that is no number does too."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's, watched. Raises NonFiniteError on every rank where one has a loss that is infinite or NaN.
+
+        Relies on: called once for every forward pass in training, before its backward pass; ``return_outputs`` is for
+        TRL's own evaluation, which runs do not use.
+        """
+        assert not return_outputs
+        pictures = inputs.pop("image_id")
+        loss = self.example_loss(model, inputs, num_items_in_batch)
+        self.refuse_lost_loss(loss, pictures)
+        return loss
+
+    def example_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        """TRL's: the mean over the step's tokens of their negative log-probability."""
+        return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+
+
+class LevelTrainer(SupervisedTrainer):
+    """Teaches the levels' words and reads them; batches are of vqr1.training.level_examples.
+
+    ``answers``: the words in the policy's tokens; ``collator`` makes of the processor what makes batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        processing_class: Any,
+        levels: LevelsConfig,
+        answers: LevelAnswers,
+        collator: Callable[[Any], Any],
+        **kwargs: Any,
+    ):
+        self._levels = levels
+        self._answers = answers
+        self._packing = Packing()
+        self.processor = OncePerPrompt.of(processing_class)
+        super().__init__(processing_class=self.processor, data_collator=collator(self.processor), **kwargs)
+
+    @torch.no_grad()
+    def level_log_probabilities(
+        self, prompt: list[dict[str, str]], pictures: Sequence[Image.Image]
+    ) -> list[list[float]]:
+        """log P(word) of the five words for each picture, by the current weights. Collective."""
+        model = self.model
+        assert model is not None
+        examples = [{"image": picture, "prompt": prompt} for picture in pictures]
+        inputs = encode_prompts(self.processor, examples).to(self.accelerator.device)
+        was_training = model.training
+        model.eval()
+        try:
+            with self.accelerator.autocast():
+                found = level_log_probabilities(model, inputs, self._answers, self._positions, self._packing)
+        finally:
+            model.train(was_training)
+        return found.double().tolist()
+
+    @property
+    def _positions(self) -> Any:
+        return base_model(self.accelerator.unwrap_model(self.model)).model.get_rope_index
+
+    def example_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        """Of hard labels TRL's, of soft ones as the module's docstring has it.
+
+        Relies on: without ``labels`` in the batch ``num_items_in_batch`` is None, and Trainer divides the loss by the
+        passes of a step; ``_metrics["train"]`` is a list per name, averaged for the log.
+        """
+        if "soft_label" not in inputs:
+            return super().example_loss(model, inputs, num_items_in_batch)
+        assert num_items_in_batch is None
+        label_BW, mos_B, std_B, set_B = (inputs.pop(name) for name in ("soft_label", "mos", "mos_std", "dataset"))
+        batch = branched(inputs, self._answers.answers)
+        log_RS, _ = log_probabilities(model, batch, self._positions, self._packing)
+        log_BW, text_B = self._split(log_RS, label_BW)
+        settings = self._levels
+        parts = {
+            "cross_entropy": (settings.level_weight, soft_label_loss(log_BW, label_BW, closed=settings.closed_set)),
+            "text": (settings.text_weight, -text_B.mean()),
+            "pair": (settings.pair_weight, pair_loss(expected_level(log_BW), mos_B, std_B, dataset_B=set_B)),
+        }
+        weighed = {name: (weight, value) for name, (weight, value) in parts.items() if weight}
+        self._note({f"levels/{name}": value for name, (_, value) in weighed.items()})
+        return torch.stack([weight * value for weight, value in weighed.values()]).sum()
+
+    def _split(self, log_RS: torch.Tensor, label_BW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log P of each picture's words, (B, W), and the mean log-probability of the answer's other tokens, (B,).
+
+        The others are those of the answer with the likeliest word of the label.
+        """
+        answers = self._answers
+        begin = len(answers.opening)
+        log_BWS = log_RS.view(len(label_BW), len(answers.words), -1)
+        words = [log_BWS[:, w, begin : begin + len(word)].sum(1) for w, word in enumerate(answers.words)]
+        texts = []
+        for log_WS, likeliest in zip(log_BWS, label_BW.argmax(1).tolist(), strict=True):
+            own, end = log_WS[likeliest, : len(answers.answers[likeliest])], begin + len(answers.words[likeliest])
+            texts.append(torch.cat([own[:begin], own[end:]]).mean())
+        return torch.stack(words, 1), torch.stack(texts)
+
+    def _note(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Log the mean over ranks and passes."""
+        for name, value in values.items():
+            mean = self.accelerator.gather(value.detach().float().reshape(1)).mean().item()
+            self._metrics["train"][name].append(mean)
