@@ -17,13 +17,22 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
-from trl import GRPOConfig
+from trl import GRPOConfig, SFTConfig
 
 from tests.support.choices import choices_for
 from vqr1.batches import plan_batches
 from vqr1.command_words import train_words
-from vqr1.config import Config, RewardKind, Rivals, StepSettings, Tuning, as_dict, register
-from vqr1.config_checks import OURS, OWNED, check, check_name, from_hydra, step_settings, trainer_settings
+from vqr1.config import Config, Objective, RewardKind, Rivals, StepSettings, Tuning, as_dict, register
+from vqr1.config_checks import (
+    OURS,
+    OWNED,
+    OWNED_BY_SUPERVISED,
+    check,
+    check_name,
+    from_hydra,
+    step_settings,
+    trainer_settings,
+)
 from vqr1.data import DATASETS
 from vqr1.data.sample import some_of
 from vqr1.errors import UserError
@@ -32,6 +41,7 @@ from vqr1.policy.shared_prefix import Packing
 from vqr1.ranking_options import Agreement, Opponent, Variance
 from vqr1.training.build_trainer import packing, reward_functions
 from vqr1.training.grpo_settings import check_boundaries, grpo_config
+from vqr1.training.objectives import recipe_of
 
 CONF = packaged("conf").resolve()
 # Found, not listed: a new file of conf/ is a new test. conf/local belongs to the machine, conf/evaluate
@@ -59,10 +69,14 @@ def composed(*overrides: str, conf: Path = CONF) -> Config:
 
 def grpo_defaults() -> dict[str, typing.Any]:
     """Every setting of GRPOConfig that is nobody's but the trainer's, at its default."""
+    return defaults_of(GRPOConfig, OWNED)
+
+
+def defaults_of(kind: type, owned: typing.Collection[str]) -> dict[str, typing.Any]:
     return {
         f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        for f in dataclasses.fields(GRPOConfig)
-        if f.name not in OWNED and f.name not in OURS
+        for f in dataclasses.fields(kind)
+        if f.name not in owned and f.name not in OURS
     }
 
 
@@ -125,8 +139,12 @@ def test_a_shipped_configuration_composes_and_makes_trls_configuration(option, t
     config = composed(*([option] if option else []))
     assert set(config.data.train) <= set(DATASETS)
     choices = choices_for(config)
-    grpo = grpo_config(config, choices, tmp_path)
     assert choices.batches.images_per_generation == config.trainer["images_per_step"]
+    if config.objective is not Objective.rl2r:
+        args = recipe_of(config, choices, tmp_path).args
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps == config.trainer["images_per_step"]
+        return
+    grpo = grpo_config(config, choices, tmp_path)
     assert grpo.num_generations == config.rollout.k
     assert len(reward_functions(config)) == len(grpo.reward_weights) == 2
 
@@ -222,7 +240,7 @@ def test_a_study_is_put_on_the_experiment_that_base_names(word, made, monkeypatc
 @pytest.mark.parametrize("base", ["nosuch", "study_k", "../demo"])
 def test_what_cannot_be_studied_is_refused(base, monkeypatch):
     monkeypatch.setenv("BASE", base)
-    with pytest.raises(UserError, match=f"BASE={base} in the environment is no.*from demo, demo_short"):
+    with pytest.raises(UserError, match=f"BASE={base} in the environment is no.*from demo, .*demo_short"):
         train_words(["experiment=study_k"])
     with pytest.raises(UserError, match=re.escape("experiment=[study_k,study_beta] crosses what they sweep")):
         train_words(["experiment=study_k,study_beta"])
@@ -375,7 +393,70 @@ def test_a_reward_setting_without_effect_is_refused(cause, idle):
         composed(f"reward.{cause}", f"reward.{idle}")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.k=4", "rollout.k=4 has no effect with objective=levels; leave it out"),
+        ("rollout.temperature=0.7", "rollout.temperature=0.7 has no effect with objective=levels"),
+        ("rollout.vllm.sleep=true", "rollout.vllm.* has no effect with objective=levels"),
+        ("rollout=vllm_colocate", "rollout=vllm_colocate has no effect with objective=levels"),
+        ("reward.cohort_size=4", "reward.cohort_size=4 has no effect with objective=levels"),
+        ("reward=binary", "reward.agreement=binary has no effect with objective=levels"),
+        ("evaluation.k=2", "evaluation.k=2 has no effect with objective=levels"),
+        ("evaluation.proof=true", "evaluation.proof=true has no effect with objective=levels"),
+        ("trainer.shared_prefix=false", "trainer.shared_prefix=false has no effect with objective=levels"),
+        ("+trainer.loss_type=dft", "trainer.loss_type follows from another setting: use objective"),
+        ("+trainer.packing=true", "trainer.packing follows from another setting"),
+        ("levels.pair_weight=1", "levels.pair_weight=1.0 has no effect with levels.labels=hard"),
+        ("levels.question=' '", "levels.question is empty"),
+    ],
+)
+def test_what_an_objective_does_not_read_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        composed("experiment=demo_levels", override)
+
+
+@pytest.mark.parametrize("override", ["levels.labels=soft", "levels.pair_weight=0.5", "levels.question=Well?"])
+def test_levels_are_refused_where_answers_are_drawn(override):
+    with pytest.raises(UserError, match=re.escape(override.split("=")[0]) + ".* has no effect with objective=rl2r"):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["levels.level_weight=0"], "levels.level_weight and levels.pair_weight are both 0"),
+        (["levels.text_weight=-1"], "levels.text_weight=-1.0: set it to 0 or more"),
+    ],
+)
+def test_soft_labels_need_something_to_learn(words, message):
+    with pytest.raises(UserError, match=message):
+        composed("experiment=demo_levels", "levels.labels=soft", *words)
+
+
+def test_pairs_need_two_pictures_in_a_pass(tmp_path):
+    soft = ["experiment=demo_levels", "levels.labels=soft", "levels.pair_weight=1"]
+    config = composed(*soft, "trainer.answers_per_device=1")
+    with pytest.raises(UserError, match="compares the pictures of a forward pass, which holds 1"):
+        recipe_of(config, choices_for(config), tmp_path)
+
+
+def test_trainer_settings_of_another_objective_are_refused(tmp_path):
+    config = composed("experiment=demo_levels", "+trainer.beta=0.1")
+    with pytest.raises(UserError, match="trainer.beta is no setting of SFTConfig .*objective=levels"):
+        recipe_of(config, choices_for(config), tmp_path)
+
+
+def test_every_other_setting_of_sft_can_be_given_at_once(tmp_path):
+    config = composed("experiment=demo_levels")
+    free = defaults_of(SFTConfig, {*OWNED, *OWNED_BY_SUPERVISED})
+    config.trainer = {"images_per_step": 16, **free, "learning_rate": 3e-6}
+    check(config)
+    assert recipe_of(config, choices_for(config), tmp_path).args.learning_rate == 3e-6
+
+
 def test_owned_settings_are_all_trls():
+    assert set(OWNED_BY_SUPERVISED) <= {f.name for f in dataclasses.fields(SFTConfig)}
     assert set(OWNED) <= {f.name for f in dataclasses.fields(GRPOConfig)}
 
 

@@ -37,6 +37,16 @@ TITLES = (
 REWARD, QUALITY, FORMAT, KL, STD, SRCC = range(6)
 
 
+def test_a_run_that_was_shown_answers_has_its_loss_in_place_of_rewards():
+    rows = [
+        {"step": step, "train/loss": 1 / step, "train/token_accuracy": 0.5, "train/grad_norm": 1.0, "train/lr": 0.1}
+        for step in (1, 2, 3)
+    ]
+    assert titles(rows) == ("loss", "likeliest tokens (share)", "norm of the gradient", "learning rate", *TITLES[4:])
+    axes = drawn(rows)
+    assert all(lines(axis) for axis in axes[:4])
+
+
 def drawn(rows, proof=None):
     """The axes of the figure."""
     return curves(list(rows), proof).axes

@@ -18,7 +18,7 @@ from vqr1.data import Sample
 from vqr1.errors import UserError
 from vqr1.levels import LEVELS, level_score
 from vqr1.policy import segments
-from vqr1.policy.level_scores import LevelAnswers, branched, level_log_probabilities
+from vqr1.policy.level_scores import LevelAnswers, branched, level_log_probabilities, level_scores
 from vqr1.policy.load import load_folder, load_processor
 from vqr1.policy.read_once import OncePerPrompt, take_bytes
 from vqr1.policy.shared_prefix import Packing
@@ -97,6 +97,24 @@ def test_words_of_several_tokens_have_the_probability_that_whole_rows_give_them(
         for log, word in zip(own, answers.words, strict=True):
             whole = by_whole_rows(model, plain, picture, [*answers.opening, *word])
             torch.testing.assert_close(log, whole[len(answers.opening) :].sum(), rtol=0, atol=2e-5)
+
+
+def test_scores_outside_of_training_are_those_inside(policy):
+    """From the plain processor as well, and one picture at a time."""
+    model, plain, processor, pictures = policy
+    examples = [{"image": picture, "prompt": QUESTION} for picture in pictures]
+    answers = LevelAnswers.of(processor.tokenizer)
+    with torch.no_grad():
+        inside = level_log_probabilities(
+            model, encode_prompts(processor, examples), answers, model.model.get_rope_index, Packing("mask")
+        )
+    expected = level_score(inside.double().numpy())
+    found = level_scores(model, plain.tokenizer, encode_prompts(plain, examples))
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
+    np.testing.assert_allclose(found.std, expected.std, atol=1e-4)
+    assert np.ptp(found.score) > 1e-3
+    alone = [level_scores(model, plain.tokenizer, encode_prompts(plain, [one])).score for one in examples]
+    np.testing.assert_allclose(np.concatenate(alone), found.score, atol=1e-4)
 
 
 def test_a_hard_example_teaches_the_answer_and_nothing_before_it(policy):

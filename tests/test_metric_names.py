@@ -16,7 +16,8 @@ from vqr1.metric_names import MEDIA, METRICS, TIMINGS, described
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.canary import LARGEST, LOGP_DIFFERENCE
 from vqr1.training.evaluator import Ratings
-from vqr1.training.run_log import NAMES, StepCallback
+from vqr1.training.run_log import NAMES, OF_SHOWN, StepCallback
+from vqr1.training.supervised_trainer import LEVEL_LOSSES
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "logging.md"
 
@@ -68,7 +69,8 @@ def timings(tmp_path):
 
 
 def test_the_list_is_what_the_parts_of_a_run_log():
-    assert set(METRICS) == {*NAMES.values(), *rewards(), *evaluation(), LOGP_DIFFERENCE, LARGEST}
+    shown = {*OF_SHOWN.values(), *(f"levels/{name}" for name in LEVEL_LOSSES)}
+    assert set(METRICS) == {*NAMES.values(), *shown, *rewards(), *evaluation(), LOGP_DIFFERENCE, LARGEST}
 
 
 def test_timings_are_apart(tmp_path):

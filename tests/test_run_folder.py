@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import vqr1
-from vqr1.config import Config, EvaluationConfig, PolicyConfig, RewardConfig, RolloutConfig, as_dict
+from vqr1.config import Config, EvaluationConfig, Objective, PolicyConfig, RewardConfig, RolloutConfig, as_dict
 from vqr1.provenance import PACKAGES, finite, versions
 from vqr1.training.run_folder import FIRST, FORMAT, RunFolder
 
@@ -86,6 +86,18 @@ def test_a_run_is_resumed_with_its_own_settings(started):
     resumed = contents(started.path)
     assert resumed.pop(started.path / "resumed.jsonl") == b'{"step": 10}\n', "for reports"
     assert resumed == before
+
+
+def test_a_run_from_before_there_were_objectives_is_resumed(started):
+    stored = yaml.safe_load((started.path / "config.yaml").read_text())
+    del stored["objective"], stored["levels"]
+    (started.path / "config.yaml").write_text(yaml.safe_dump(stored))
+    opened(started.path, config(resume=True))
+
+
+def test_a_run_of_another_objective_is_refused_with_that_as_the_reason(started):
+    with pytest.raises(ValueError, match="objective was rl2r in .* and is levels"):
+        opened(started.path, config(resume=True, objective=Objective.levels, evaluation=EvaluationConfig(k=1)))
 
 
 @pytest.mark.parametrize("prepare", [lambda path: None, Path.mkdir])

@@ -37,7 +37,7 @@ class Objective(Enum):
     """What a policy learns from."""
 
     rl2r = "rl2r"  # rewards for its own answers (VisualQuality-R1), by TRL's GRPOTrainer
-    levels = "levels"  # five words for the quality, of every picture its own (Q-Align, DeQA-Score), by SFTTrainer
+    levels = "levels"  # words for the quality, shown with every picture (Q-Align, DeQA-Score), by TRL's SFTTrainer
 
 
 class LevelLabels(Enum):

@@ -90,6 +90,7 @@ OWNED = {
 
 # Settings of SFTConfig that another setting of ours decides, or that have no effect on pictures with one answer each.
 OWNED_BY_SUPERVISED = {
+    "include_num_input_tokens_seen": "the run, which logs their number",
     "max_length": "policy.max_pixels: nothing is cut off an answer",
     "truncation_mode": "policy.max_pixels: nothing is cut off an answer",
     "loss_type": "objective",

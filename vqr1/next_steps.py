@@ -30,7 +30,7 @@ def next_words(config: Config, folder: Path, steps: int) -> str:
     name = folder.relative_to(config.runs)
     lines = {
         "look at": ", ".join(figures),
-        "evaluate": words if config.data.test else "",
+        "evaluate": words if config.data.test and config.draws_answers else "",  # by answers with a number in them
         "go on": f"the same command with {_word('name', str(name))} resume=true trainer.max_steps={2 * steps}",
         "send": " ".join(f"wandb sync {shlex.quote(str(run))}" for run in sorted(folder.glob("wandb/offline-run-*"))),
     }

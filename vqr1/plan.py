@@ -145,6 +145,11 @@ class Plan:
 def make_plan(config: Config, settings: PlanSettings) -> Plan:
     """Raises UserError for what cannot be: settings, sizes, a policy that does not fit; MissingFileError for a policy
     that is neither here nor published."""
+    if not config.draws_answers:
+        raise UserError(
+            f"vqr1 plan counts the time in which answers are drawn, and objective={config.objective.value} draws none; "
+            "name an experiment with objective=rl2r"
+        )
     sizes, found = policy_sizes(config.policy.path)
     ranks = settings.gpus * settings.nodes
     memory = settings.gpu_memory * SOLD

@@ -273,7 +273,7 @@ def expected_scores(
         )
     trees, number = _trees(inputs, {r: tuple(answers[r][: before[r]]) for r in placed})
     packed = _pack(trees, digits, tokens, model.model.get_rope_index, packing)
-    with _attention_to_parts(model):
+    with attention_to_parts(model):
         hidden = model.model(**packed.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
 
     def at(places: torch.Tensor, none_of: Sequence[int]) -> torch.Tensor:
@@ -377,7 +377,7 @@ def _pack(trees: _Trees, digits: Digits, tokens: NumberTokens, positions: Positi
 
 
 @contextmanager
-def _attention_to_parts(model: Any) -> Iterator[None]:
+def attention_to_parts(model: Any) -> Iterator[None]:
     """FlashAttention, with which a policy may be loaded, takes neither parts nor masks."""
     usual = model.config.get_text_config()._attn_implementation
     model.set_attn_implementation({"text_config": segments.NAME})

@@ -21,9 +21,12 @@ from typing import Any
 
 import torch
 
-from vqr1.levels import LEVELS, word_tokens
+from vqr1.levels import LEVELS, LevelScore, level_score, word_tokens
+from vqr1.policy.expected import TILE, attention_to_parts
+from vqr1.policy.load import base_model
 from vqr1.policy.read_once import of_rows
-from vqr1.policy.shared_prefix import AnswerBatch, Packing, Positions, log_probabilities
+from vqr1.policy.segments import kernel_takes
+from vqr1.policy.shared_prefix import AnswerBatch, Packing, Positions, log_probabilities, pack
 
 OPENING, ENDING = "The quality of the image is", "."
 
@@ -90,3 +93,37 @@ def level_log_probabilities(
     batch = branched(inputs, answers.words, answers.opening)
     log_RS, _ = log_probabilities(model, batch, positions, packing)
     return log_RS.sum(1).view(-1, len(answers.words))
+
+
+@torch.no_grad()
+def level_scores(model: Any, tokenizer: Any, inputs: Mapping[str, Any], packing: Packing | None = None) -> LevelScore:
+    """Score and spread of the pictures of R prompts by the five words, outside of training: one pass for all.
+
+    Args:
+        model: a Qwen2.5-VL, with LoRA or without, in evaluation mode, not sharded. Its attention is another during the
+            call, so no other thread may use it then.
+        tokenizer: its own.
+        inputs: what the processor made of the R prompts, each with a picture, padded on the left, on the model's
+            device; a plain processor or :class:`vqr1.policy.read_once.OncePerPrompt`. The prompt is the question that
+            the policy was trained with; the answer's opening is added here.
+        packing: how the pass is laid out. None: in segments where their kernel runs, else under a mask.
+
+    Returns:
+        (R,) scores on [1, 5]; a picture's do not depend on its batch but for the rounding of the policy's precision.
+
+    Raises:
+        UserError: words that the vocabulary does not know or cannot tell apart.
+    """
+    assert not model.training, "the policy is in training mode, with dropout"
+    model, answers = base_model(model), LevelAnswers.of(tokenizer)
+    if packing is None:
+        heads = torch.empty(0, dtype=model.dtype, device=model.device)
+        packing = Packing("segments" if kernel_takes(heads) else "mask")
+    packed = pack(branched(inputs, answers.words, answers.opening), model.model.get_rope_index, packing)
+    told = packed.inputs.pop("shift_labels").flatten()[packed.places]
+    with attention_to_parts(model):
+        hidden = model.model(**packed.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[packed.places]
+    tiles = zip(hidden.split(TILE), told.split(TILE), strict=True)
+    log_T = torch.cat([model.lm_head(h).float().log_softmax(-1).gather(1, t[:, None])[:, 0] for h, t in tiles])
+    each = log_T.double().cpu().split([len(word) for word in answers.words] * len(inputs["input_ids"]))
+    return level_score(torch.stack([word.sum() for word in each]).view(-1, len(answers.words)).numpy())

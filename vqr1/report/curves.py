@@ -37,6 +37,8 @@ CEILINGS = {
     "supervised": ((3, 1.5), "ceiling: trained on the true scores"),
     "label": ((1, 1.5), "ceiling: noise of the labels"),
 }
+# What runs log beside the loss that were shown answers in place of being rewarded for their own.
+SHOWN = ("train/token_accuracy", "levels/cross_entropy", "levels/pair")
 GAP = 0.07  # of a panel's height, between the names of two ceilings
 
 Rows = list[dict[str, Any]]
@@ -46,7 +48,8 @@ def draw_curves(folder: Path) -> Path:
     """``curves.png`` and ``curves.pdf`` of a run folder; returns the first.
 
     From ``metrics.jsonl``: reward, its quality part, share of answers in the asked form; KL, score std and SRCC per
-    set. The ceilings of ``summary.json``'s proof, where it has one, are lines in their set's colour.
+    set. Of a run that was shown answers the loss, a figure beside it, gradient and learning rate in place of the first
+    four. The ceilings of ``summary.json``'s proof, where it has one, are lines in their set's colour.
     """
     rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
@@ -71,10 +74,10 @@ def curves(rows: Rows, proof: dict[str, Any] | None = None) -> Any:
         for axis in axes[3:]:
             axis.set_xlabel(STEP)
         looks = _looks(rows, proof or {})
-        _training(axes[0], rows, "train/reward", spread="train/reward_std")
-        _training(axes[1], rows, _quality(rows))
-        _training(axes[2], rows, "reward/format")
-        _training(axes[3], rows, "policy/kl")
+        first, *others = _of_training(rows)
+        _training(axes[0], rows, first, spread="train/reward_std")
+        for axis, key in zip(axes[1:4], others, strict=True):
+            _training(axis, rows, key)
         _training(axes[4], rows, "rollout/score_std")
         _sets(axes[4], rows, "score_std", looks)
         _sets(axes[5], rows, "srcc", looks)
@@ -85,8 +88,15 @@ def curves(rows: Rows, proof: dict[str, Any] | None = None) -> Any:
 
 def titles(rows: Rows) -> tuple[str, ...]:
     """What the six panels of these ``metrics.jsonl`` rows are called."""
-    keys = ("train/reward", _quality(rows), "reward/format", "policy/kl", "eval/{set}/score_std", "eval/{set}/srcc")
-    return tuple(map(axis_name, keys))
+    return tuple(map(axis_name, (*_of_training(rows), "eval/{set}/score_std", "eval/{set}/srcc")))
+
+
+def _of_training(rows: Rows) -> tuple[str, str, str, str]:
+    """The keys of the panels of training."""
+    shown = next((key for key in SHOWN if _points(rows, key)), None)
+    if shown is not None:
+        return "train/loss", shown, "train/grad_norm", "train/lr"
+    return "train/reward", _quality(rows), "reward/format", "policy/kl"
 
 
 def _quality(rows: Rows) -> str:

@@ -28,7 +28,7 @@ from vqr1.training.recipe import Recipe
 from vqr1.training.run_data import as_dataset
 from vqr1.training.run_log import SUPERVISED, Logger
 from vqr1.training.supervised_settings import sft_config
-from vqr1.training.supervised_trainer import LevelTrainer
+from vqr1.training.supervised_trainer import LevelTrainer, loss_weights
 
 
 class LevelRecipe(Recipe):
@@ -88,5 +88,4 @@ class LevelRecipe(Recipe):
         settings = self.config.levels
         if settings.labels is LevelLabels.hard:
             return SUPERVISED
-        weights = {"cross_entropy": settings.level_weight, "text": settings.text_weight, "pair": settings.pair_weight}
-        return {"loss", "learning_rate", "grad_norm", *(f"levels/{name}" for name, w in weights.items() if w)}
+        return {"loss", "learning_rate", "grad_norm", *(f"levels/{name}" for name in loss_weights(settings))}

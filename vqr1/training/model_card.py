@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vqr1.config import Config, RewardKind
+from vqr1.config import Config, LevelLabels, RewardKind
 from vqr1.config_checks import step_settings
 from vqr1.policy.load import SHIPPED
 from vqr1.provenance import versions
@@ -64,8 +64,8 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             _front_matter(facts),
             f"# {facts.run}, step {step}",
             "",
-            f"{_policy(facts)} trained to rate the quality of pictures by reinforcement learning to rank "
-            f"(VisualQuality-R1's method) with vqr1. These are the weights after {step} optimiser steps"
+            f"{_policy(facts)} trained to rate the quality of pictures {_method(config)} with vqr1. "
+            f"These are the weights after {step} optimiser steps"
             + (" (LoRA adapters, to be laid on the base model)." if facts.lora else "."),
             "",
             "## Trained on",
@@ -89,11 +89,19 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             "",
             "## Load",
             "",
-            "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
-            "",
-            "    vqr1 evaluate model=FOLDER data=[SET,SET]",
-            "",
-            "In a program:",
+            *(
+                [
+                    "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
+                    "",
+                    "    vqr1 evaluate model=FOLDER data=[SET,SET]",
+                    "",
+                    "In a program:",
+                ]
+                if config.draws_answers
+                else [
+                    "With `FOLDER` the place of this file; `vqr1.policy.level_scores.level_scores` reads scores of it:",
+                ]
+            ),
             "",
             "```python",
             (LOAD_LORA if facts.lora else LOAD_FULL).format(
@@ -103,8 +111,7 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             )
             + "```",
             "",
-            "The prompt it was trained with is `rollout.prompt` of `config.yaml` in the run folder: "
-            f"`{config.rollout.prompt}`.",
+            _prompt(config),
             "",
             "## Limits",
             "",
@@ -125,7 +132,13 @@ def _front_matter(facts: CardFacts) -> str:
         **({"base_model": path} if path.count("/") == 1 and not path.startswith(tuple("./~")) else {}),  # on the hub
         "library_name": "peft" if facts.lora else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["image-quality-assessment", "grpo", "trl", "vqr1", *(["lora"] if facts.lora else [])],
+        "tags": [
+            "image-quality-assessment",
+            "grpo" if facts.config.draws_answers else "sft",
+            "trl",
+            "vqr1",
+            *(["lora"] if facts.lora else []),
+        ],
         "datasets": list(facts.config.data.train),
     }
     return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
@@ -140,6 +153,22 @@ def _policy(facts: CardFacts) -> str:
     return "The tiny policy shipped with vqr1 (a small Qwen2.5-VL)," if path == "tiny" else f"`{path}`,"
 
 
+def _method(config: Config) -> str:
+    if config.draws_answers:
+        return "by reinforcement learning to rank (VisualQuality-R1's method)"
+    return "in the words of five levels (Q-Align's method" + (
+        ")" if config.levels.labels is LevelLabels.hard else ", with soft labels as in DeQA-Score)"
+    )
+
+
+def _prompt(config: Config) -> str:
+    if config.draws_answers:
+        where, text = "rollout.prompt", config.rollout.prompt
+    else:
+        where, text = "levels.question", config.levels.question
+    return f"The prompt it was trained with is `{where}` of `config.yaml` in the run folder: `{text}`."
+
+
 def _set(name: str, config: Config, sizes: dict[str, int]) -> str:
     data = config.data
     used = (("train", data.train), ("validation", data.validation), ("test", data.test))
@@ -148,6 +177,17 @@ def _set(name: str, config: Config, sizes: dict[str, int]) -> str:
 
 def _settings(facts: CardFacts) -> dict[str, Any]:
     config = facts.config
+    return {
+        **(_ranking(config) if config.draws_answers else _levels(config)),
+        "pictures in a step": step_settings(config.trainer).images_per_step,
+        "learning rate": f"{facts.learning_rate:g}",
+        "tuning": ("LoRA" if facts.lora else "all weights")
+        + ("" if config.policy.train_vision else " but the vision tower's"),
+        "seed": config.seed,
+    }
+
+
+def _ranking(config: Config) -> dict[str, Any]:
     reward, trainer = config.reward, config.trainer
     how = f"{reward.kind.value}"
     if reward.kind is RewardKind.ranking:
@@ -156,13 +196,18 @@ def _settings(facts: CardFacts) -> dict[str, Any]:
         "reward": f"{how}; weights: quality {reward.fidelity_weight:g}, format {reward.format_weight:g}",
         "answers to each picture (rollout.k)": config.rollout.k,
         "temperature": config.rollout.temperature,
-        "pictures in a step": step_settings(trainer).images_per_step,
         "KL penalty (trainer.beta)": trainer.get("beta"),
-        "learning rate": f"{facts.learning_rate:g}",
-        "tuning": ("LoRA" if facts.lora else "all weights")
-        + ("" if config.policy.train_vision else " but the vision tower's"),
-        "seed": config.seed,
     }
+
+
+def _levels(config: Config) -> dict[str, Any]:
+    levels = config.levels
+    found: dict[str, Any] = {"labels (levels.labels)": levels.labels.value}
+    if levels.labels is LevelLabels.soft:
+        found["weights of the loss"] = (
+            f"label {levels.level_weight:g}, other words {levels.text_weight:g}, pairs {levels.pair_weight:g}"
+        )
+    return found
 
 
 def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -173,7 +218,7 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
     if row is None:
         return ["Nothing was evaluated up to this step."]
     text = [
-        "SRCC and PLCC of the mean of the answers against the opinion scores"
+        "SRCC and PLCC of the scores (of several answers their mean) against the opinion scores"
         + (
             "."
             if row["step"] == step
@@ -199,6 +244,12 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _limits(config: Config) -> list[str]:
+    if not config.draws_answers:
+        return [
+            "- Its scores are expected levels, 1 (bad) to 5 (excellent), each a fifth of its dataset's scale: sets "
+            "whose scales differ in meaning share the words.",
+            "- The figures hold for the pictures named above; other kinds of content or damage were not measured.",
+        ]
     scale = (
         "- Its scores are numbers on the scale that its prompt asks for, not on a dataset's own scale."
         if config.reward.kind is RewardKind.ranking

@@ -221,7 +221,7 @@ class RunFolder:
     def _check_same(self, config: Config) -> None:
         before = {**ADDED, **_flat(yaml.safe_load((self.path / BEGUN).read_text()))}
         now = _flat(as_dict(config))
-        for name in sorted({*before, *now}):
+        for name in sorted({*before, *now}, key=lambda name: (name != "objective", name)):  # the cause before the rest
             fixed = name.split(".")[0] in FIXED and name not in FREE
             if fixed and before.get(name) != now.get(name):
                 raise UserError(

@@ -29,6 +29,15 @@ from vqr1.rollout.offline import encode_prompts
 from vqr1.training.level_losses import expected_level, pair_loss, soft_label_loss
 from vqr1.training.run_trainer import RunTrainer
 
+# The parts of the loss of soft labels, as they are logged below "levels/"; in the order of their weights.
+LEVEL_LOSSES = ("cross_entropy", "text", "pair")
+
+
+def loss_weights(levels: LevelsConfig) -> dict[str, float]:
+    """The weight of each part of the loss of soft labels that has one above 0."""
+    weights = levels.level_weight, levels.text_weight, levels.pair_weight
+    return {name: weight for name, weight in zip(LEVEL_LOSSES, weights, strict=True) if weight}
+
 
 class SupervisedTrainer(RunTrainer, SFTTrainer):
     """SFTTrainer whose batches name their pictures (``image_id``), so that a loss that is no number does too."""
@@ -110,13 +119,13 @@ class LevelTrainer(SupervisedTrainer):
         log_BW, text_B = self._split(log_RS, label_BW)
         settings = self._levels
         parts = {
-            "cross_entropy": (settings.level_weight, soft_label_loss(log_BW, label_BW, closed=settings.closed_set)),
-            "text": (settings.text_weight, -text_B.mean()),
-            "pair": (settings.pair_weight, pair_loss(expected_level(log_BW), mos_B, std_B, dataset_B=set_B)),
+            "cross_entropy": soft_label_loss(log_BW, label_BW, closed=settings.closed_set),
+            "text": -text_B.mean(),
+            "pair": pair_loss(expected_level(log_BW), mos_B, std_B, dataset_B=set_B),
         }
-        weighed = {name: (weight, value) for name, (weight, value) in parts.items() if weight}
-        self._note({f"levels/{name}": value for name, (_, value) in weighed.items()})
-        return torch.stack([weight * value for weight, value in weighed.values()]).sum()
+        weights = loss_weights(settings)
+        self._note({f"levels/{name}": parts[name] for name in weights})
+        return torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
 
     def _split(self, log_RS: torch.Tensor, label_BW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """log P of each picture's words, (B, W), and the mean log-probability of the answer's other tokens, (B,).
