@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.support.runs import rows, start, train, training_rows
+from tests.support.choices import choices_for
+from tests.support.runs import AGREE, rows, start, train, training_rows
 from vqr1.config import Config, DataConfig, LevelLabels, LevelsConfig, Objective, PolicyConfig
 from vqr1.data import Sample
 from vqr1.errors import UserError
@@ -25,6 +26,7 @@ from vqr1.policy.shared_prefix import Packing
 from vqr1.rollout.offline import encode_prompts
 from vqr1.training.level_examples import LevelCollator, Levels, build_question
 from vqr1.training.level_rater import LevelRater
+from vqr1.training.level_recipe import LevelRecipe
 
 QUESTION = build_question("How would you rate the quality of this image?")
 SIZES = [(56, 84), (112, 56), (84, 84)]
@@ -195,6 +197,18 @@ def test_a_rating_is_the_expected_level_and_its_word_the_likeliest():
     assert float(level_score([0.0] * 5).score) == 3.0
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_every_picture_is_shown_once_an_epoch(tmp_path, passes):
+    """However many passes a step has: a batch that is read again for each pass is GRPO's alone."""
+    trainer = {"images_per_step": 8, "answers_per_device": 8 // passes}
+    config = replace(config_of(), trainer=trainer)
+    recipe = LevelRecipe(config, choices_for(config), tmp_path)
+    order = recipe.order([sample(i, 3.0) for i in range(16)])
+    assert sorted(order) == list(range(16))
+    assert len(order) == 16
+    assert recipe.args.gradient_accumulation_steps == passes
+
+
 # Whole runs, of an untrained policy.
 
 
@@ -250,8 +264,19 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one(tmp_path, finished, wh
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_step_is_the_same_in_one_pass_and_in_two(tmp_path, where, labels):
+    one, two = (
+        train(tmp_path / size, **where, levels__labels=labels, trainer__answers_per_device=size) for size in ("8", "4")
+    )
+    for ours, theirs in zip(training_rows(one), training_rows(two), strict=True):
+        for key in ("train/loss", "train/grad_norm"):
+            assert ours[key] == pytest.approx(theirs[key], **AGREE)
+
+
+@pytest.mark.slow
 def test_soft_labels_with_pairs_are_learnt(tmp_path, where):
-    """By LoRA, over passes of half a step: every part of the loss is logged, and falls."""
+    """Over passes of half a step: every part of the loss is logged, and their sum is the loss."""
     soft = {"levels__labels": "soft", "levels__pair_weight": "1", "trainer__answers_per_device": "4"}
     run = train(tmp_path / "soft", **where, **soft, trainer__max_steps=6)
     parts = [row for row in training_rows(run) if "levels/pair" in row]

@@ -22,8 +22,8 @@ from vqr1.policy.load import load_processor, weight_bytes
 from vqr1.rollout.engine import RolloutError
 from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.rollout_settings import TrainingEngine
+from vqr1.training import ranking_recipe, start_vllm
 from vqr1.training import run as run_module
-from vqr1.training import start_vllm
 from vqr1.training.grpo_settings import grpo_config
 from vqr1.training.run import train
 from vqr1.training.start_vllm import check_engine, use_vllm
@@ -230,10 +230,10 @@ def test_no_more_pictures_are_decoded_for_the_check_than_it_compares(run, monkey
     def start(trainer, config, choices, processor, max_length, pictures, *_):
         raise StartedError(len(pictures), len(loaded), len(trainer.train_dataset))
 
-    make_trainer = run_module.make_trainer
+    make_trainer = ranking_recipe.make_trainer
     monkeypatch.setattr(run_module, "picture_loader", lambda low, high, _: Counting(low, high))
-    monkeypatch.setattr(run_module, "make_trainer", make)
-    monkeypatch.setattr(run_module, "use_vllm", start)
+    monkeypatch.setattr(ranking_recipe, "make_trainer", make)
+    monkeypatch.setattr(ranking_recipe, "use_vllm", start)
     with pytest.raises(StartedError) as started:
         run(FakeEngine, **QUIET)
     compared, decoded, pictures = started.value.args

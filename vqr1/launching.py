@@ -241,8 +241,9 @@ def _announce(
     found = estimated(config, choices, devices)
     tuning = f"{choices.tuning.value}, launcher: {choices.launcher.value}"
     print(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
-    idle = choices.engine is TrainingEngine.transformers and idle_vllm(config.rollout.vllm)
-    print(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
+    if config.draws_answers:
+        idle = choices.engine is TrainingEngine.transformers and idle_vllm(config.rollout.vllm)
+        print(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
     print(
         f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
     )

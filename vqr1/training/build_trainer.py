@@ -34,7 +34,8 @@ def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, i
         images_per_batch=plan.images_per_generation,
         cohort_size=config.together,
         answers_per_image=config.answers_to_each,
-        reuse=plan.steps_per_generation * iterations,
+        # TRL reads a generation batch once for every pass over a part of it; answers that are shown have none.
+        reuse=plan.steps_per_generation * iterations if config.draws_answers else 1,
         temperature=config.data.mix_temperature,
         seed=config.seed,
     )

@@ -49,14 +49,18 @@ class LevelRecipe(Recipe):
     def evaluation(self) -> EvaluationConfig:
         return replace(self.config.evaluation, k=1, test_k=1)
 
+    def order(self, samples: Sequence[Sample]) -> CohortSampler:
+        """As a Recipe's. Raises UserError for a scale that is open, or ratings without spread for soft labels, too."""
+        self._levels = Levels.of(self.config, samples)
+        return super().order(samples)
+
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         check_message(processor, self._question)
-        LevelAnswers.of(processor.tokenizer)
+        self._answers = LevelAnswers.of(processor.tokenizer)
         return check_files(self.config, self.choices, processor, picture)
 
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> LevelTrainer:
-        config = self.config
-        answers, levels = LevelAnswers.of(processor.tokenizer), Levels.of(config, samples)
+        config, answers, levels = self.config, self._answers, self._levels
         if self.args.ddp_find_unused_parameters is None:
             self.args.ddp_find_unused_parameters = False  # every sample has a picture
         self._trainer = LevelTrainer(
