@@ -398,10 +398,11 @@ def test_a_reward_setting_without_effect_is_refused(cause, idle):
     [
         ("rollout.k=4", "rollout.k=4 has no effect with objective=levels; leave it out"),
         ("rollout.temperature=0.7", "rollout.temperature=0.7 has no effect with objective=levels"),
-        ("rollout.vllm.sleep=true", "rollout.vllm.* has no effect with objective=levels"),
+        ("rollout.vllm.sleep=true", "rollout.vllm.sleep=true has no effect with objective=levels"),
         ("rollout=vllm_colocate", "rollout=vllm_colocate has no effect with objective=levels"),
         ("reward.cohort_size=4", "reward.cohort_size=4 has no effect with objective=levels"),
         ("reward=binary", "reward.agreement=binary has no effect with objective=levels"),
+        ("logger.samples=2", "logger.samples=2 has no effect with objective=levels"),
         ("evaluation.k=2", "evaluation.k=2 has no effect with objective=levels"),
         ("evaluation.proof=true", "evaluation.proof=true has no effect with objective=levels"),
         ("trainer.shared_prefix=false", "trainer.shared_prefix=false has no effect with objective=levels"),

@@ -23,6 +23,7 @@ from vqr1.demo.tiny_policy import make_config
 from vqr1.errors import UserError
 from vqr1.levels import LEVELS, word_tokens
 from vqr1.policy.expected import NumberTokens, expected_scores, tokens_before_score
+from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.load import lora_config
 from vqr1.policy.weight_files import current_name
 from vqr1.rollout.engine import vision_tokens
@@ -151,6 +152,11 @@ def test_levels_are_cut_as_after_the_prompt(tokenizer, blank):
     before = "The quality of the image is" if blank else "The quality of the image:\n"
     for word, tokens in zip(LEVELS, word_tokens(tokenizer, blank=blank), strict=True):
         assert tokenizer.encode(before + " " * blank + word) == tokenizer.encode(before) + tokens
+
+
+def test_an_answer_with_a_level_is_cut_part_by_part_as_the_whole_is(tokenizer):
+    for word, whole in zip(LEVELS, LevelAnswers.of(tokenizer).answers, strict=True):
+        assert list(whole) == tokenizer.encode(f"The quality of the image is {word}.<|im_end|>")
 
 
 def test_levels_have_several_tokens_without_a_blank(tokenizer):

@@ -21,6 +21,7 @@ from vqr1.config import (
     EvaluationConfig,
     LevelLabels,
     LevelsConfig,
+    LoggerConfig,
     Objective,
     RewardConfig,
     RewardKind,
@@ -30,7 +31,7 @@ from vqr1.config import (
 )
 from vqr1.errors import UserError
 from vqr1.ranking_options import Agreement
-from vqr1.rollout_settings import TrainingEngine, check_vllm
+from vqr1.rollout_settings import TrainingEngine, check_vllm, idle_vllm
 
 # Settings of GRPOConfig that another setting of ours decides, and which.
 OWNED = {
@@ -195,8 +196,8 @@ def check(config: Config) -> None:
 
 
 # What of a section is read although the policy draws no answers while it trains.
-READ_BY_SUPERVISED = {
-    "rollout": {"engine"},
+READ_BY_SUPERVISED: dict[str, set[str]] = {
+    "rollout": {"engine", "vllm"},  # looked at by themselves
     "reward": set(),
     "evaluation": {"every", "max_pictures", "batch", "probes"},
     "trainer": {"images_per_step", "answers_per_device"},
@@ -221,6 +222,8 @@ def _check_objective_is_used(config: Config) -> None:
         changed("levels", config.levels, LevelsConfig(), set(), objective)
     if config.draws_answers:
         return
+    if idle := idle_vllm(config.rollout.vllm):
+        raise UserError(f"{idle} has no effect with {objective}; leave it out")
     sections = {
         "rollout": (config.rollout, RolloutConfig()),
         "reward": (config.reward, RewardConfig()),
@@ -229,6 +232,8 @@ def _check_objective_is_used(config: Config) -> None:
     }
     for section, (settings, usual) in sections.items():
         changed(section, settings, usual, READ_BY_SUPERVISED[section], objective)
+    if config.logger.samples != LoggerConfig().samples:
+        refuse("logger.samples", config.logger.samples, objective)
     if config.rollout.engine not in (TrainingEngine.auto, TrainingEngine.transformers):
         refuse("rollout", config.rollout.engine, objective)
     levels = config.levels
