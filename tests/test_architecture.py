@@ -74,6 +74,7 @@ ROOMS: dict[str, set[str]] = {
     "rating_statistics": set(),
     "comparison": set(),
     "pairing": {"comparison"},
+    "picture_prompts": set(),
     "provenance": set(),
     "machine_choices": {
         "batches",
@@ -237,6 +238,7 @@ WITHOUT_TORCH = {
     "votes",
     "comparison",
     "pairing",
+    "picture_prompts",
     "rollout_settings",
     "batches",
 }

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
 from vqr1.answer import build_prompt
+from vqr1.picture_prompts import in_order
 from vqr1.policy.read_once import (
     PER_TOKEN,
     OncePerPrompt,
@@ -225,3 +226,56 @@ def test_a_saved_processor_is_a_plain_one(tmp_path, models):
     again = AutoProcessor.from_pretrained(tmp_path)
     assert type(again) is type(models[2])
     assert again.to_dict() == models[2].to_dict()
+
+
+def pairs(processor, order=((0, 1), (1, 0), (0, 2))):
+    """Prompts with two pictures, and one with three: the pictures are three objects."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((56, 56), (56, 84))]
+    pictures.append(pictures[0].rotate(90))
+    asked = [*order, (0, 1, 2)]
+    return encode_prompts(
+        processor,
+        [{"images": [pictures[i] for i in each], "prompt": in_order(len(each), "Which is sharper?")} for each in asked],
+    )
+
+
+def test_prompts_with_several_pictures_give_the_same_logits(models):
+    plain, _, processor = models
+    model, once = reading_once(plain, processor)
+    encode_each_picture_once(model.model.visual)
+    seen = []
+    model.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    with torch.no_grad():
+        expected, found = plain(**pairs(processor)).logits, model(**pairs(once)).logits
+    torch.testing.assert_close(found, expected)
+    assert seen == [16 + 24 + 16]  # patches of three pictures, which came nine times
+
+
+def test_prompts_with_several_pictures_are_answered_alike(models):
+    plain, _, processor = models
+    model, once = reading_once(plain, processor)
+    encode_each_picture_once(model.model.visual)
+    found = [each.generate(**inputs, max_new_tokens=6, do_sample=False)
+             for each, inputs in ((plain, pairs(processor)), (model, pairs(once)))]  # fmt: skip
+    assert torch.equal(*found)
+
+
+def test_pictures_stand_where_they_are_named(models):
+    _, _, processor = models
+    (text, *_) = processor.tokenizer.batch_decode(pairs(processor)["input_ids"])
+    places = "The first image: {0} The second image: {1}\nWhich is sharper?"
+    pads = [f"<|vision_start|>{'<|image_pad|>' * n}<|vision_end|>" for n in (4, 6)]
+    assert places.format(*pads) in text
+
+
+def test_a_picture_that_comes_several_times_is_cut_once(models, monkeypatch):
+    _, once = reading_once(models[0], models[2])
+    plain, cut = Qwen2VLImageProcessor.preprocess, []
+    monkeypatch.setattr(
+        Qwen2VLImageProcessor,
+        "preprocess",
+        lambda self, images, **kwargs: cut.append(len(images)) or plain(self, images, **kwargs),
+    )
+    pairs(once)
+    assert cut == [1, 1, 1]

@@ -43,8 +43,10 @@ class PictureCutter(Qwen2VLImageProcessor):
         latest = self._latest
         if latest is None or latest[1] != asked or list(map(id, latest[0])) != list(map(id, pictures)):
             cut = super().preprocess
+            first, number = numbered(list(map(id, pictures)))
             with decoders() as pool:
-                parts = list(pool.map(lambda picture: cut([picture], **asked), pictures))
+                once = list(pool.map(lambda i: cut([pictures[i]], **asked), first))
+            parts = [once[n] for n in number]
             names = "pixel_values", "image_grid_thw"
             latest = pictures, asked, BatchFeature({name: torch.cat([part[name] for part in parts]) for name in names})
             self._latest = latest
@@ -70,6 +72,9 @@ class PictureCutter(Qwen2VLImageProcessor):
 class OncePerPrompt(Qwen2_5_VLProcessor):
     """Qwen2.5-VL's processor for R prompts with a picture each, of which many are copies.
 
+    Prompts with several pictures are read row by row, as Qwen2.5-VL's processor gives them: each picture of a batch is
+    still cut once, and encoded once (:func:`encode_each_picture_once`), but there is no ``picture``.
+
     The same picture is the same object: what loads pictures hands one to every answer that is asked for. Equal prompts
     are read once. Tokens and ``image_grid_thw`` come row by row as ever; ``pixel_values`` holds each picture once, as
     :class:`PictureCutter` cuts it, and ``picture`` (R,) says which of them is each row's (:func:`of_rows`).
@@ -89,6 +94,8 @@ class OncePerPrompt(Qwen2_5_VLProcessor):
         if images is None:
             return super().__call__(text=text, **kwargs)
         pictures: Any = make_flat_list_of_images(images)
+        if len(pictures) != len(text):
+            return super().__call__(images, text, **kwargs)
         first, number = numbered(list(zip(map(id, pictures), text, strict=True)))
         once = super().__call__([pictures[i] for i in first], [text[i] for i in first], **kwargs)
 

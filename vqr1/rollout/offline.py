@@ -21,9 +21,11 @@ def encode_prompts(
 ) -> Any:
     """The model's inputs for examples with ``image`` and ``prompt``: tensors padded on the left, or else lists.
 
+    An example may have several ``images``, for whose places its prompt says where they are, in order.
+
     ``template``: what the chat template is given besides.
     """
-    prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
+    prompts = [prepare_multimodal_messages(e["prompt"], images=e.get("images") or [e["image"]]) for e in examples]
     return processor.apply_chat_template(
         prompts,
         add_generation_prompt=True,
