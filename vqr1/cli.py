@@ -26,6 +26,7 @@ USAGE = """usage: vqr1 COMMAND ...
   doctor    what this machine has and lacks for training, with remedies: vqr1 doctor experiment=kadid10k
   rate      a score for each photo, or each photo of a folder: vqr1 rate photo.jpg --model runs/NAME
   evaluate  rate every picture of some datasets, then print the table: vqr1 evaluate model=runs/NAME data=[bid,clive]
+  ask       which of two pictures is better, and questions with options: vqr1 ask 2afc --data bapps --model runs/NAME
   table     print the table from result folders alone, or from other models' scores: vqr1 table RESULT ... --latex
   compare   test two results on the same pictures against each other: vqr1 compare RESULT RESULT
   calibration  is the std of a result the error, its probability of a pair a frequency: vqr1 calibration RESULT
@@ -189,6 +190,17 @@ def rate() -> None:
     report_user_errors("rate", lambda: sys.exit(run(sys.argv[1:])))
 
 
+def ask() -> None:
+    def run() -> None:
+        from vqr1.asking.command import run
+        from vqr1.demo.specs import register_demonstration
+
+        register_demonstration()
+        sys.exit(run(sys.argv[1:]))
+
+    report_user_errors("ask", run)
+
+
 def stopped() -> None:
     import argparse
 
@@ -317,6 +329,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "data": data,
     "doctor": doctor,
     "rate": rate,
+    "ask": ask,
     "evaluate": evaluate,
     "table": table,
     "compare": compare,

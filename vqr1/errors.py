@@ -64,6 +64,7 @@ LESS_MEMORY = {
         "policy.tuning=lora",
     ),
     "rate": ("--batch", "--max-pixels"),
+    "ask": ("--batch", "--max-pixels"),
     "evaluate": ("batch", "memory_share (vLLM's part of the GPU)", "max_pixels", "tensor_parallel (with vLLM)"),
 }
 # As torch (GPU and CPU) and vLLM word it. The types are not imported: torch takes seconds.

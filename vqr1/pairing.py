@@ -136,14 +136,16 @@ def count_questions(pairs: int, *, both_orders: bool = True) -> int:
     return pairs * (2 if both_orders else 1)
 
 
-def check_questions(questions: int, *, yes: bool = False, most: int = MOST_QUESTIONS) -> None:
+def check_questions(questions: int, *, yes: bool = False, most: int = MOST_QUESTIONS, say: str = "yes=true") -> None:
     """Raises UserError for more questions than ``most`` without a yes. To be called before pairs are made.
+
+    ``say`` is how the user says yes.
 
     >>> check_questions(100_000)
     """
     if questions > most and not yes:
         raise UserError(
-            f"{questions:,} questions, and over {most:,} are not asked by mistake: say yes=true, or take fewer pairs"
+            f"{questions:,} questions, and over {most:,} are not asked by mistake: say {say}, or take fewer"
         )
 
 

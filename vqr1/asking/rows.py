@@ -1,0 +1,99 @@
+"""Rows of a published file of questions, and their fields: each refusal names file, row and remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqr1.errors import MissingFileError, UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file."""
+
+    file: Path
+    number: int  # from 1
+    fields: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, row {self.number}"
+
+    def wrong(self, what: str) -> UserError:
+        return UserError(f"{self.where}: {what}")
+
+    def text(self, name: str) -> str:
+        """A field that is a text. Raises UserError where it is missing, null, empty or another kind of thing."""
+        value = self.fields.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self.wrong(f"{name} is {_shown(self.fields, name)}; give a text, or leave the row out")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """A field that is a list of texts. Raises UserError for anything else."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise self.wrong(f"{name} is {_shown(self.fields, name)}; give a list of texts, or leave the row out")
+        return value
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the pictures of a file are."""
+
+    folder: Path
+
+    def find(self, row: Row, name: str, value: Any) -> str:
+        """The path of the picture that field ``name`` of a row names. Raises UserError where there is none."""
+        if isinstance(value, dict):  # a picture of a table of the hub: its bytes, and perhaps a path
+            value = value.get("path")
+        if not isinstance(value, str) or not value.strip():
+            raise row.wrong(f"{name} is {value!r} and names no picture; give its path, or leave the row out")
+        path = self.folder / value
+        if not path.is_file():
+            raise row.wrong(
+                f"{name} names {value}, and {path} is missing; unpack the pictures there, or name the folder that "
+                "holds them with --images"
+            )
+        return str(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file: a JSON list of objects, or an object a line. Raises UserError."""
+    if not path.is_file():
+        raise MissingFileError(f"--file {path} is missing; give a file of questions as its authors distribute it")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a JSON file ({error}); export a table of the hub by its to_json first") from error
+    rows = _of_list(path, content) if content.lstrip().startswith("[") else _of_lines(path, content)
+    if not rows:
+        raise UserError(f"{path}: no rows; fetch it again")
+    for number, fields in enumerate(rows, 1):
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}, row {number}: {str(fields)[:80]!r} is no object; fetch the file again")
+    return [Row(path, number, fields) for number, fields in enumerate(rows, 1)]
+
+
+def _of_list(path: Path, content: str) -> list[Any]:
+    try:
+        return list(json.loads(content))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); fetch it again") from error
+
+
+def _of_lines(path: Path, content: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); fetch it again") from error
+    return rows
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return f"{str(fields[name])[:80]!r}" if name in fields else "missing"
