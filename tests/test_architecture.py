@@ -117,6 +117,21 @@ ROOMS: dict[str, set[str]] = {
         "rollout_settings",
         "sharing",
     },
+    "asking": {
+        "answering",
+        "command_options",
+        "comparison",
+        "data",
+        "evaluation",
+        "folder_writer",
+        "packaged",
+        "pairing",
+        "picture_prompts",
+        "provenance",
+        "questions",
+        "rollout_settings",
+        "votes",
+    },
     "scoring": {
         "answering",
         "config",
@@ -351,11 +366,11 @@ def test_the_product_knows_nothing_of_demonstration_and_benchmarks():
     assert users_of("demo", "bench") == {("launching", "demo"), ("bench", "demo")}
 
 
-def test_nobody_imports_training_scoring_rating_or_report_but_the_command_line():
+def test_nobody_imports_training_scoring_rating_asking_or_report_but_the_command_line():
     # A run is started by launching and ends by drawing its curves.
     product = {
         (user, used)
-        for user, used in users_of("training", "scoring", "rating", "report")
+        for user, used in users_of("training", "scoring", "rating", "asking", "report")
         if user not in ("demo", "bench")
     }
     assert product == {("launching", "training"), ("training", "report")}

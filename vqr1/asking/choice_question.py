@@ -27,6 +27,10 @@ class ChoiceQuestion:
     kinds: dict[str, str]  # by what accuracies are told apart: a field of the row and its value
     fields: dict[str, Any] = field(repr=False)  # the row as it came
 
+    def rotated(self, k: int) -> list[str]:
+        """The options in rotation k (:func:`vqr1.questions.rotations`)."""
+        return [*self.options[k:], *self.options[:k]]
+
     def wording(self, options: list[str]) -> str:
         """The question with its options in an order, as Q-Bench and Co-Instruct ask it."""
         listed = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqr1.asking.choice_question import ChoiceQuestion
-from vqr1.asking.figures import Figures, choice_figures, pair_figures
-from vqr1.asking.forms import FORMS, FormName
-from vqr1.asking.pair_sets import PARTS, Pairing, PairSet, Planned, plan_judged, plan_rated, read_judged, read_samples
-from vqr1.asking.prompts import ORDERS, Prompt, choice_key, choice_prompts, pair_key, pair_prompts, prompts_hash
+from vqr1.asking.asked import Asked, AskedChoices, AskedPairs
+from vqr1.asking.figures import Figures
+from vqr1.asking.forms import FormName
+from vqr1.asking.pair_sets import PARTS, Pairing, Planned, plan_judged, plan_rated, read_judged, read_samples
+from vqr1.asking.prompts import Prompt, prompts_hash
 from vqr1.asking.published import read_choices, read_pairs
-from vqr1.asking.unfinished import Unfinished
-from vqr1.command_options import count, path, write_json, written
+from vqr1.asking.unfinished import Unfinished, write_lines
+from vqr1.command_options import count, path, write_json
 from vqr1.data.splits import PAPER
 from vqr1.errors import UserError, printable
-from vqr1.folder_writer import replaced
 from vqr1.packaged import data_root
 from vqr1.pairing import check_questions, count_questions
-from vqr1.questions import Choice, read_letter
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word or file is told before
     from vqr1.answering.answerer import Answerer
@@ -32,6 +30,7 @@ if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word or file
     Load = Callable[[AnswerSettings, Model], Answerer]
 
 AT_ONCE = 16  # questions
+ROUNDS = 5
 BAPPS = "bapps"
 
 
@@ -61,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     pairs.add_argument("--part", choices=PARTS, help="of a dataset: test (for bapps validation)")
     pairs.add_argument("--limit", type=count, metavar="N", help="pictures of each dataset, or pairs of bapps")
     pairs.add_argument(
-        "--pairs", choices=[each.value for each in Pairing], default="rounds", help="which pictures of a dataset"
+        "--pairs", choices=[each.value for each in Pairing], help="which pictures of a dataset are paired: rounds"
     )
     pairs.add_argument("--rounds", type=count, metavar="N", help="of disjoint random pairs (5)")
     pairs.add_argument("--seed", type=int, default=0, help="of the pairs")
@@ -91,52 +90,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def ask_pairs(asked: argparse.Namespace, load: Load | None) -> None:
-    for name, where in (("images", "--file"), ("leave_out", "--file")):
-        if getattr(asked, name) and not asked.file:
-            raise UserError(f"--{name.replace('_', '-')} has no effect without {where}; leave it out")
-    if asked.rounds and asked.pairs != "rounds":
-        raise UserError(f"--rounds {asked.rounds} has no effect with --pairs {asked.pairs}; leave one of them out")
-    form = asked.form or ("tagged" if asked.file else "which")
+    check_words(asked)
     settings, model = find(asked)
     planned, left_out = plan(asked, model)
     pairs = sum(each.count for each in planned)
     questions = count_questions(pairs, both_orders=not asked.one_order)
     announce(questions, f"{pairs:,} pairs{'' if asked.one_order else ' in both orders'}", left_out, asked.yes)
-    sets = [each.make() for each in planned]
-    orders = ORDERS[:1] if asked.one_order else ORDERS
-    prompts = [
-        prompt
-        for each in sets
-        for prompt in pair_prompts(each, FORMS[FormName(form)], orders, references=not asked.no_reference)
-    ]
-    read = FORMS[FormName(form)].read
+    form = FormName(asked.form or ("tagged" if asked.file else "which"))
+    test = AskedPairs([each.make() for each in planned], form, not asked.one_order, not asked.no_reference)
+    with Answering(asked, test, settings, model) as answering:
+        tell(asked, model, test, answering.all(load), left_out)
 
-    def rows(answers: dict[str, str]) -> list[dict[str, Any]]:
-        return [
-            {
-                "set": each.name,
-                "pair": each.pair_ids[i],
-                "order": order,
-                "first": each.pictures[each.pairs[i][0 if order == ORDERS[0] else 1]],
-                "second": each.pictures[each.pairs[i][1 if order == ORDERS[0] else 0]],
-                "answer": (answer := answers[pair_key(each, i, order)]),
-                "choice": read(answer).value,
-            }
-            for each in sets
-            for i in range(len(each.pairs))
-            for order in orders
-        ]
 
-    answers = answered(asked, prompts, settings, model, load, rows, form=form)
-
-    def choices(each: PairSet, order: str) -> list[Choice]:
-        return [read(answers[pair_key(each, i, order)]) for i in range(len(each.pairs))]
-
-    found = {
-        each.name: pair_figures(each, choices(each, ORDERS[0]), None if asked.one_order else choices(each, ORDERS[1]))
-        for each in sets
-    }
-    tell(asked, model, found, left_out, form=form)
+def check_words(asked: argparse.Namespace) -> None:
+    """Raises UserError for options that would have no effect."""
+    of_file, of_data = ("images", "leave_out"), ("part", "limit", "pairs", "rounds")
+    for name in of_data if asked.file else of_file:
+        if getattr(asked, name):
+            where = "--file" if asked.file else "--data"
+            raise UserError(f"--{name.replace('_', '-')} has no effect with {where}; leave it out")
+    if asked.rounds and asked.pairs not in (None, "rounds"):
+        raise UserError(f"--rounds {asked.rounds} has no effect with --pairs {asked.pairs}; leave one of them out")
 
 
 def plan(asked: argparse.Namespace, model: Model) -> tuple[list[Planned], list[str]]:
@@ -157,48 +131,21 @@ def plan(asked: argparse.Namespace, model: Model) -> tuple[list[Planned], list[s
         samples = read_samples(name, root, asked.part, asked.limit, rule, split)
         if seen and asked.part not in (None, "test"):
             say(f"{asked.model} has learnt from {name}, and is asked about its {asked.part} part")
-        planned.append(plan_rated(name, samples, Pairing(asked.pairs), asked.rounds or 5, asked.seed))
+        planned.append(plan_rated(name, samples, Pairing(asked.pairs or "rounds"), asked.rounds or ROUNDS, asked.seed))
     return planned, []
 
 
 def ask_choices(asked: argparse.Namespace, load: Load | None) -> None:
     published = read_choices(asked.file, asked.images, asked.leave_out)
-    questions = published.questions
-    prompts = [prompt for question in questions for prompt in choice_prompts(question, not asked.one_order)]
-    of = f"{len(questions):,} of {published.format}{'' if asked.one_order else ', each in all its rotations'}"
-    announce(len(prompts), of, published.left_out, asked.yes)
+    test = AskedChoices(published.format, published.questions, not asked.one_order)
+    what = f"{len(test.questions):,} of {test.name}{'' if asked.one_order else ', each in all its rotations'}"
+    announce(len(test.prompts()), what, published.left_out, asked.yes)
     settings, model = find(asked)
-
-    def shown(question: ChoiceQuestion, k: int) -> list[str]:
-        return [*question.options[k:], *question.options[:k]]
-
-    def rotations_of(question: ChoiceQuestion) -> range:
-        return range(1 if asked.one_order else len(question.options))
-
-    def rows(answers: dict[str, str]) -> list[dict[str, Any]]:
-        return [
-            {
-                "row": question.row,
-                "rotation": k,
-                "pictures": list(question.pictures),
-                "question": question.question,
-                "options": shown(question, k),
-                "right": None if question.right is None else (question.right - k) % len(question.options),
-                "answer": (answer := answers[choice_key(question, k)]),
-                "place": read_letter(answer, shown(question, k)),
-            }
-            for question in questions
-            for k in rotations_of(question)
-        ]
-
-    answers = answered(asked, prompts, settings, model, load, rows, form="options")
-    places = [
-        [read_letter(answers[choice_key(question, k)], shown(question, k)) for k in rotations_of(question)]
-        for question in questions
-    ]
-    if asked.submission:
-        write_submission(asked.submission, questions, answers)
-    tell(asked, model, {published.format: choice_figures(questions, places)}, published.left_out, form="options")
+    with Answering(asked, test, settings, model) as answering:
+        answers = answering.all(load)
+        if asked.submission:
+            write_lines("--submission", asked.submission, test.submission(answers))
+        tell(asked, model, test, answers, published.left_out)
 
 
 def announce(questions: int, what: str, left_out: Sequence[str], yes: bool) -> None:
@@ -232,47 +179,60 @@ def find(asked: argparse.Namespace) -> tuple[AnswerSettings, Model]:
     return settings, model
 
 
-def answered(
-    asked: argparse.Namespace,
-    prompts: Sequence[Prompt],
-    settings: AnswerSettings,
-    model: Model,
-    load: Load | None,
-    rows: Callable[[dict[str, str]], list[dict[str, Any]]],
-    form: str,
-) -> dict[str, str]:
-    """All answers by their prompts' keys, those of an unfinished command among them. ``rows`` makes lines of them."""
-    from tqdm import tqdm
+class Answering:
+    """The answers to a test, those of an unfinished command among them.
 
-    from vqr1.answering.answerer import load_answerer
-    from vqr1.asking.answers import answers as ask
+    When the block ends without an error, the file of answers is written and nothing is unfinished any more.
+    """
 
-    by_key = {prompt.key: prompt for prompt in prompts}
-    unfinished = Unfinished(asked.jsonl) if asked.jsonl else None
-    found: dict[str, str] = {}
-    try:
-        if unfinished:
-            found = unfinished.open({**facts(settings, model, form), "questions": prompts_hash(prompts)}, by_key)
-        left = [prompt for prompt in prompts if prompt.key not in found]
-        if found:
-            say(f"going on: {len(found):,} of {len(prompts):,} questions are answered")
-        if left:
-            answerer = (load or load_answerer)(settings, model)
-            with tqdm(total=len(prompts), initial=len(found), unit="question", leave=False, disable=None) as progress:
-                for fresh in ask(left, answerer, asked.batch):
-                    found.update((prompt.key, answer) for prompt, answer in fresh)
-                    if unfinished:
-                        unfinished.append(fresh)
-                    progress.update(len(fresh))
-        if unfinished:
-            unfinished.finish(rows(found))
-    except KeyboardInterrupt as stop:
-        how = "the same command goes on" if unfinished else "with --jsonl the same command would go on"
-        raise KeyboardInterrupt(f"{len(found):,} of {len(prompts):,} questions are answered; {how}") from stop
-    finally:
-        if unfinished:
-            unfinished.close()
-    return found
+    def __init__(self, asked: argparse.Namespace, test: Asked, settings: AnswerSettings, model: Model):
+        self._asked, self._test, self._settings, self._model = asked, test, settings, model
+        self._unfinished = Unfinished(asked.jsonl) if asked.jsonl else None
+        self._found: dict[str, str] = {}
+
+    def __enter__(self) -> Answering:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._unfinished:
+            try:
+                if kind is None:
+                    self._unfinished.finish(self._test.rows(self._found))
+            finally:
+                self._unfinished.close()
+
+    def all(self, load: Load | None) -> dict[str, str]:
+        """All answers by their prompts' keys."""
+        prompts = self._test.prompts()
+        if self._unfinished:
+            what = {**facts(self._settings, self._model, self._test.form), "questions": prompts_hash(prompts)}
+            self._found = self._unfinished.open(what, {prompt.key: prompt for prompt in prompts})
+        if self._found:
+            say(f"going on: {len(self._found):,} of {len(prompts):,} questions are answered")
+        left = [prompt for prompt in prompts if prompt.key not in self._found]
+        try:
+            if left:
+                self._ask(left, len(prompts), load)
+        except KeyboardInterrupt as stop:
+            how = "the same command goes on" if self._unfinished else "with --jsonl the same command would go on"
+            done = f"{len(self._found):,} of {len(prompts):,} questions are answered"
+            raise KeyboardInterrupt(f"{done}; {how}") from stop
+        return self._found
+
+    def _ask(self, left: Sequence[Prompt], number: int, load: Load | None) -> None:
+        from tqdm import tqdm
+
+        from vqr1.answering.answerer import load_answerer
+        from vqr1.asking.answers import answers
+
+        answerer = (load or load_answerer)(self._settings, self._model)
+        done = len(self._found)
+        with tqdm(total=number, initial=done, unit="question", leave=False, disable=None) as progress:
+            for fresh in answers(left, answerer, self._asked.batch):
+                self._found.update((prompt.key, answer) for prompt, answer in fresh)
+                if self._unfinished:
+                    self._unfinished.append(fresh)
+                progress.update(len(fresh))
 
 
 def facts(settings: AnswerSettings, model: Model, form: str) -> dict[str, Any]:
@@ -286,35 +246,16 @@ def facts(settings: AnswerSettings, model: Model, form: str) -> dict[str, Any]:
     return {**known, "form": form, **{f"{name} version": versions()[name] for name in ("torch", "transformers")}}
 
 
-def write_submission(target: Path, questions: Sequence[ChoiceQuestion], answers: dict[str, str]) -> None:
-    """The file that Q-Bench's authors take: each row as it came with the answer in its listed order as ``response``."""
-
-    def whole() -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as new, new.open("w", encoding="utf-8") as file:
-            for question in questions:
-                response = answers[choice_key(question, 0)].strip()
-                file.write(json.dumps({**question.fields, "response": response}) + "\n")
-
-    written("--submission", target, whole)
-
-
 def tell(
-    asked: argparse.Namespace, model: Model, found: dict[str, Figures], left_out: Sequence[str], form: str
+    asked: argparse.Namespace, model: Model, test: Asked, answers: dict[str, str], left_out: Sequence[str]
 ) -> None:
     """The figures on the screen and, if asked for, in a file."""
+    found = test.figures(answers)
     for name, figures in found.items():
         print(printable(table(name, figures), kept="\n"))
     if asked.json:
-        sets = {
-            name: {
-                **{figure: value.__dict__ for figure, value in each.figures.items()},
-                "counts": each.counts,
-                "remarks": list(each.remarks),
-            }
-            for name, each in found.items()
-        }
-        write_json(asked.json, {"model": model.name, "form": form, "sets": sets, "left_out": list(left_out)})
+        sets = {name: asdict(figures) for name, figures in found.items()}
+        write_json(asked.json, {"model": model.name, "form": test.form, "left_out": list(left_out), "sets": sets})
 
 
 def table(name: str, figures: Figures) -> str:

@@ -11,7 +11,6 @@ from vqr1.asking.choice_question import ChoiceQuestion
 from vqr1.asking.forms import Form
 from vqr1.asking.pair_sets import PairSet
 from vqr1.picture_prompts import Message, in_order
-from vqr1.questions import rotations
 
 ORDERS = ("as listed", "swapped")
 
@@ -43,10 +42,10 @@ def pair_key(asked: PairSet, i: int, order: str) -> str:
 
 def choice_prompts(question: ChoiceQuestion, every: bool) -> list[Prompt]:
     """A question in its rotations, or in rotation 0 alone."""
-    shown = rotations(question.options)
+    n = len(question.pictures)
     return [
-        Prompt(choice_key(question, k), question.pictures, in_order(len(question.pictures), question.wording(options)))
-        for k, options in enumerate(shown if every else shown[:1])
+        Prompt(choice_key(question, k), question.pictures, in_order(n, question.wording(question.rotated(k))))
+        for k in range(len(question.options) if every else 1)
     ]
 
 

@@ -60,14 +60,8 @@ class Unfinished:
         self._writer.append(ROWS, "".join(f"{line}\n" for line in lines))
 
     def finish(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write the file, at once or not at all, and remove the folder."""
-
-        def whole() -> None:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(self.target) as new, new.open("w", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-
-        written(OPTION, self.target, whole)
+        """Write the file, and remove the folder."""
+        write_lines(OPTION, self.target, rows)
         remove(self.path)
 
     def close(self) -> None:
@@ -106,6 +100,17 @@ class Unfinished:
                 kept[key] = answer
                 lines.append(json.dumps(row) + "\n")
         return kept, "".join(lines)
+
+
+def write_lines(option: str, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A file of JSON lines, at once or not at all. ``option`` names it, for messages."""
+
+    def whole() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as new, new.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    written(option, path, whole)
 
 
 def stamps(pictures: Sequence[str]) -> list[list[int]]:
