@@ -22,6 +22,7 @@ from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.demo.tiny_policy import make_config
 from vqr1.errors import UserError
 from vqr1.levels import LEVELS, word_tokens
+from vqr1.picture_prompts import in_order
 from vqr1.policy.expected import NumberTokens, expected_scores, tokens_before_score
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.load import lora_config
@@ -332,3 +333,13 @@ def test_the_classes_that_are_sharded_whole_are_there(published, tiny):
         {f"model.visual.{part}" for part in OF_THE_TOWER if "blocks" not in part}
         | {"model.language_model.embed_tokens.weight", "model.language_model.norm.weight"}
     )
+
+
+def test_several_pictures_stand_where_they_are_named(processor):
+    pictures = [Image.new("RGB", size) for size in ((56, 56), (84, 56))]
+    example = {"images": pictures, "prompt": in_order(2, "Which is sharper?")}
+    (ids,) = encode_prompts(processor, [example], padding=False)["input_ids"]
+    text = re.sub(r"(<\|image_pad\|>)+", "PICTURE", processor.tokenizer.decode(ids))
+    place = "<|vision_start|>PICTURE<|vision_end|>"
+    asked = f"The first image: {place} The second image: {place}\nWhich is sharper?"
+    assert f"<|im_start|>user\n{asked}<|im_end|>" in text

@@ -67,13 +67,11 @@ def pair_figures(asked: PairSet, as_listed: Sequence[Choice], swapped: Sequence[
         "first": _share(known.first, [one.first for one in each]),
     }
     remarks: tuple[str, ...] = ()
-    n = len(asked.pictures)
-    C = wins(asked.pairs, as_listed, swapped, n)
     if asked.judge is not None:
-        decided = C[asked.pairs[:, 1], asked.pairs[:, 0]] - C[asked.pairs[:, 0], asked.pairs[:, 1]]
-        figures["agreement"] = _agreement(asked.judge, np.asarray(decided))
+        second_won = [_second_won(answer) * one.consistent.count for answer, one in zip(as_listed, each, strict=True)]
+        figures["agreement"] = _agreement(asked.judge, np.array(second_won))
     else:
-        found, remarks = _scores(asked, C)
+        found, remarks = _scores(asked, wins(asked.pairs, as_listed, swapped, len(asked.pictures)))
         one_order, _ = _scores(asked, _wins_as_listed(asked, as_listed))
         figures |= found | {"srcc_one_order": one_order["srcc"]}
     counts = {
@@ -146,9 +144,9 @@ def _bias(whole: MultipleChoice) -> dict[str, Figure]:
 def _one_order(asked: PairSet, as_listed: Sequence[Choice]) -> Figures:
     first, second = asked.mos[asked.pairs[:, 0]], asked.mos[asked.pairs[:, 1]]
     better = np.sign(first - second)
-    won = np.array([(answer == Choice.first) - (answer == Choice.second) for answer in as_listed])
-    right = (won == better)[better != 0].astype(float)
-    named = (won[won != 0] > 0).astype(float)
+    won = np.array([_second_won(answer) for answer in as_listed])
+    right = (won == -better)[better != 0].astype(float)
+    named = (won[won != 0] < 0).astype(float)
     figures = {
         "right": _mean(float(right.mean()) if len(right) else np.nan, right),
         "first": _mean(float(named.mean()) if len(named) else np.nan, named),
@@ -158,7 +156,7 @@ def _one_order(asked: PairSet, as_listed: Sequence[Choice]) -> Figures:
         found, remarks = _scores(asked, _wins_as_listed(asked, as_listed))
         figures |= found
     else:
-        figures["agreement"] = _agreement(asked.judge, -won)
+        figures["agreement"] = _agreement(asked.judge, won)
     answers = list(as_listed)
     counts = {
         "pairs": len(asked.pairs),
@@ -168,6 +166,11 @@ def _one_order(asked: PairSet, as_listed: Sequence[Choice]) -> Figures:
         "unreadable": answers.count(Choice.unreadable),
     }
     return Figures(figures, counts, remarks)
+
+
+def _second_won(answer: Choice) -> int:
+    """1 where the second shown was named, -1 where the first was, else 0."""
+    return (answer == Choice.second) - (answer == Choice.first)
 
 
 @cache
