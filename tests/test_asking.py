@@ -141,7 +141,7 @@ def test_reading_of_tags(text, choice):
     [
         ("superior", SECOND),
         ("The quality of the second image is better.", SECOND),
-        ("The quality of second image is similar", DRAW),
+        ("The quality of the second image is similar", DRAW),
         ("worse", FIRST),
         ("inferior.", FIRST),
         ("The quality of the first image is better.", UNREADABLE),

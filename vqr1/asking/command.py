@@ -240,10 +240,13 @@ def facts(settings: AnswerSettings, model: Model, form: str) -> dict[str, Any]:
     from vqr1.answering.model import answer_facts
     from vqr1.provenance import versions
 
-    known = {
-        name: value for name, value in answer_facts(settings, model).items() if name not in ("k", "prompt", "seed")
+    names = ("weights_sha256", "engine", "max_tokens", "dtype", "attention", "device", "min_pixels", "max_pixels")
+    known = answer_facts(settings, model)
+    return {
+        **{name: known[name] for name in names},
+        "form": form,
+        **{f"{name} version": versions()[name] for name in ("torch", "transformers")},
     }
-    return {**known, "form": form, **{f"{name} version": versions()[name] for name in ("torch", "transformers")}}
 
 
 def tell(

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vqr1.comparison.words import SIMILAR, WORDS
+from vqr1.comparison.words import ANSWER, QUESTION, SIMILAR, WORDS
 from vqr1.errors import UserError
-from vqr1.picture_prompts import Message, named
+from vqr1.picture_prompts import Message, in_order, named
 from vqr1.questions import Choice
 
 _DRAWS = r"(?:a )?(?:draw|tie)|similar|equal|(?:the )?same|neither"
 _BETTER = r"(?: (?:is|looks) better| (?:is of|has) (?:the )?better quality)?"
 _PLACES = re.compile(rf"(?:the )?(first|second)(?: (?:image|picture|one))?{_BETTER}|({_DRAWS})")
 _TAGS = re.compile(rf"(?:image )?(a|b){_BETTER}|({_DRAWS})")
-_WORD = re.compile(rf"(?:the quality of (?:the )?second image is )?({'|'.join(WORDS)})")
+_WORD = re.compile(rf"(?:{ANSWER.lower()} )?({'|'.join(WORDS)})")
 
 
 class FormName(StrEnum):
@@ -95,8 +95,7 @@ def _tagged(reference: bool) -> list[Message]:
 def _compared(reference: bool) -> list[Message]:
     if reference:
         raise UserError("--form compared has no reference image; give --no-reference, or another form")
-    names = ["The first image", "The second image"]
-    return named(names, "Compared with the first image, what is your quality rating for second image?")
+    return in_order(2, QUESTION)
 
 
 FORMS = {

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from vqr1.errors import UserError
 
 WORDS = ("inferior", "worse", "similar", "better", "superior")  # of the second picture against the first
+QUESTION = "Compared with the first image, what is your quality rating for second image?"  # as published
+ANSWER = "The quality of the second image is"  # and the word
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # the preference for the second picture that a word stands for
 SIMILAR = WORDS.index("similar")
 EDGE = 1e-9  # of the spread: a gap that is off its edge by rounding alone is on it
