@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support.miniatures import bapps, lines
+from tests.support.miniatures import MINIATURES, bapps, lines
 from tests.support.question_files import depictqa, grey, llvisionqa, micbench, qbench2, without, written
 from vqr1.asking import command
 from vqr1.asking.choice_question import ChoiceQuestion
 from vqr1.asking.figures import choice_figures, pair_figures
 from vqr1.asking.forms import FORMS, FormName, read_place, read_tag, read_word
 from vqr1.asking.pair_sets import Pairing, PairSet, plan_rated
+from vqr1.data import read_dataset
 from vqr1.data.sample import Sample
 from vqr1.errors import UserError
 from vqr1.questions import Choice
@@ -302,6 +303,19 @@ def test_bapps_is_asked_with_and_without_its_reference(tmp_path):
     assert found["counts"]["pairs"] == 3  # of the validation part
     with pytest.raises(UserError, match="--no-reference"):
         ask(Scripted(lighter), "2afc", "--data", "bapps", f"--root={tmp_path}", "--form", "compared")
+
+
+def test_no_pair_is_of_two_references_where_scores_do_not_compare(tmp_path):
+    MINIATURES["sriqa"](tmp_path / "sriqa")
+    words = ["2afc", "--data", "sriqa", f"--root={tmp_path}", f"--jsonl={tmp_path / 'a.jsonl'}"]
+    for more in (["--pairs", "all"], ["--rounds", "1"]):
+        with pytest.raises(UserError, match="--pairs reference"):
+            ask(Scripted(lighter), *words, *more)
+    ask(Scripted(lighter), *words)
+    group = {sample.image: sample.group for sample in read_dataset("sriqa", tmp_path).all()}
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert rows
+    assert all(group[row["first"]] == group[row["second"]] for row in rows)
 
 
 def test_a_file_of_comparisons(tmp_path):

@@ -17,6 +17,7 @@ from vqr1.asking.prompts import Prompt, prompts_hash
 from vqr1.asking.published import read_choices, read_pairs
 from vqr1.asking.unfinished import Unfinished, write_lines
 from vqr1.command_options import count, path, write_json
+from vqr1.data import find_spec
 from vqr1.data.splits import PAPER
 from vqr1.errors import UserError, printable
 from vqr1.packaged import data_root
@@ -60,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     pairs.add_argument("--part", choices=PARTS, help="of a dataset: test (for bapps validation)")
     pairs.add_argument("--limit", type=count, metavar="N", help="pictures of each dataset, or pairs of bapps")
     pairs.add_argument(
-        "--pairs", choices=[each.value for each in Pairing], help="which pictures of a dataset are paired: rounds"
+        "--pairs",
+        choices=[each.value for each in Pairing],
+        help="rounds (of a dataset whose scores compare within references, reference)",
     )
     pairs.add_argument("--rounds", type=count, metavar="N", help="of disjoint random pairs (5)")
     pairs.add_argument("--seed", type=int, default=0, help="of the pairs")
@@ -131,8 +134,23 @@ def plan(asked: argparse.Namespace, model: Model) -> tuple[list[Planned], list[s
         samples = read_samples(name, root, asked.part, asked.limit, rule, split)
         if seen and asked.part not in (None, "test"):
             say(f"{asked.model} has learnt from {name}, and is asked about its {asked.part} part")
-        planned.append(plan_rated(name, samples, Pairing(asked.pairs or "rounds"), asked.rounds or ROUNDS, asked.seed))
+        planned.append(plan_rated(name, samples, pairing_of(asked, name, root), asked.rounds or ROUNDS, asked.seed))
     return planned, []
+
+
+def pairing_of(asked: argparse.Namespace, name: str, root: Path) -> Pairing:
+    """Which pictures of a dataset are paired: of one reference, where scores compare within it only.
+
+    Raises UserError where pairs of such a dataset are asked for across references.
+    """
+    if not find_spec(name, root).per_group_scale:
+        return Pairing(asked.pairs or "rounds")
+    if asked.rounds or asked.pairs not in (None, "reference"):
+        raise UserError(
+            f"scores of {name} compare within a reference only, so no pair is of two: --pairs reference, without "
+            "--rounds, or another dataset"
+        )
+    return Pairing.reference
 
 
 def ask_choices(asked: argparse.Namespace, load: Load | None) -> None:
