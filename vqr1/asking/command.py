@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     pairs.add_argument(
         "--pairs",
         choices=[each.value for each in Pairing],
-        help="rounds (of a dataset whose scores compare within references, reference)",
+        help="rounds, or where scores compare within references, reference",
     )
     pairs.add_argument("--rounds", type=count, metavar="N", help="of disjoint random pairs (5)")
     pairs.add_argument("--seed", type=int, default=0, help="of the pairs")
