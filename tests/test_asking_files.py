@@ -94,6 +94,7 @@ def test_a_hidden_answer_may_have_no_field(tmp_path):
         (qbench2(image2=None), "image2 is None and names no picture"),
         (qbench2(image2={"bytes": "..."}), "image2 is None and names no picture"),
         (qbench2(option1=None, correct_choice="A"), r"a question with 1 option\(s\)"),
+        (qbench2(correct_choice="AB"), "correct_choice 'AB' is none of the options"),
         (qbench2(correct_choice="E"), "correct_choice 'E' is none of the options"),
     ],
 )

@@ -35,7 +35,7 @@ def _is_padding(row: Row, name: str) -> bool:
 def _right(row: Row, kept: list[str], options: list[str]) -> int | None:
     said = row.fields.get("correct_choice")
     letter = said.strip() if isinstance(said, str) else ""
-    if letter and letter in ascii_uppercase[: len(OPTIONS)]:
+    if len(letter) == 1 and letter in ascii_uppercase[: len(OPTIONS)]:
         name = OPTIONS[ascii_uppercase.index(letter)]
         if name not in kept:
             raise row.wrong(f"correct_choice {letter} is {name}, which is padding; correct the row, or leave it out")
