@@ -180,14 +180,14 @@ def find(asked: argparse.Namespace) -> tuple[AnswerSettings, Model]:
 
     from vqr1.answering.answerer import check_adapter
     from vqr1.answering.model import check_model, find_model
-    from vqr1.answering.settings import AnswerSettings, check_answers, settle
+    from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
     from vqr1.rollout_settings import ScoringEngine
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
     names = "model", "max_tokens", "min_pixels", "max_pixels"
     settings = AnswerSettings(
-        **{name: getattr(asked, name) for name in names}, greedy=True, engine=ScoringEngine.transformers
+        **{name: getattr(asked, name) for name in names}, method=Method.greedy, engine=ScoringEngine.transformers
     )
     check_answers(settings)
     settings = settle(settings, torch.cuda.device_count())
