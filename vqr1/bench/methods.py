@@ -168,7 +168,8 @@ def bench(asked: argparse.Namespace) -> int:
     failures: list[str] = []
     if not asked.table:
         with ThreadPoolExecutor(asked.at_once) as pool:
-            failures = [*filter(None, pool.map(lambda job: all_of(*job, rows, asked), jobs))]
+            ended = [pool.submit(all_of, training, seed, rows, asked) for training, seed in jobs]
+            failures = [failure for each in ended if (failure := each.result())]
     made = table(rows, asked)
     facts = {"date": date.today().isoformat(), "machine": machine(), "versions": versions(), "at_once": asked.at_once}
     content: dict[str, Any] = {**facts, "header": made.header, "rows": made.rows, "failures": failures}
