@@ -27,16 +27,21 @@ shared_rows = RankingTrainer._get_per_token_logps_and_entropies
 
 @st.composite
 def batches(draw):
-    """Some prompts of different length and picture size, each with some answers, some empty, and more padding."""
+    """Some prompts of different length and picture sizes, each with some answers, some empty, and more padding.
+
+    With one picture each, or two.
+    """
+    count = draw(st.integers(1, 2))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     groups = draw(st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=4), min_size=1, max_size=3))
     prompts, grids, pixels = [], [], []
     for _ in groups:
-        high, wide = (2 * draw(st.integers(1, 4)) for _ in range(2))
-        text = [torch.randint(60, 300, (draw(st.integers(1, 5)),), generator=generator) for _ in range(2)]
-        prompts.append(torch.cat([text[0], torch.full((high * wide // 4,), -1), text[1]]))
-        grids.append((1, high, wide))
-        pixels.append(torch.randn(high * wide, 1176, generator=generator))
+        sizes = [[2 * draw(st.integers(1, 4)) for _ in range(2)] for _ in range(count)]
+        words = [torch.randint(60, 300, (draw(st.integers(1, 5)),), generator=generator) for _ in range(count + 1)]
+        shown = [torch.full((high * wide // 4,), -1) for high, wide in sizes]
+        prompts.append(torch.cat([words[0], *(part for pair in zip(shown, words[1:], strict=True) for part in pair)]))
+        grids.append([(1, high, wide) for high, wide in sizes])
+        pixels.append(torch.randn(sum(high * wide for high, wide in sizes), 1176, generator=generator))
     width = max(map(len, prompts)) + draw(st.integers(0, 3))
     length = max(1, *(n for answers in groups for n in answers)) + draw(st.integers(0, 2))
     rows = []
@@ -57,9 +62,9 @@ def as_inputs(rows, width, length, picture_token):
     pictures = ids == -1
     fields = {
         "pixel_values": torch.cat([row[3] for row in rows]),
-        "image_grid_thw": torch.tensor([row[2] for row in rows]),
+        "image_grid_thw": torch.tensor([row[2] for row in rows]).view(-1, 3),
         "mm_token_type_ids": pictures.long(),
-        "num_images": [1] * len(rows),
+        "num_images": [torch.tensor(row[2]).numel() // 3 for row in rows],
     }
     return ids.masked_fill(pictures, picture_token), mask, fields
 

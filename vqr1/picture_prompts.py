@@ -33,7 +33,7 @@ def in_order(pictures: int, question: str) -> list[Message]:
     if not 1 <= pictures <= len(ORDINALS):
         raise UserError(f"a question about {pictures} pictures: 1 to {len(ORDINALS)} can be named in order")
     if pictures == 1:
-        _check_text(question)
+        check_text(question)
         return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     return named([f"The {ordinal} image" for ordinal in ORDINALS[:pictures]], question)
 
@@ -48,13 +48,17 @@ def named(names: Sequence[str], question: str) -> list[Message]:
     """
     content: list[dict[str, str]] = []
     for i, name in enumerate(names):
-        _check_text(name)
+        check_text(name)
         content += [{"type": "text", "text": f"{' ' if i else ''}{name}: "}, {"type": "image"}]
-    _check_text(question)
+    check_text(question)
     return [{"role": "user", "content": [*content, {"type": "text", "text": f"\n{question}"}]}]
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Raises UserError for a text that holds a token of the model's own.
+
+    >>> check_text("Is it sharp?")
+    """
     if token := MODEL_TOKEN.search(text):
         raise UserError(
             f"a question holds {token[0]}, which tokenizers read as a token of the model's own and no text; take it "

@@ -238,7 +238,7 @@ def expected_scores(
         model: a Qwen2.5-VL, with LoRA or without, in evaluation mode, not sharded. Its attention is another during the
             call, so no other thread may use it then.
         tokenizer: its own.
-        inputs: what the processor made of the R prompts, each with a picture, padded on the left, on the model's
+        inputs: what the processor made of the R prompts, each with as many pictures, padded on the left, on the model's
             device; a plain processor or :class:`vqr1.policy.read_once.OncePerPrompt`. Neighbours of one prompt and
             picture are read once.
         answers: R answers' tokens, as drawn.
@@ -298,7 +298,7 @@ class _Trees(NamedTuple):
 def _trees(inputs: Mapping[str, Any], reasonings: Mapping[int, tuple[int, ...]]) -> tuple[_Trees, list[int]]:
     """The distinct reasonings among those of some rows, and for each of these rows which of them it has."""
     grid = inputs["image_grid_thw"]
-    picture = inputs["picture"].tolist() if "picture" in inputs else range(len(grid))
+    picture = inputs["picture"].tolist() if "picture" in inputs else range(len(inputs["input_ids"]))
     batch = AnswerBatch.of_rows(
         inputs["input_ids"],
         inputs["attention_mask"],
@@ -347,7 +347,7 @@ def _pack(trees: _Trees, digits: Digits, tokens: NumberTokens, positions: Positi
     position_3GP, _ = positions(
         prompts.prompt_RP,
         mm_token_type_ids=prompts.image_token_RP,
-        image_grid_thw=prompts.grid_R,
+        image_grid_thw=prompts.grid_R.flatten(0, 1),
         attention_mask=prompts.prompt_mask_RP,
     )
     parts, G, Q = digits.parts(), len(shared), len(trees.reasonings)

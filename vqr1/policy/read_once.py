@@ -43,7 +43,7 @@ class PictureCutter(Qwen2VLImageProcessor):
         latest = self._latest
         if latest is None or latest[1] != asked or list(map(id, latest[0])) != list(map(id, pictures)):
             cut = super().preprocess
-            first, number = numbered(list(map(id, pictures)))
+            first, number = numbered(list(map(id, pictures)))  # a reference is that of several pictures
             with decoders() as pool:
                 once = list(pool.map(lambda i: cut([pictures[i]], **asked), first))
             parts = [once[n] for n in number]
@@ -70,14 +70,12 @@ class PictureCutter(Qwen2VLImageProcessor):
 
 
 class OncePerPrompt(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor for R prompts with a picture each, of which many are copies.
-
-    Prompts with several pictures are read row by row, as Qwen2.5-VL's processor gives them: each picture of a batch is
-    still cut once, and encoded once (:func:`encode_each_picture_once`), but there is no ``picture``.
+    """Qwen2.5-VL's processor for R prompts with as many pictures each, of which many are copies.
 
     The same picture is the same object: what loads pictures hands one to every answer that is asked for. Equal prompts
-    are read once. Tokens and ``image_grid_thw`` come row by row as ever; ``pixel_values`` holds each picture once, as
-    :class:`PictureCutter` cuts it, and ``picture`` (R,) says which of them is each row's (:func:`of_rows`).
+    are read once. Tokens and ``image_grid_thw`` come row by row as ever; ``pixel_values`` holds the pictures of each
+    distinct prompt once, as :class:`PictureCutter` cuts them, and ``picture`` (R,) says which of these prompts is each
+    row's (:func:`of_rows`).
     """
 
     _plain: Any
@@ -94,15 +92,20 @@ class OncePerPrompt(Qwen2_5_VLProcessor):
         if images is None:
             return super().__call__(text=text, **kwargs)
         pictures: Any = make_flat_list_of_images(images)
-        if len(pictures) != len(text):
+        each = len(pictures) // len(text)
+        if any(row.count(self.image_token) != each for row in text):  # prompts that show more than others: as ever
             return super().__call__(images, text, **kwargs)
-        first, number = numbered(list(zip(map(id, pictures), text, strict=True)))
-        once = super().__call__([pictures[i] for i in first], [text[i] for i in first], **kwargs)
+        of_prompt = [pictures[i * each : (i + 1) * each] for i in range(len(text))]
+        first, number = numbered([(*map(id, shown), row) for shown, row in zip(of_prompt, text, strict=True)])
+        kept = [picture for i in first for picture in of_prompt[i]]
+        once = super().__call__(kept, [text[i] for i in first], **kwargs)
 
-        def copied(values: Any) -> Any:
+        def copied(name: str, values: Any) -> Any:
+            if isinstance(values, torch.Tensor) and name == "image_grid_thw":
+                return values.reshape(-1, each, 3)[number].flatten(0, 1)
             return values[number] if isinstance(values, torch.Tensor) else [values[n] for n in number]
 
-        rows = {name: copied(values) for name, values in once.items() if name != "pixel_values"}
+        rows = {name: copied(name, values) for name, values in once.items() if name != "pixel_values"}
         return BatchFeature({**rows, "pixel_values": once["pixel_values"], "picture": torch.tensor(number)})
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -116,10 +119,13 @@ def numbered(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     return [of_each.index(n) for n in range(len(number))], of_each
 
 
-def of_rows(pixels: torch.Tensor, grid_R: torch.Tensor, number: Sequence[int]) -> list[torch.Tensor]:
-    """Each of R rows' picture, views of ``pixels``, which holds each once: picture ``number[r]`` is row r's."""
+def of_rows(pixels: torch.Tensor, grid: torch.Tensor, number: Sequence[int]) -> list[torch.Tensor]:
+    """The patches of each of R rows, views of ``pixels``, which holds them once: those of prompt ``number[r]``.
+
+    ``grid``: of the pictures of every row, (R n, 3) or (R, n, 3) for n pictures to a row, whose patches stay together.
+    """
     first, number = numbered(number)
-    pictures = torch.split(pixels, grid_R[first].prod(-1).tolist())
+    pictures = torch.split(pixels, grid.reshape(len(number), -1, 3)[first].prod(-1).sum(-1).tolist())
     return [pictures[n] for n in number]
 
 
@@ -205,8 +211,9 @@ def read_each_prompt_once(model: Any, in_step: bool = False) -> None:
         pictures = of_rows(inputs.pop("pixel_values"), grid, picture.tolist())
         copies = copies_in_a_row(inputs, picture)
         first = copies.cumsum(0) - copies
-        seen = {"pixel_values": torch.cat([pictures[i] for i in first]), "image_grid_thw": grid[first]}
-        if len(first) == len(grid):
+        grid = grid.reshape(len(picture), -1, 3)[first].flatten(0, 1)
+        seen = {"pixel_values": torch.cat([pictures[i] for i in first]), "image_grid_thw": grid}
+        if len(first) == len(picture):
             return plain(**inputs, **seen)
         # All but the last token, which generate takes up from the cache.
         once = {name: inputs[name][first, :-1] for name in PER_TOKEN}

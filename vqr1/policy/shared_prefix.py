@@ -62,8 +62,8 @@ class AnswerBatch:
     answer_RS: torch.Tensor
     answer_mask_RS: torch.Tensor
     image_token_RP: torch.Tensor  # 1 where the prompt's token is the picture's
-    pictures_R: Sequence[torch.Tensor]  # the patches of each row's picture
-    grid_R: torch.Tensor  # (R, 3)
+    pictures_R: Sequence[torch.Tensor]  # the patches of each row's pictures, one after the other
+    grid_R: torch.Tensor  # (R, n, 3) for n pictures in each prompt
 
     @classmethod
     def of_rows(
@@ -77,18 +77,20 @@ class AnswerBatch:
         mm_token_type_ids: torch.Tensor,
         **_: Any,
     ) -> AnswerBatch:
-        """From what TRL hands to its forward pass: one picture to a row, the last ``answer_tokens`` the answer's.
+        """From what TRL hands to its forward pass: as many pictures to each row, the last ``answer_tokens`` answers'.
 
         ``pixel_values``: the rows' patches, in one tensor or a tensor for each row, which is the same for copies.
+        ``image_grid_thw``: (R n, 3) or (R, n, 3).
         """
         pictures = pixel_values
+        grid_R = image_grid_thw.reshape(len(input_ids), -1, 3)
         if isinstance(pictures, torch.Tensor):
-            pictures = torch.split(pictures, image_grid_thw.prod(-1).tolist())
-        assert len(pictures) == len(input_ids), "a prompt has one picture"
+            pictures = torch.split(pictures, grid_R.prod(-1).sum(-1).tolist())
+        assert len(pictures) == len(input_ids), "every prompt has its pictures"
         rest = input_ids.shape[1] - answer_tokens
         prompt, answer = input_ids[:, :rest], input_ids[:, rest:]
         masks = attention_mask[:, :rest], attention_mask[:, rest:]
-        return cls(prompt, masks[0], answer, masks[1], mm_token_type_ids[:, :rest], pictures, image_grid_thw)
+        return cls(prompt, masks[0], answer, masks[1], mm_token_type_ids[:, :rest], pictures, grid_R)
 
     def rows(self, chosen: torch.Tensor) -> AnswerBatch:
         pictures = [self.pictures_R[i] for i in chosen.tolist()]
@@ -150,7 +152,7 @@ def same_prompt(batch: AnswerBatch) -> torch.Tensor:
     """The number of each row's prompt, (R,): consecutive rows with equal tokens and equal pictures share one."""
 
     def repeats(values: torch.Tensor) -> torch.Tensor:
-        return (values[1:] == values[:-1]).all(dim=1)
+        return (values[1:] == values[:-1]).flatten(1).all(dim=1)
 
     equal = repeats(batch.prompt_RP) & repeats(batch.prompt_mask_RP) & repeats(batch.grid_R)
     for i in equal.nonzero().flatten().tolist():
@@ -167,7 +169,7 @@ def pack(batch: AnswerBatch, positions: Positions, packing: Packing) -> Packed:
     position_3GP, _ = positions(
         prompts.prompt_RP,
         mm_token_type_ids=prompts.image_token_RP,
-        image_grid_thw=prompts.grid_R,
+        image_grid_thw=prompts.grid_R.flatten(0, 1),
         attention_mask=prompts.prompt_mask_RP,
     )
     # An answer is text: from the prompt's last token on, its positions count by one in all three dimensions.
@@ -198,7 +200,7 @@ def seen_by_prompts(prompts: AnswerBatch, lengths: torch.Tensor, layout: Layout)
     return {
         "attention_mask": {"full_attention": layout.attention},
         "pixel_values": torch.cat([prompts.pictures_R[g] for g in in_order.tolist()]),
-        "image_grid_thw": prompts.grid_R[in_order],
+        "image_grid_thw": prompts.grid_R[in_order].flatten(0, 1),
     }
 
 

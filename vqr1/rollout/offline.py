@@ -16,16 +16,21 @@ from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.rollout.engine import stop_tokens, vision_tokens
 
 
+def pictures_of(example: dict[str, Any]) -> list[Image.Image]:
+    """What an example shows, in order: its ``images``, as TRL calls several, or its one ``image``."""
+    return example["images"] if "images" in example else [example["image"]]
+
+
 def encode_prompts(
     processor: Any, examples: Sequence[dict[str, Any]], padding: bool = True, template: dict[str, Any] | None = None
 ) -> Any:
-    """The model's inputs for examples with ``image`` and ``prompt``: tensors padded on the left, or else lists.
+    """The model's inputs for examples with ``prompt`` and ``image`` or ``images``: padded tensors, or else lists.
 
-    An example may have several ``images``, for whose places its prompt says where they are, in order.
+    Padding is on the left.
 
     ``template``: what the chat template is given besides.
     """
-    prompts = [prepare_multimodal_messages(e["prompt"], images=e.get("images") or [e["image"]]) for e in examples]
+    prompts = [prepare_multimodal_messages(e["prompt"], images=pictures_of(e)) for e in examples]
     return processor.apply_chat_template(
         prompts,
         add_generation_prompt=True,
@@ -36,10 +41,10 @@ def encode_prompts(
     )
 
 
-def text_tokens(processor: Any, prompt: str, template: dict[str, Any] | None = None) -> int:
-    """Tokens of a prompt without those of its picture."""
+def text_tokens(processor: Any, prompt: str, template: dict[str, Any] | None = None, pictures: int = 1) -> int:
+    """Tokens of a prompt without those of its pictures."""
     blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
-    example = {"prompt": build_prompt(prompt), "image": blank}
+    example = {"prompt": build_prompt(prompt), "images": [blank] * pictures}
     (ids,) = encode_prompts(processor, [example], padding=False, template=template)["input_ids"]
     return sum(token != processor.image_token_id for token in ids)
 

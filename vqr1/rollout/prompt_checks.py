@@ -35,9 +35,12 @@ def check_prompt(processor: Any, prompt: str, template: dict[str, Any] | None = 
     check_message(processor, build_prompt(prompt), template)
 
 
-def check_message(processor: Any, message: list[dict[str, str]], template: dict[str, Any] | None = None) -> None:
-    """As :func:`check_prompt`, of a conversation of one message."""
-    text = message[0]["content"]
+def check_message(
+    processor: Any, message: list[dict[str, Any]], template: dict[str, Any] | None = None, pictures: int = 1
+) -> None:
+    """As :func:`check_prompt`, of a conversation of one message that shows so many pictures."""
+    content = message[0]["content"]
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     tokenizer = processor.tokenizer
     own = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
     found = sorted(token for token in own - set(TAGS) if token in text)
@@ -46,18 +49,19 @@ def check_message(processor: Any, message: list[dict[str, str]], template: dict[
             f"the prompt holds {', '.join(found)}: to this policy that is a token of its own and no text; take it out. "
             "The picture is put before the text without it"
         )
-    rendered = _rendered(processor, message, template)
+    rendered = _rendered(processor, message, template, pictures)
     places = rendered.count(processor.image_token)
-    if places != 1:
+    if places != pictures:
+        shown, wanted = ("the picture", "one") if pictures == 1 else (f"{pictures} pictures", str(pictures))
         raise UserError(
-            f"the policy's chat template makes {places} places for the picture ({processor.image_token}) in place of "
-            "one; look at chat_template.jinja, or the template in its processor or tokenizer files"
+            f"the policy's chat template makes {places} places for {shown} ({processor.image_token}) in place of "
+            f"{wanted}; look at chat_template.jinja, or the template in its processor or tokenizer files"
         )
 
 
-def _rendered(processor: Any, message: list[dict[str, str]], template: dict[str, Any] | None) -> str:
+def _rendered(processor: Any, message: list[dict[str, Any]], template: dict[str, Any] | None, pictures: int) -> str:
     blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
-    prompts = [prepare_multimodal_messages(message, images=[blank])]
+    prompts = [prepare_multimodal_messages(message, images=[blank] * pictures)]
     where = "the policy's chat template (chat_template.jinja, or in its processor or tokenizer files)"
     try:
         with bounded(SECONDS, BYTES):
