@@ -43,6 +43,7 @@ MADE = {
         "wandb/earlier-N",
         "gpu.md",
         "rating.json",
+        "anchors.json",
         "config.json",
         "processor_config.json",
         "generation_config.json",
@@ -60,7 +61,7 @@ MADE = {
     *("conf/local", "conf/local/default.yaml", "tests/", "data/"),
 }
 SUFFIXES = "py|md|yaml|json|jsonl|csv|png|sh|txt|toml|jinja"
-SECTIONS = ("data", "policy", "rollout", "reward", "evaluation", "logger", "trainer", "plan")  # of settings
+SECTIONS = ("data", "policy", "levels", "rollout", "reward", "evaluation", "logger", "trainer", "plan")  # of settings
 
 
 def text_of(document: Path) -> str:

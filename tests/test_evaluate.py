@@ -571,6 +571,7 @@ def test_rows_are_the_raters_ratings_in_any_batch(asked, tmp_path, sized):
         assert (one.status, one.tokens, one.reasoning) == (rating.status, rating.tokens, rating.reasoning)
         assert (one.score, one.std) == (pytest.approx(rating.score, abs=1e-4), pytest.approx(rating.std, abs=1e-4))
         assert (one.weights is None) == (one.stds is None) == (method is not Method.expected)
+        assert one.passes == len(one.scores) * (2 if method is Method.expected else 1)
 
 
 def test_check_takes_the_defaults():

@@ -112,11 +112,11 @@ def test_scores_outside_of_training_are_those_inside(policy):
         )
     expected = level_score(inside.double().numpy())
     found = level_scores(model, plain.tokenizer, encode_prompts(plain, examples))
-    np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
-    np.testing.assert_allclose(found.std, expected.std, atol=1e-4)
-    assert np.ptp(found.score) > 1e-3
+    np.testing.assert_allclose(found.score, expected.score, atol=2e-5)
+    np.testing.assert_allclose(found.std, expected.std, atol=2e-5)
+    assert np.ptp(found.score) > 2e-4  # an untrained policy prefers the words of fewest tokens, whatever it sees
     alone = [level_scores(model, plain.tokenizer, encode_prompts(plain, [one])).score for one in examples]
-    np.testing.assert_allclose(np.concatenate(alone), found.score, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(alone), found.score, atol=2e-5)
 
 
 def test_a_hard_example_teaches_the_answer_and_nothing_before_it(policy):
@@ -236,7 +236,7 @@ def test_a_run_learns_is_evaluated_and_leaves_what_any_run_leaves(finished):
     assert [row["step"] for row in evaluated] == [0, 2, 4]
     assert "eval/demo_five_test/srcc" in evaluated[-1]
     card = (finished / "best" / "README.md").read_text()
-    assert "levels" in card
+    assert "vqr1 evaluate model=FOLDER data=[SET,SET] method=levels" in card
     assert "reinforcement" not in card
 
 

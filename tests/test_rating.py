@@ -378,7 +378,7 @@ def test_a_vocabulary_without_digits_is_refused_before_anything_is_loaded(monkey
 
     tokenizer = Tokenizer()
     monkeypatch.setattr(model, "load_processor", lambda _: SimpleNamespace(tokenizer=tokenizer))
-    monkeypatch.setattr(model, "check_prompt", lambda *_: None)
+    monkeypatch.setattr(model, "check_message", lambda *_, **__: None)
     find(AnswerSettings(model="tiny"), "mean")
     with pytest.raises(UserError, match=r"digit by digit.* use another method \(greedy or mean\)"):
         find(AnswerSettings(model="tiny"), "expected")

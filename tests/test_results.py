@@ -15,7 +15,7 @@ def test_a_row_by_hand():
     assert json.loads(row.line()) == {
         "image_id": "bid/a.jpg", "dataset": "bid", "group": "a.jpg", "mos": 2.5, "score": 3.5, "std": 0.5**0.5,
         "scores": [3.0, None, 4.0], "reasoning": "why", "status": "ok",
-        "stds": None, "weights": None, "tokens": None,
+        "stds": None, "weights": None, "tokens": None, "passes": None,
     }  # fmt: skip
 
 
@@ -44,13 +44,15 @@ def test_what_was_written_comes_back(tmp_path):
 
 
 def test_exact_distributions_come_back_and_lines_of_an_older_version_do(tmp_path):
-    exact = make_row("bid/e", "bid", "e", 2.0, [3.0, None], "", stds=[0.5, None], weights=[0.9, 0.1], tokens=22)
+    exact = make_row(
+        "bid/e", "bid", "e", 2.0, [3.0, None], "", stds=[0.5, None], weights=[0.9, 0.1], tokens=22, passes=4
+    )
     assert (exact.score, exact.std) == (3.0, 0.5)  # of a single distribution its own
     folder = write_results(tmp_path / "a", {"bid": [exact, *rows_of("bid", 5)]})
     assert read_evaluation(folder).rows["bid"][0] == exact
     lines = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
     for line in lines:
-        del line["stds"], line["weights"], line["tokens"]
+        del line["stds"], line["weights"], line["tokens"], line["passes"]
     (folder / ROWS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_evaluation(folder).rows["bid"][1:] == rows_of("bid", 5)
 

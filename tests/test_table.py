@@ -203,7 +203,7 @@ def test_who_does_not_enter_is_counted(tmp_path):
     assert (counts.rated, counts.unreadable, counts.missing, counts.pending) == (8, 1, 1, 2)
     assert (counts.answers, counts.unreadable_answers) == (27, 3)
     made = benchmark_table([line], [])
-    assert made.details.rows[0][10:14] == ["8 of 12", "1", "3 of 27", "1"]
+    assert made.details.rows[0][10:16] == ["-", "-", "8 of 12", "1", "3 of 27", "1"]
     assert "model, BID: 2 of 12 pictures are not rated yet; evaluate again to finish." in made.notes
     assert any("1 pictures have no answer" in note for note in made.notes)
     kept = [row for row in rows if row.score is not None]

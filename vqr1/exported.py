@@ -31,6 +31,7 @@ class Exported:
     split_seed: int
     splits: dict[str, str]  # the hash of each set's split
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # vqr1.evaluation.scale.Scale's records, by set
+    objective: str = "rl2r"  # of vqr1.config.Objective, that it has learnt by: what it is asked and how it is read
 
 
 # What a value of the file is, by its field.
@@ -45,6 +46,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "split_seed": (int,),
     "splits": (dict,),
     "scales": (dict,),
+    "objective": (str,),
 }
 
 

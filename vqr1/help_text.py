@@ -39,6 +39,10 @@ The usual settings:
   model=MODEL              tiny, a hub id, a folder of weights or of vqr1 export, or a run's: its best/, else final/
   data=NAME, data=[A,B]    datasets (vqr1 data list); --root FOLDER holds them
   method=mean              the mean of k=6 answers; greedy: one, the likeliest; expected: of the score's distribution
+  method=levels            the five words' probabilities, one pass a picture; comparison: against anchors of the
+                           training part (anchors=SET, intervals=5); votes: all pairs of a reference
+  limit_per_reference=40   pictures of each reference that vote
+  orders=both              of two pictures that are compared, or one; yes=true asks over 100,000 questions
   until=0.05               in place of k: as many answers as that standard error of the mean takes, max_k=48 at most
   limit=100                pictures of each dataset, spread over it
   name=NAME                what the table calls the model

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from vqr1.errors import UserError
 
 LEVELS = ("bad", "poor", "fair", "good", "excellent")
+OPENING, ENDING = "The quality of the image is", "."  # of the answer that holds the word
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 5.0)  # the score that each word stands for
 FORGIVEN = 1e-9  # bins by which rounding may put a MOS above the edge that it is on
 # Log odds of two neighbouring levels beyond which float64 has nothing left of the smaller: exp(-750) is 0.

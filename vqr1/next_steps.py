@@ -26,11 +26,12 @@ def next_words(config: Config, folder: Path, steps: int) -> str:
     root = "" if config.data.root == data_root() else f" --root {shlex.quote(config.data.root)}"
     threads = f" threads={config.threads}" if config.threads else ""
     sets = shlex.quote(f"data=[{','.join(map(quoted, config.data.test))}]")
-    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{root}{threads}"
+    method = "" if config.draws_answers else f" method={config.objective.value}"
+    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{method}{root}{threads}"
     name = folder.relative_to(config.runs)
     lines = {
         "look at": ", ".join(figures),
-        "evaluate": words if config.data.test and config.draws_answers else "",  # by answers with a number in them
+        "evaluate": words if config.data.test else "",
         "go on": f"the same command with {_word('name', str(name))} resume=true trainer.max_steps={2 * steps}",
         "send": " ".join(f"wandb sync {shlex.quote(str(run))}" for run in sorted(folder.glob("wandb/offline-run-*"))),
     }

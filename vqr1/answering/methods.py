@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vqr1.answer import build_prompt, read_score
+from vqr1.answer import read_score
 from vqr1.answering.answerer import Answerer
 from vqr1.answering.seeds import answer_seed, picture_digest
-from vqr1.answering.settings import MOST, AnswerSettings
+from vqr1.answering.settings import MOST, AnswerSettings, conversation
 from vqr1.answering.settings import Method as Method
+from vqr1.levels import ENDING, LEVELS, OPENING
 from vqr1.policy.expected import expected_scores, tokens_before_score
+from vqr1.policy.level_scores import level_scores
 from vqr1.rating_statistics import Moments, StoppingRule, moments, score_and_std
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import Policy, encode_prompts
@@ -43,11 +45,12 @@ class Asked:
 class Answered:
     """The answers to one picture, in the order of their seeds."""
 
-    texts: list[str]  # expected: what stands before the score
-    scores: list[float | None]  # None where unreadable; expected: the mean of the score's distribution
+    texts: list[str]  # expected: what stands before the score; levels: with the likeliest word
+    scores: list[float | None]  # None where unreadable; expected, levels: the mean of the score's distribution
     stds: list[float | None]  # of the score given the reasoning: 0 where it was drawn, None where unreadable
-    weights: list[float] | None  # expected: the probability that a readable score follows
+    weights: list[float] | None  # expected: the probability that a readable score follows; levels: 1
     tokens: int  # drawn one by one, in all answers
+    passes: float | None = None  # sequences that the policy read or wrote: one an answer, one a distribution
 
     @property
     def moments(self) -> Moments:
@@ -81,6 +84,7 @@ class _Answer(NamedTuple):
     std: float | None
     weight: float
     tokens: int
+    passes: int
 
 
 def answer_pictures(
@@ -88,13 +92,14 @@ def answer_pictures(
 ) -> list[Answered]:
     """The answers to pictures that fit the policy's grid, in order; of each picture and ``asked`` alone.
 
-    ``at_once``: answers that are asked for together, None: all. By the method expected the attention of a policy under
-    transformers is another during the call, so no other thread may use it then.
+    ``at_once``: answers that are asked for together, None: all. By the methods expected and levels the attention of a
+    policy under transformers is another during the call, so no other thread may use it then.
     """
-    prompt, digests = build_prompt(answerer.model.prompt), [picture_digest(picture) for picture in pictures]
+    prompt = conversation(asked.method, answerer.model.prompt)
+    digests = [picture_digest(picture) for picture in pictures]
     rule = None if asked.until is None else StoppingRule(asked.until, most=asked.most)
     answer: Callable[[Answerer, list[dict[str, Any]]], list[_Answer]]
-    answer = _expected if asked.method is Method.expected else _drawn
+    answer = {Method.expected: _expected, Method.levels: _levels}.get(asked.method, _drawn)
     answers: list[list[_Answer]] = [[] for _ in pictures]
     while True:
         missing = [
@@ -121,8 +126,9 @@ def _together(answers: Sequence[_Answer], method: Method) -> Answered:
         texts=[each.text for each in answers],
         scores=[each.score for each in answers],
         stds=[each.std for each in answers],
-        weights=[each.weight for each in answers] if method is Method.expected else None,
+        weights=[each.weight for each in answers] if method in (Method.expected, Method.levels) else None,
         tokens=sum(each.tokens for each in answers),
+        passes=sum(each.passes for each in answers),
     )
 
 
@@ -132,7 +138,7 @@ def _drawn(answerer: Answerer, examples: list[dict[str, Any]]) -> list[_Answer]:
     texts = answerer.processor.tokenizer.batch_decode(drawn, skip_special_tokens=True)
     scores = [read_score(text) for text in texts]
     return [
-        _Answer(text, score, None if score is None else 0.0, 1.0, len(tokens))
+        _Answer(text, score, None if score is None else 0.0, 1.0, len(tokens), 1)
         for text, score, tokens in zip(texts, scores, drawn, strict=True)
     ]
 
@@ -156,8 +162,21 @@ def _expected(answerer: Answerer, examples: list[dict[str, Any]]) -> list[_Answe
         pieces = tokenizer.batch_decode([[token] for token in tokens], skip_special_tokens=True)
         text = tokenizer.decode(tokens[: tokens_before_score(pieces)], skip_special_tokens=True)
         score, spread = (mean, std) if mass >= READABLE else (None, None)
-        answers.append(_Answer(text, score, spread, min(mass, 1.0), len(tokens)))  # rounding may leave more than 1
+        answers.append(_Answer(text, score, spread, min(mass, 1.0), len(tokens), 2))  # rounding may leave more than 1
     return answers
+
+
+def _levels(answerer: Answerer, examples: list[dict[str, Any]]) -> list[_Answer]:
+    """The distribution of the level over the five words, nothing being drawn."""
+    policy = answerer.policy
+    assert isinstance(policy, Policy), "the distribution is read off the policy under transformers"
+    inputs = encode_prompts(answerer.processor, examples).to(policy.model.device)
+    found = level_scores(policy.model, answerer.processor.tokenizer, inputs)
+    likeliest = found.probabilities.argmax(1).tolist()
+    return [
+        _Answer(f"{OPENING} {LEVELS[best]}{ENDING}", score, std, 1.0, 0, 1)
+        for best, score, std in zip(likeliest, found.score.tolist(), found.std.tolist(), strict=True)
+    ]
 
 
 def _has_place(texts: Sequence[str]) -> bool:

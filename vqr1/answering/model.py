@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,22 @@ import torch
 import yaml
 
 from vqr1.answer import build_prompt, prompt_warning
-from vqr1.answering.settings import AnswerSettings, Method
+from vqr1.answering.settings import (
+    USUAL_PROMPTS,
+    AnswerSettings,
+    Method,
+    conversation,
+    objective_of,
+    pictures_shown,
+)
 from vqr1.config import PolicyConfig
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
 from vqr1.exported import Exported, read_exported
+from vqr1.policy.comparison_scores import comparison_answers
 from vqr1.policy.expected import NumberTokens
+from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.load import (
     SHIPPED,
     TINY,
@@ -33,7 +43,7 @@ from vqr1.policy.load import (
 from vqr1.policy.read_once import OncePerPrompt, encode_each_picture_once, read_each_prompt_once, take_bytes
 from vqr1.policy.weight_files import check_adapter_files, check_folder, read_json
 from vqr1.policy.windows import attend_at_once
-from vqr1.rollout.prompt_checks import check_prompt
+from vqr1.rollout.prompt_checks import check_message
 from vqr1.rollout_settings import ScoringEngine
 
 
@@ -55,9 +65,10 @@ class Model:
     name: str
     policy: PolicyConfig  # the weights, or what an adapter is laid on
     adapter: Path | None  # LoRA weights of a run
-    prompt: str  # a name of vqr1.answer.PROMPTS or a text
+    prompt: str  # a name of vqr1.answer.PROMPTS or a text, of the objective; find_model: of the method
     trained_on: list[str] | None  # sets it learnt from or was chosen by; None: not stated
     seen: Seen = field(default_factory=Seen)  # how those sets were divided
+    objective: str | None = None  # of vqr1.config.Objective, that it learnt by; None: not stated
     names_prompt: bool = True  # False: nothing says what it was trained to be asked, and prompt is the usual one
     served: Served | None = None  # whoever answers for it; its weights need not be here
 
@@ -89,11 +100,12 @@ def find_model(config: AnswerSettings, weights: bool = True) -> Model:
         if model.adapter is None:
             raise
         raise MissingFileError(f"{model.adapter} holds LoRA weights over a policy that is missing: {error}") from error
+    asks = objective_of(config.method)
     return replace(
         model,
         policy=policy,
         name=config.name or model.name,
-        prompt=config.prompt or model.prompt,
+        prompt=config.prompt or (model.prompt if model.objective == asks else USUAL_PROMPTS[asks]),
         names_prompt=model.names_prompt or config.prompt is not None,
         trained_on=model.trained_on if config.trained_on is None else config.trained_on,
     )
@@ -110,7 +122,16 @@ def _check_limits(policy: PolicyConfig) -> None:
         )
 
 
-def check_model(model: Model) -> str | None:
+def usual_method(model: str) -> Method | None:
+    """The method that reads what a run or an exported folder was trained for, where that is not a drawn answer."""
+    path = Path(model).expanduser()
+    if _is_adapter(path) and not _run_folder(path):
+        return None
+    found = _of_run(*run) if (run := _run_folder(path)) else _plain(model)
+    return Method.levels if found.objective == "levels" else None
+
+
+def check_model(model: Model, method: Method = Method.greedy) -> str | None:
     """Look at files, prompt and chat template before anything is loaded. Returns what to warn of.
 
     Raises UserError for weights that do not fit, and for what vqr1 does not read or run.
@@ -119,14 +140,32 @@ def check_model(model: Model) -> str | None:
         check_folder(find_weights(model.policy.path))
         if model.adapter:
             check_adapter_files(model.adapter)
-    check_prompt(load_processor(model.policy), model.prompt)
-    return prompt_warning(model.prompt)
+    message = conversation(method, model.prompt)
+    check_message(load_processor(model.policy), message, pictures=pictures_shown(method))
+    warnings = [prompt_warning(model.prompt)] if method.draws else []
+    if model.objective and model.objective != objective_of(method):
+        warnings.append(
+            f"warning: {model.name} has learnt by objective={model.objective}, and method={method.value} reads what "
+            f"objective={objective_of(method)} trains"
+        )
+    return "\n".join(warning for warning in warnings if warning) or None
 
 
 def check_method(method: Method, model: Model) -> None:
     """Raises UserError for a model whose scores cannot be read as the method does, before it is loaded."""
-    if method is Method.expected:
-        NumberTokens.of(load_processor(model.policy).tokenizer)
+    read: dict[Method, Callable[[Any], object]] = {
+        Method.expected: NumberTokens.of,
+        Method.levels: LevelAnswers.of,
+        Method.comparison: comparison_answers,
+        Method.votes: comparison_answers,
+    }
+    if method in read:
+        read[method](load_processor(model.policy).tokenizer)
+
+
+def prompt_text(method: Method, prompt: str) -> str:
+    """What is asked, in full, without the pictures. Raises as :func:`vqr1.answering.settings.conversation`."""
+    return str(build_prompt(prompt)[0]["content"]) if method.draws else prompt
 
 
 def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
@@ -146,15 +185,18 @@ def answer_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
 
 
 def _asked_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
-    greedy = settings.method is Method.greedy
+    method, greedy = settings.method, settings.method is Method.greedy
+    if not method.draws:
+        limits = {"min_pixels": model.policy.min_pixels, "max_pixels": model.policy.max_pixels}
+        return {"method": method.value, "prompt": prompt_text(method, model.prompt), **limits}
     return {
-        "method": settings.method.value,
+        "method": method.value,
         "k": settings.answers if settings.until is None else None,
         "until": settings.until,
         "max_k": rule.most if (rule := settings.stopping_rule()) else None,
         "temperature": 0.0 if greedy else settings.temperature,
         "seed": None if greedy else settings.seed,
-        "prompt": str(build_prompt(model.prompt)[0]["content"]),
+        "prompt": prompt_text(method, model.prompt),
         "max_tokens": settings.max_tokens,
         "min_pixels": model.policy.min_pixels,
         "max_pixels": model.policy.max_pixels,
@@ -206,7 +248,8 @@ def _exported(path: str) -> Exported | None:
 def _of_export(path: str, exported: Exported) -> Model:
     limits = {name: getattr(exported, name) for name in ("dtype", "min_pixels", "max_pixels")}
     seen = Seen(SplitRule(tuple(exported.split_ratio), exported.split_seed), exported.splits)
-    return Model(Path(path).name, PolicyConfig(path=path, **limits), None, exported.prompt, exported.trained_on, seen)
+    policy = PolicyConfig(path=path, **limits)
+    return Model(Path(path).name, policy, None, exported.prompt, exported.trained_on, seen, exported.objective)
 
 
 def weights_of_run(path: str) -> Path:
@@ -244,13 +287,14 @@ def _of_run(run: Path, weights: Path) -> Model:
         data, policy = settings["data"], settings["policy"]
         kept = {name: policy[name] for name in ("path", "dtype", "attention", "min_pixels", "max_pixels")}
         seen = list(dict.fromkeys([*data["train"], *data["validation"]]))
-        prompt = settings["rollout"]["prompt"]
+        objective = settings.get("objective", "rl2r")  # the only one of runs from before it was a setting
+        prompt = settings["rollout"]["prompt"] if objective == "rl2r" else settings[objective]["question"]
         rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
-    return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")))
+    return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")), objective)
 
 
 def _hashes(path: Path) -> dict[str, str]:

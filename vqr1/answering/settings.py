@@ -10,8 +10,11 @@ from typing import TypeVar
 from omegaconf import MISSING
 
 from vqr1.answer import build_prompt
+from vqr1.comparison.words import QUESTION
+from vqr1.config import LevelsConfig
 from vqr1.config_checks import check_name
 from vqr1.errors import UserError
+from vqr1.picture_prompts import Message, check_text, in_order
 from vqr1.rating_statistics import StoppingRule
 from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
 
@@ -29,9 +32,46 @@ class Method(Enum):
     greedy = "greedy"  # one answer, the likeliest token at every place
     mean = "mean"  # the mean of k drawn answers
     expected = "expected"  # the mean of the exact distributions of the score after k drawn reasonings
+    levels = "levels"  # the expected level of the five words' probabilities, nothing being drawn
+    comparison = "comparison"  # from the probabilities of the comparison words against fixed pictures of the set
+    votes = "votes"  # the share of comparisons with the other pictures of its reference that it wins
+
+    @property
+    def draws(self) -> bool:
+        """Whether answers are drawn; else the probabilities of the words that may answer are read."""
+        return self in (Method.greedy, Method.mean, Method.expected)
 
 
-ANSWERS = {Method.greedy: 1, Method.mean: 6, Method.expected: 1}  # to each picture, unless k says how many
+OF_ONE_PICTURE = (Method.greedy, Method.mean, Method.expected, Method.levels)  # which need no other pictures
+ANSWERS = {Method.mean: 6}  # to each picture, unless k says how many; by the other methods one
+# What a policy is asked that was not trained to be asked otherwise, by the objective whose question it is.
+USUAL_PROMPTS = {"rl2r": "paper", "levels": LevelsConfig.question, "comparison": QUESTION}
+
+
+def objective_of(method: Method) -> str:
+    """The objective that trains what a method reads."""
+    if method.draws:
+        return "rl2r"
+    return "levels" if method is Method.levels else "comparison"
+
+
+def pictures_shown(method: Method) -> int:
+    """Pictures in a prompt."""
+    return 2 if objective_of(method) == "comparison" else 1
+
+
+def conversation(method: Method, prompt: str) -> list[Message]:
+    """What a policy is asked by a method: one user message, before whose text the picture comes unless it says where.
+
+    ``prompt``: for drawn answers a name of vqr1.answer.PROMPTS or a text with answer tags, else a question in full.
+    Raises UserError for another prompt.
+    """
+    if method.draws:
+        return build_prompt(prompt)
+    if pictures_shown(method) > 1:
+        return in_order(pictures_shown(method), prompt)
+    check_text(prompt)
+    return [{"role": "user", "content": prompt}]
 
 
 @dataclass
@@ -39,13 +79,13 @@ class AnswerSettings:
     """A model and how it is asked. Where a default is null, a run folder says what it was trained with."""
 
     model: str = MISSING  # tiny, a hub id, a folder of weights, or a run folder: its best/, else its final/
-    method: Method = Method.mean  # greedy, mean or expected (docs/rating.md)
+    method: Method = Method.mean  # greedy, mean, expected, levels (docs/rating.md); comparison, votes (docs/methods.md)
     k: int | None = None  # answers to each picture; null: 6 for a mean, 1 for expected
     until: float | None = None  # answers are drawn until the standard error of the mean is at most this; without k
     max_k: int | None = None  # answers at most, with until; null: 48
     temperature: float = 1.0  # of drawn answers
     seed: int = 0
-    prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else paper
+    prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else usual
     max_tokens: int = 256
     engine: ScoringEngine = ScoringEngine.auto  # transformers, vllm, or auto: vllm where there are it and a GPU
     memory_share: float = 0.9  # vllm: of each GPU's memory, for weights and cache
@@ -63,7 +103,7 @@ class AnswerSettings:
     def answers(self) -> int:
         """Answers to each picture; with ``until`` those of the first round."""
         rule = self.stopping_rule()
-        return rule.least if rule else self.k or ANSWERS[self.method]
+        return rule.least if rule else self.k or ANSWERS.get(self.method, 1)
 
     def stopping_rule(self) -> StoppingRule | None:
         """Raises UserError for numbers that are none."""
@@ -80,7 +120,7 @@ def settle(settings: Settings, gpus: int) -> Settings:
     that are not here.
     """
     engine = settings.engine
-    if engine is ScoringEngine.auto and settings.method is Method.expected:
+    if engine is ScoringEngine.auto and settings.method not in (Method.greedy, Method.mean):
         engine = ScoringEngine.transformers  # vLLM gives no pass over a tree
     engine = settle_scoring_engine(engine, gpus)
     if engine is ScoringEngine.vllm and settings.tensor_parallel > max(1, gpus):
@@ -109,7 +149,7 @@ def check_answers(settings: AnswerSettings) -> None:
     if settings.seed < 0:
         raise UserError(f"seed={settings.seed}: set it to 0 or more")
     if settings.prompt is not None:
-        build_prompt(settings.prompt)
+        conversation(settings.method, settings.prompt)
 
 
 def _check_method(settings: AnswerSettings) -> None:
@@ -125,7 +165,16 @@ def _check_method(settings: AnswerSettings) -> None:
             )
     if rule and settings.k is not None:
         raise UserError(f"k={settings.k} and until={settings.until} both say how many answers are drawn; leave one out")
-    if settings.method is Method.expected and settings.engine is ScoringEngine.vllm:
+    if not settings.method.draws:
+        usual = {"k": None, "until": None, "temperature": 1.0, "max_tokens": AnswerSettings.max_tokens}
+        usual |= {} if settings.method is Method.votes else {"seed": 0}
+        for name, value in usual.items():
+            if getattr(settings, name) != value:
+                raise UserError(
+                    f"{name}={getattr(settings, name)} has no effect with method={method}, which draws no answers; "
+                    "leave it out"
+                )
+    if settings.method not in (Method.greedy, Method.mean) and settings.engine is ScoringEngine.vllm:
         raise UserError(
             f"method={method} reads distributions off the policy, which vLLM does not give; set engine=transformers or "
             "auto, or method=mean"

@@ -65,7 +65,7 @@ ROWS = (
     Row("levels, hard", "hard", ("method=levels",)),
     Row("levels, soft", "soft", ("method=levels",)),
     Row("comparison, both orders", "comparison", ("method=comparison",)),
-    Row("comparison, one order", "comparison", ("method=comparison", "orders=1")),
+    Row("comparison, one order", "comparison", ("method=comparison", "orders=one")),
     Row("votes, both orders", "comparison", ("method=votes", "limit_per_reference=40")),
 )
 

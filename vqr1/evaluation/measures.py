@@ -8,7 +8,7 @@ that cannot be measured enters no mean, and both are counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Measures:
     resampled: str  # "586 pictures", or "25 references"
     notes: tuple[str, ...] = ()
     pooled: dict[str, float] = field(default_factory=dict)  # beside figures per group: not comparable, never printed
+    within: dict[str, float] = field(default_factory=dict)  # beside pooled figures: the means of those within groups
 
 
 def measure(
@@ -72,6 +73,15 @@ def measure(
         f"{units} pictures" if units == len(x) else f"{units} {group}s",
         tuple(notes),
     )
+
+
+def beside_within(pooled: Measures, within: Measures) -> Measures:
+    """``pooled`` with what was measured within each group, in a note too."""
+    srcc, (low, high) = within.figures["srcc"], within.intervals["srcc"]
+    value = "undefined" if np.isnan(srcc) else f"{srcc:.3f} [{low:.3f}, {high:.3f}]"
+    said = f"SRCC within each is {value}, {within.scope}"
+    left_out = [note for note in within.notes if "left out" in note]
+    return replace(pooled, within=within.figures, notes=(*pooled.notes, "; ".join([said, *left_out])))
 
 
 def group_correlations(x: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -4,15 +4,16 @@ A line::
 
     {"image_id": "bid/DatabaseImage0001.JPG", "dataset": "bid", "group": "DatabaseImage0001.JPG", "mos": 3.1,
      "score": 3.42, "std": 0.2, "scores": [3.2, 3.6, null], "reasoning": "<think>...", "status": "ok",
-     "stds": null, "weights": null, "tokens": 48}
+     "stds": null, "weights": null, "tokens": 48, "passes": 3}
 
 ``mos`` is on the dataset's own scale, higher = better; ``scores`` are the K answers in order, null where unreadable;
 ``score`` is the mean of the readable ones and ``std`` their sample standard deviation (null for fewer than two);
 ``status`` is ok, unreadable (K answers and no score) or missing (no answer at all; ``reasoning`` then says why);
-``tokens`` is how many the answers took (null where nobody counted). By the method "expected" ``scores`` are the means
-of exact distributions, ``stds`` their standard deviations and ``weights`` the probabilities of a readable score, else
-null; ``score`` and ``std`` are then those of :class:`vqr1.rating_statistics.Moments`. A file of an older version does
-without the last three.
+``tokens`` is how many the answers took and ``passes`` how many sequences the policy read or wrote for the picture, one
+for each answer that is drawn and one for each distribution that is read, half of it where two pictures share it (null
+where nobody counted). By the methods "expected" and "levels" ``scores`` are the means of exact distributions, ``stds``
+their standard deviations and ``weights`` the probabilities of a readable score, else null; ``score`` and ``std`` are
+then those of :class:`vqr1.rating_statistics.Moments`. A file of an older version does without the last four.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class ResultRow:
     stds: list[float | None] | None = None
     weights: list[float] | None = None
     tokens: int | None = None
+    passes: float | None = None
 
     def line(self) -> str:
         return json.dumps(asdict(self), allow_nan=False) + "\n"
@@ -92,12 +94,13 @@ def make_row(
     stds: Sequence[float | None] | None = None,
     weights: Sequence[float] | None = None,
     tokens: int | None = None,
+    passes: float | None = None,
 ) -> ResultRow:
     """A row from its K scores, None where an answer could not be read. No score at all, K = 0, is a missing picture."""
     mean, std = score_and_std(scores, stds, weights)
     status = "ok" if mean is not None else "unreadable" if scores else "missing"
     kept = None if stds is None else list(stds), None if weights is None else list(weights)
-    return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status, *kept, tokens)
+    return ResultRow(image_id, dataset, group, mos, mean, std, list(scores), reasoning, status, *kept, tokens, passes)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

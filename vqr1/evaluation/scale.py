@@ -49,8 +49,8 @@ class Scale:
 
 
 def answers_in_words(method: str, k: int, until: float | None = None) -> str:
-    """What a picture's score is: ``greedy``, ``mean of 6``, ``expected of 2``, ``mean until 0.05``."""
-    if method == "greedy":
+    """What a picture's score is: ``greedy``, ``levels``, ``mean of 6``, ``expected of 2``, ``mean until 0.05``."""
+    if method not in ("mean", "expected"):
         return method
     return f"{method} of {k}" if until is None else f"{method} until {until:g}"
 
@@ -59,7 +59,9 @@ def options_of(answers: str) -> str:
     """The options of ``vqr1 rate`` for such answers, each with a blank before it."""
     method, *rest = answers.split()
     options = {"of": "-k", "until": "--until"}
-    return f" --method {method} {options[rest[0]]} {rest[1]}" if rest else ""
+    if not rest:
+        return "" if method == "greedy" else f" --method {method}"
+    return f" --method {method} {options[rest[0]]} {rest[1]}"
 
 
 def answers_of(evaluation: Evaluation) -> str:

@@ -2,6 +2,8 @@
 
 Result files belong to one line when the model's name, how it was asked (method, K, temperature, prompt) and what it was
 trained on are the same. Seed and weights may differ: then the line holds mean and spread over the runs.
+
+Votes compare pictures of one reference, so their correlation within each stands beside that over all pictures.
 """
 
 from __future__ import annotations
@@ -14,10 +16,22 @@ from typing import Any
 
 from vqr1.errors import UserError
 from vqr1.evaluation.bootstrap import ROUNDS
-from vqr1.evaluation.measures import Measures, measure
+from vqr1.evaluation.measures import Measures, beside_within, measure
 from vqr1.evaluation.results import Evaluation, ResultRow, SetFacts
 
-ASKED = ("method", "k", "until", "max_k", "temperature", "prompt")  # settings that make two result files two lines
+# Settings that make two result files two lines.
+ASKED = (
+    "method",
+    "k",
+    "until",
+    "max_k",
+    "temperature",
+    "prompt",
+    "orders",
+    "anchors",
+    "intervals",
+    "limit_per_reference",
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class Counts:
     answers: int
     unreadable_answers: int
     score_std: float  # mean over pictures of the std of their scores; NaN for K = 1
+    tokens: float  # of a picture's answers, mean; NaN where nobody counted
+    passes: float  # of the policy for a picture, mean; NaN where nobody counted
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,8 @@ def outcome_of(evaluation: Evaluation, name: str, facts: SetFacts, rounds: int =
     rows = evaluation.rows[name]
     x, y, groups = rated(rows)
     measures = measure(x, y, groups, per_group=facts.per_group_scale, group=facts.group, rounds=rounds)
+    if method_of(evaluation) == "votes" and not facts.per_group_scale:
+        measures = beside_within(measures, measure(x, y, groups, per_group=True, group=facts.group, rounds=rounds))
     return Outcome(evaluation, facts, count(rows, facts), measures)
 
 
@@ -126,6 +144,8 @@ def rated(rows: Sequence[ResultRow]) -> tuple[list[float], list[float], list[str
 
 def count(rows: Sequence[ResultRow], facts: SetFacts) -> Counts:
     stds = [row.std for row in rows if row.std is not None]
+    tokens = [row.tokens for row in rows if row.tokens is not None]
+    passes = [row.passes for row in rows if row.passes is not None]
     return Counts(
         pictures=facts.pictures,
         rated=sum(row.status == "ok" for row in rows),
@@ -135,6 +155,8 @@ def count(rows: Sequence[ResultRow], facts: SetFacts) -> Counts:
         answers=sum(len(row.scores) for row in rows),
         unreadable_answers=sum(score is None for row in rows for score in row.scores),
         score_std=statistics.fmean(stds) if stds else float("nan"),
+        tokens=statistics.fmean(tokens) if tokens else float("nan"),
+        passes=statistics.fmean(passes) if passes else float("nan"),
     )
 
 

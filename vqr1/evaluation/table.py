@@ -113,7 +113,7 @@ def trained_on(line: Line) -> str:
 
 DETAILS = (
     "Model", "Set", "Seed", "SRCC", "PLCC raw", "PLCC fitted", "KRCC", "RMSE fitted", "Pair accuracy", "Score std",
-    "Rated", "Unreadable", "Unreadable answers", "Missing", "Figures", "Resampled",
+    "Answer tokens", "Passes", "Rated", "Unreadable", "Unreadable answers", "Missing", "Figures", "Resampled",
 )  # fmt: skip
 
 
@@ -135,6 +135,7 @@ def _detail(name: str, outcome: Outcome) -> list[str]:
         *(f"{number_text(measures.figures[f])} {interval_text(measures.intervals[f])}" for f in ("srcc", "plcc")),
         *(number_text(measures.figures[f]) for f in ("plcc_fit", "krcc", "rmse_fit", "pair_accuracy")),
         NOTHING if math.isnan(counts.score_std) else f"{counts.score_std:.3f}",
+        *(NOTHING if math.isnan(each) else f"{each:.4g}" for each in (counts.tokens, counts.passes)),
         f"{counts.rated} of {counts.pictures}",
         str(counts.unreadable),
         shares,
@@ -181,6 +182,10 @@ def _remarks(outcome: Outcome) -> Iterator[str]:
         yield f"{facts.part} only"
     if VALIDATION in facts.part and facts.trained_on:
         yield "the weights were chosen on its validation split, so this is no test"
+    asked = outcome.evaluation.settings
+    trained, asks = asked.get("objective"), asked.get("asks")
+    if trained and asks and trained != asks:
+        yield f"trained by objective={trained} and scored by method={asked['method']}, which objective={asks} trains"
     yield from outcome.measures.notes
 
 

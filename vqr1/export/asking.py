@@ -5,11 +5,11 @@ Those for transformers are also what :mod:`vqr1.export.check` runs.
 
 from __future__ import annotations
 
+from vqr1.levels import LEVELS, OPENING
+
 FOLDER, PHOTO = '"FOLDER"', '"photo.jpg"'  # as the lines write them
 
-_TRANSFORMERS = """\
-import re
-
+_BEGIN = """\
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -24,6 +24,9 @@ message = {{"role": "user", "content": [{{"type": "image", "image": picture}}, {
 inputs = processor.apply_chat_template(
     [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 ).to(device)
+"""
+
+_ANSWER = """\
 tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
 answer = processor.decode(tokens, skip_special_tokens=True)
 """
@@ -31,6 +34,25 @@ answer = processor.decode(tokens, skip_special_tokens=True)
 # A plain number from 1 to 5 alone between the tags, as vqr1.answer reads it.
 _READ = r"""score = re.search(r"<answer>\s*([1-4](\.[0-9]+)?|5(\.0+)?)\s*</answer>", answer)
 print(answer, float(score[1]) if score else "no score", sep="\n")
+"""
+
+# The score of levels: the words' probabilities, each a product over its tokens, among the five alone.
+_LEVELS = """\
+tokenizer = processor.tokenizer
+begin = tokenizer.encode({opening!r}, add_special_tokens=False)
+log_p = []
+for word in {words!r}:
+    told = begin + tokenizer.encode(" " + word, add_special_tokens=False)
+    row = {{**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([told], device=device)], 1)}}
+    row["attention_mask"] = torch.ones_like(row["input_ids"])
+    row["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(told)))
+    with torch.no_grad():
+        logits = model(**row).logits[0, -len(told) - 1 : -1].float().log_softmax(-1)
+    log_p.append(logits.gather(1, torch.tensor(told, device=device)[:, None])[len(begin) :].sum())
+probabilities = torch.stack(log_p).softmax(0)
+score = float(probabilities @ torch.arange(1.0, 6.0, device=device))
+answer = f"{{score:.4f}}"
+print(answer, probabilities.tolist(), sep="\\n")
 """
 
 _SERVER = (
@@ -61,7 +83,13 @@ answer = reply.choices[0].message.content
 
 def transformers_lines(prompt: str, folder: str = FOLDER, photo: str = PHOTO) -> str:
     """Python that asks for one greedy answer and reads its score. ``folder`` and ``photo`` are Python expressions."""
-    return _TRANSFORMERS.format(prompt=prompt, folder=folder, photo=photo) + _READ
+    return "import re\n\n" + _BEGIN.format(prompt=prompt, folder=folder, photo=photo) + _ANSWER + _READ
+
+
+def levels_lines(prompt: str, folder: str = FOLDER, photo: str = PHOTO) -> str:
+    """Python that reads the score, 1 to 5, of the five levels' words, as :func:`transformers_lines` asks for one."""
+    begin = _BEGIN.format(prompt=prompt, folder=folder, photo=photo)
+    return begin + _LEVELS.format(opening=OPENING, words=list(LEVELS))
 
 
 def server_line(length: int, dtype: str) -> str:

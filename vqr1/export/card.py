@@ -17,7 +17,7 @@ from vqr1.errors import UserError
 from vqr1.evaluation.results import Evaluation
 from vqr1.evaluation.scale import Scale, answers_of, options_of, rmse_on
 from vqr1.evaluation.summary import Outcome, outcome_of
-from vqr1.export.asking import client_lines, server_line, transformers_lines
+from vqr1.export.asking import client_lines, levels_lines, server_line, transformers_lines
 from vqr1.exported import Exported
 
 FILE = "README.md"
@@ -43,8 +43,8 @@ def export_card(
 ) -> str:
     """``card`` (the run's, of the same weights) rewritten for the exported folder.
 
-    ``length``: tokens of the longest prompt and answer. ``evaluations`` of the exported weights become a table, and so
-    do the ``scales`` by set.
+    ``length``: tokens of the longest prompt and answer that is drawn. ``evaluations`` of the exported weights become a
+    table, and so do the ``scales`` by set.
     Raises UserError where the front matter of ``card`` is not YAML.
     """
     known, opening, sections = _parts(name, card)
@@ -91,6 +91,26 @@ def _ask(exported: Exported, length: int) -> str:
         f"`generation_config.json` asks for one greedy answer of at most {exported.max_tokens} tokens. `FOLDER` is the "
         "place of this file."
     )
+    if exported.objective == "levels":
+        return "\n".join(
+            [
+                "It is asked the question that it was trained with, behind the picture. The score, from 1 to 5, is the "
+                "mean of the five words' levels by the probabilities that it gives them; no answer is drawn. "
+                f"The processor resizes pictures to {exported.min_pixels} to {exported.max_pixels} pixels. `FOLDER` is "
+                "the place of this file.",
+                "",
+                "With vqr1:",
+                "",
+                "    vqr1 rate photo.jpg --model FOLDER --method levels",
+                "",
+                "With transformers alone:",
+                "",
+                "```python",
+                levels_lines(exported.prompt) + "```",
+                "",
+                "vLLM's server answers with a word, such as *good*, and does not give the five probabilities.",
+            ]
+        )
     return "\n".join(
         [
             "It is asked the prompt that it was trained with, behind the picture. The score, from 1 to 5, is the "

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,20 @@ def check_picture(min_pixels: int, max_pixels: int) -> Image.Image:
     return fit_to_grid(Image.fromarray(pixels.astype(np.uint8)), min_pixels, max_pixels)
 
 
-def ask_without_vqr1(folder: Path, prompt: str, picture: Image.Image) -> str:
-    """The greedy answer of an exported folder to a picture, by transformers alone, offline.
+def ask_without_vqr1(
+    folder: Path, prompt: str, picture: Image.Image, lines: Callable[[str, str, str], str] = transformers_lines
+) -> str:
+    """The answer of an exported folder to a picture, by transformers alone, offline. ``lines``: of the card.
 
     Raises UserError, with the process's last words, where the folder cannot be asked.
     """
     with tempfile.TemporaryDirectory() as place:
         photo, reply = Path(place) / "photo.png", Path(place) / "answer.txt"
         picture.save(photo)
-        lines = transformers_lines(prompt, repr(str(folder.resolve())), repr(str(photo)))
+        asking = lines(prompt, repr(str(folder.resolve())), repr(str(photo)))
         kept = f"from pathlib import Path\nPath({str(reply)!r}).write_text(answer, encoding='utf-8')\n"
         done = subprocess.run(
-            [sys.executable, "-I", "-c", WITHOUT + lines + kept],
+            [sys.executable, "-I", "-c", WITHOUT + asking + kept],
             cwd=place,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             capture_output=True,

@@ -11,23 +11,34 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from vqr1.answer import build_prompt
-from vqr1.answering.model import Model, check_model, find_model, load_weights, weights_of_run
-from vqr1.answering.settings import AnswerSettings
+from vqr1.answering.model import (
+    Model,
+    check_model,
+    find_model,
+    load_weights,
+    prompt_text,
+    usual_method,
+    weights_of_run,
+)
+from vqr1.answering.settings import AnswerSettings, Method, conversation, objective_of
 from vqr1.command_options import written
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError, file_trouble
 from vqr1.evaluation.results import SETTINGS, Evaluation, read_evaluation
 from vqr1.evaluation.scale import fit_scales
+from vqr1.export.asking import levels_lines, transformers_lines
 from vqr1.export.card import FILE, export_card, read_card
 from vqr1.export.check import ask_without_vqr1, check_picture
 from vqr1.exported import Exported, write_exported
 from vqr1.folder_writer import NEW, put_in_place, remove
+from vqr1.policy.level_scores import level_scores
 from vqr1.policy.load import files_hash, load_processor, resolve_dtype
 from vqr1.policy.weight_files import check_folder
 from vqr1.rollout.engine import stop_tokens, vision_tokens
-from vqr1.rollout.offline import Policy, text_tokens
+from vqr1.rollout.offline import Policy, encode_prompts, text_tokens
 from vqr1.rollout_settings import longest_sequence
+
+ROUNDING = 2e-3  # of a score by levels in float32, which is computed in rows of their own and in one pass
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,16 @@ def export(asked: Asked) -> Done:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; give a folder that is not, or remove it")
     weights = weights_of_run(asked.run)
-    model = find_model(AnswerSettings(model=asked.run, prompt=asked.prompt, dtype=asked.dtype))
+    method = usual_method(asked.run) or Method.greedy
+    model = find_model(AnswerSettings(model=asked.run, method=method, prompt=asked.prompt, dtype=asked.dtype))
+    if model.objective not in (None, objective_of(method)):
+        raise UserError(
+            f"{asked.run} has learnt by objective={model.objective}, and an exported folder rates single pictures: its "
+            "weights are in the run's folder, and vqr1 evaluate asks them there"
+        )
     written("FOLDER", folder, lambda: folder.parent.mkdir(parents=True, exist_ok=True))
-    notes = [warning] if (warning := check_model(model)) else []
-    exported = _described(model, asked.max_tokens)
+    notes = [warning] if (warning := check_model(model, method)) else []
+    exported = _described(model, method, asked.max_tokens)
     evaluations = [_of_these_weights("--results", path, model, exported) for path in asked.results]
     maps = [_of_these_weights("--mos-map", path, model, exported) for path in asked.mos_maps]
     scales = fit_scales(maps, evaluations)
@@ -77,13 +94,14 @@ def export(asked: Asked) -> Done:
         notes.append(f"warning: {weights} has no {FILE}, so the card says nothing of data and figures")
 
     processor = load_processor(model.policy)
-    length = longest_sequence(
-        text_tokens(processor, exported.prompt), exported.max_pixels, TOKEN_PIXELS, exported.max_tokens
-    )
+    length = 0
+    if method.draws:
+        text = text_tokens(processor, exported.prompt)
+        length = longest_sequence(text, exported.max_pixels, TOKEN_PIXELS, exported.max_tokens)
     readme = export_card(model.name, card, exported, length, evaluations, scales)
     loaded = load_weights(model)
     picture = check_picture(exported.min_pixels, exported.max_pixels)
-    expected = _answer(loaded, processor, exported, picture) if asked.check else None
+    expected = _answer(loaded, processor, exported, picture, method) if asked.check else None
     new = folder.with_name(folder.name + NEW)
     try:
         remove(new)
@@ -97,8 +115,9 @@ def export(asked: Asked) -> Done:
         del loaded  # the process that asks loads them again
         gc.collect()
         torch.cuda.empty_cache()
-        answer = ask_without_vqr1(new, exported.prompt, picture) if asked.check else None
-        if warning := difference(answer, expected, exported.dtype):
+        lines = levels_lines if method is Method.levels else transformers_lines
+        answer = ask_without_vqr1(new, exported.prompt, picture, lines) if asked.check else None
+        if warning := difference(answer, expected, exported.dtype, method):
             notes.append(warning)
         put_in_place(folder)
     except UserError:
@@ -113,10 +132,11 @@ def export(asked: Asked) -> Done:
     return Done(size, notes, answer)
 
 
-def _described(model: Model, max_tokens: int) -> Exported:
+def _described(model: Model, method: Method, max_tokens: int) -> Exported:
     rule = model.seen.rule
     return Exported(
-        prompt=build_prompt(model.prompt)[0]["content"],
+        objective=objective_of(method),
+        prompt=prompt_text(method, model.prompt),
         min_pixels=model.policy.min_pixels,
         max_pixels=model.policy.max_pixels,
         max_tokens=max_tokens,
@@ -145,12 +165,14 @@ def _of_these_weights(option: str, path: Path, model: Model, exported: Exported)
     return evaluation
 
 
-def difference(answer: str | None, expected: str | None, dtype: str) -> str | None:
-    """What to warn of where the folder's answer is not that of the run's weights.
+def difference(answer: str | None, expected: str | None, dtype: str, method: Method = Method.greedy) -> str | None:
+    """What to warn of where the folder's answer, or its score by levels, is not that of the run's weights.
 
     Raises UserError in float32, where both compute the same; half precision may round two near tokens either way.
     """
     if answer == expected:
+        return None
+    if method is Method.levels and answer and expected and abs(float(answer) - float(expected)) < ROUNDING:
         return None
     told = f"asked by transformers alone the folder answers {answer!r}, and the run's weights answer {expected!r}"
     if dtype == "float32":
@@ -175,8 +197,12 @@ def generation_config(own: Any, processor: Any, max_tokens: int) -> GenerationCo
     )
 
 
-def _answer(loaded: Any, processor: Any, exported: Exported, picture: Any) -> str:
+def _answer(loaded: Any, processor: Any, exported: Exported, picture: Any, method: Method) -> str:
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    if method is Method.levels:
+        example = {"prompt": conversation(method, exported.prompt), "image": picture}
+        inputs = encode_prompts(processor, [example]).to(loaded.device)
+        return f"{level_scores(loaded.eval(), processor.tokenizer, inputs).score.item():.4f}"
     policy = Policy(loaded, processor, max_tokens=exported.max_tokens, temperature=0.0)
-    (answer,) = policy.answer([{"prompt": build_prompt(exported.prompt), "image": picture}])
+    (answer,) = policy.answer([{"prompt": conversation(method, exported.prompt), "image": picture}])
     return answer

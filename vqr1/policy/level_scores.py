@@ -19,21 +19,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from vqr1.levels import LEVELS, LevelScore, level_score, word_tokens
+from vqr1.levels import ENDING, LEVELS, OPENING, LevelScore, level_score, word_tokens
 from vqr1.policy.expected import TILE, attention_to_parts
 from vqr1.policy.load import base_model
 from vqr1.policy.read_once import of_rows
 from vqr1.policy.segments import kernel_takes
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, Positions, log_probabilities, pack
 
-OPENING, ENDING = "The quality of the image is", "."
-
 
 @dataclass(frozen=True)
 class LevelAnswers:
     """The answers that hold a level's word, in a vocabulary's tokens. Words in the order of vqr1.levels.LEVELS.
+
+    With another opening and other words, answers of that form.
 
     Cut into tokens part by part: in a vocabulary that joins words, such as the tiny policy's, the whole text would have
     no place at which all words begin. In Qwen's both are the same.
@@ -44,16 +45,16 @@ class LevelAnswers:
     answers: tuple[tuple[int, ...], ...]  # whole, the end of the turn among them
 
     @classmethod
-    def of(cls, tokenizer: Any) -> LevelAnswers:
+    def of(cls, tokenizer: Any, opening: str = OPENING, words: Sequence[str] = LEVELS) -> LevelAnswers:
         """Raises UserError for words that the vocabulary does not know or cannot tell apart."""
 
         def ids(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-        opening, ending = ids(OPENING), (*ids(ENDING), tokenizer.eos_token_id)
-        words = word_tokens(tokenizer, LEVELS, blank=True, end=ENDING)
-        whole = ((*opening, *ids(f" {word}"), *ending) for word in LEVELS)
-        return cls(opening, tuple(map(tuple, words)), tuple(whole))
+        begin, ending = ids(opening), (*ids(ENDING), tokenizer.eos_token_id)
+        told = word_tokens(tokenizer, words, blank=True, end=ENDING)
+        whole = ((*begin, *ids(f" {word}"), *ending) for word in words)
+        return cls(begin, tuple(map(tuple, told)), tuple(whole))
 
 
 def branched(
@@ -61,11 +62,12 @@ def branched(
 ) -> AnswerBatch:
     """Every prompt, gone on with ``opening``, with every one of W ``answers``: R * W rows, a prompt's in a row.
 
-    ``inputs``: what the processor made of the R prompts, padded on the left, plain or OncePerPrompt's.
+    ``inputs``: what the processor made of the R prompts with as many pictures each, padded on the left, plain or
+    OncePerPrompt's.
     """
     ids, mask, image = (inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids"))
-    grid, width = inputs["image_grid_thw"], max(map(len, answers))
-    picture = inputs["picture"].tolist() if "picture" in inputs else range(len(grid))
+    grid, width = inputs["image_grid_thw"].reshape(len(ids), -1, 3), max(map(len, answers))
+    picture = inputs["picture"].tolist() if "picture" in inputs else range(len(ids))
     pictures = of_rows(inputs["pixel_values"], grid, picture)
     rows = torch.arange(len(ids), device=ids.device).repeat_interleave(len(answers))
     begun = ids.new_tensor(list(opening)).expand(len(ids), -1)
@@ -95,7 +97,6 @@ def level_log_probabilities(
     return log_RS.sum(1).view(-1, len(answers.words))
 
 
-@torch.no_grad()
 def level_scores(model: Any, tokenizer: Any, inputs: Mapping[str, Any], packing: Packing | None = None) -> LevelScore:
     """Score and spread of the pictures of R prompts by the five words, outside of training: one pass for all.
 
@@ -114,8 +115,19 @@ def level_scores(model: Any, tokenizer: Any, inputs: Mapping[str, Any], packing:
     Raises:
         UserError: words that the vocabulary does not know or cannot tell apart.
     """
+    return level_score(read_words(model, LevelAnswers.of(tokenizer), inputs, packing))
+
+
+@torch.no_grad()
+def read_words(
+    model: Any, answers: LevelAnswers, inputs: Mapping[str, Any], packing: Packing | None = None
+) -> np.ndarray:
+    """log P(word) of the W words after the answers' opening, (R, W) float64, over the whole vocabulary: one pass.
+
+    Arguments as for `level_scores`; the prompts may have several pictures, as many each.
+    """
     assert not model.training, "the policy is in training mode, with dropout"
-    model, answers = base_model(model), LevelAnswers.of(tokenizer)
+    model = base_model(model)
     if packing is None:
         heads = torch.empty(0, dtype=model.dtype, device=model.device)
         packing = Packing("segments" if kernel_takes(heads) else "mask")
@@ -126,4 +138,4 @@ def level_scores(model: Any, tokenizer: Any, inputs: Mapping[str, Any], packing:
     tiles = zip(hidden.split(TILE), told.split(TILE), strict=True)
     log_T = torch.cat([model.lm_head(h).float().log_softmax(-1).gather(1, t[:, None])[:, 0] for h, t in tiles])
     each = log_T.double().cpu().split([len(word) for word in answers.words] * len(inputs["input_ids"]))
-    return level_score(torch.stack([word.sum() for word in each]).view(-1, len(answers.words)).numpy())
+    return torch.stack([word.sum() for word in each]).view(-1, len(answers.words)).numpy()

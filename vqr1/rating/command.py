@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told
     from vqr1.rating.written import Unfinished
     from vqr1.sharing import Ranks
 
-METHODS = "one answer, the likeliest; the mean of K drawn; or that of the score's distribution after K reasonings"
+METHODS = "one answer, the likeliest; the mean of K drawn; that of the score's distribution; or of levels in words"
 EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put right by you, 130 by Ctrl-C."
 
 
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--csv", type=path, metavar="FILE", help="path, score, std, answers, status; resumable")
     made.add_argument("--jsonl", type=path, metavar="FILE", help="everything, the reasoning and each answer's score")
     made.add_argument("--reasoning", action="store_true", help="on the screen and in the csv, too")
-    made.add_argument("--method", choices=["greedy", "mean", "expected"], help=METHODS)
+    made.add_argument("--method", choices=["greedy", "mean", "expected", "levels"], help=METHODS)
     made.add_argument("-k", type=count, metavar="K", help="answers: 6 for mean, 1 for expected unless given")
     made.add_argument("--until", type=float, metavar="SE", help="answers until the mean's standard error is at most SE")
     made.add_argument("--max-k", type=count, metavar="K", help="answers at most, with --until (48)")
@@ -135,7 +135,8 @@ def rate(
     if model.served:
         say(f"asking {model.served.url}, which serves {model.served.root}")
     if not model.names_prompt:
-        say(f"{model.name} does not say what it was trained to be asked: it is asked the paper's prompt (--prompt)")
+        usual = "the paper's prompt" if settings.method.draws else "the usual question"
+        say(f"{model.name} does not say what it was trained to be asked: it is asked {usual} (--prompt)")
     answers = answers_in_words(settings.method.value, settings.answers, settings.until)
     if scale and answers != scale.answers:
         say(f"warning: --scale {asked.scale} was fitted to the method {scale.answers}, and this is {answers}")

@@ -16,9 +16,9 @@ from PIL import Image
 
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
 from vqr1.answering.methods import Answered, Asked, answer_pictures
-from vqr1.answering.model import Model, check_method, check_model, find_model
+from vqr1.answering.model import Model, check_method, check_model, find_model, usual_method
 from vqr1.answering.server import BATCH, find_served
-from vqr1.answering.settings import AnswerSettings, Method, check_answers, settle
+from vqr1.answering.settings import OF_ONE_PICTURE, AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
 from vqr1.errors import UserError
 from vqr1.rating.hub import fetch
@@ -127,6 +127,11 @@ class Rater:
     def _check_enough(self) -> None:
         """Raises UserError where a picture gets too few answers for a spread that can be relied on."""
         asked = self._asked
+        if asked.method is Method.levels:
+            raise UserError(
+                "pictures are compared by what several answers to each differ by, and method=levels reads one "
+                "distribution: load_rater(..., method='mean')"
+            )
         fewest = FEWEST_EXPECTED if asked.method is Method.expected else FEWEST_DRAWN
         has = 1 if asked.method is Method.greedy else asked.k
         if asked.until is None and has < fewest:
@@ -200,7 +205,8 @@ def load_rater(
             weights need not be here, or nothing where it is on this machine.
         server: address of a vLLM server that answers in place of this process, such as http://localhost:8000.
         method: greedy, one answer and the usual; mean, of ``k`` drawn answers (the usual where ``k`` or ``until`` is
-            given); or expected, the mean of the score's exact distributions after ``k`` drawn reasonings.
+            given); expected, the mean of the score's exact distributions after ``k`` drawn reasonings; or levels,
+            the expected level of the five words' probabilities, the usual of a policy that was trained to say them.
         k: answers to each picture; unless given 6 for a mean, and 1 for expected.
         until: in place of ``k``: answers are drawn, 6 at least and ``max_k`` (48) at most, until the standard error of
             the picture's mean is at most this.
@@ -243,28 +249,36 @@ def find(settings: AnswerSettings, method: str | None, server: str | None = None
     """
     one_answer = settings.k is None and settings.until is None
     chosen = method or (Method.greedy if one_answer else Method.mean).value
-    if chosen not in Method.__members__:
-        raise UserError(f"method={chosen}: choose {', '.join(Method.__members__)}")
+    known = [each.value for each in OF_ONE_PICTURE]
+    if chosen in Method.__members__ and chosen not in known:
+        raise UserError(f"method={chosen} compares pictures of a set with each other: vqr1 evaluate method={chosen}")
+    if chosen not in known:
+        raise UserError(f"method={chosen}: choose {', '.join(known)}")
     settings = replace(settings, method=Method[chosen])
     check_answers(settings)
     if server:
         for name in ("engine", "memory_share", "tensor_parallel", "dtype", "attention"):
             if getattr(settings, name) != getattr(AnswerSettings, name):
                 raise UserError(f"{name} has no effect with a server, which was started with its own; leave it out")
-        if settings.method is Method.expected:
-            raise UserError("method=expected reads probabilities that a server does not give; take method=mean")
+        if settings.method not in (Method.greedy, Method.mean):
+            raise UserError(f"method={chosen} reads probabilities that a server does not give; take method=mean")
         model = find_served(server, settings)
         settings = replace(settings, engine=ScoringEngine.vllm, batch=settings.batch or BATCH)
     elif settings.model:
-        settings = settle(settings, torch.cuda.device_count())
+        gpus = torch.cuda.device_count()
+        settle(settings, gpus)  # what it refuses is told before anything is fetched
         fetch(settings.model)
+        if method is None and one_answer and (own := usual_method(settings.model)):
+            settings = replace(settings, method=own)
+            check_answers(settings)
+        settings = settle(settings, gpus)
         model = find_model(settings)
         check_adapter(settings, model)
     else:
         raise UserError(
             "which model? Give a run's folder, one of weights, a hub id or tiny, or a server that serves one"
         )
-    if warning := check_model(model):
+    if warning := check_model(model, settings.method):
         print(warning, file=sys.stderr)
     check_method(settings.method, model)
     return settings, model

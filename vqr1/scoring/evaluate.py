@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from vqr1.answering.answerer import check_adapter, load_answerer
+from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
 from vqr1.answering.methods import Answered, Asked, answer_pictures
 from vqr1.answering.model import Model, answer_facts, check_method, check_model, find_model
-from vqr1.answering.settings import Method, settle
+from vqr1.answering.settings import Method, objective_of, settle
 from vqr1.data.ahead import opened
 from vqr1.data.pictures import load_fitted
 from vqr1.data.sample import Sample
@@ -32,11 +32,14 @@ from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.table import benchmark_table, comparable
+from vqr1.pairing import check_questions
 from vqr1.provenance import finite, versions
 from vqr1.rollout_settings import ScoringEngine
+from vqr1.scoring import anchored, voting
+from vqr1.scoring.anchored import Anchors
 from vqr1.scoring.result_folder import ResultFolder, make_record
 from vqr1.scoring.sets import EvaluatedSet, read_sets
-from vqr1.scoring.settings import EvaluateConfig
+from vqr1.scoring.settings import EvaluateConfig, Orders
 from vqr1.sharing import Ranks, joined
 
 Answer = Callable[[Sequence[Image.Image]], list[Answered]]
@@ -59,37 +62,53 @@ def evaluate(config: EvaluateConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     with joined(config.tensor_parallel) as ranks:
-        config, model, sets = ranks.first_before_others(partial(prepare, config))
-        return rate_and_write(config, model, sets, ranks)
+        config, model, sets, anchors = ranks.first_before_others(partial(prepare, config))
+        return rate_and_write(config, model, sets, anchors, ranks)
 
 
-def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[EvaluatedSet]]:
-    """Settled settings, the model, which is not loaded yet, and the pictures, all of them checked."""
+def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[EvaluatedSet], list[Anchors]]:
+    """Settled settings, the model, which is not loaded yet, the pictures and each set's anchors, all of them checked.
+
+    Where pictures are compared, the number of questions is said.
+    """
     config = settle(config, torch.cuda.device_count())
     model = find_model(config)
     check_adapter(config, model)
-    if warning := check_model(model):
+    if warning := check_model(model, config.method):
         print(warning, file=sys.stderr)
     check_method(config.method, model)
     root = Path(config.root).expanduser()
     whole_unless = "" if config.partial else "partial"
     sets = read_sets(config.data, root, model.trained_on or [], config.limit, model.seen, whole_unless, config.part)
-    return config, model, sets
+    if config.method is Method.votes:
+        sets = [voting.ready(each, config.limit_per_reference) for each in sets]
+    anchors = []
+    if config.method is Method.comparison:
+        anchors = anchored.choose(config.anchors, config.intervals, sets, root, model)
+    say_questions(config, sets, anchors)
+    return config, model, sets, anchors
 
 
-def rate_and_write(config: EvaluateConfig, model: Model, sets: Sequence[EvaluatedSet], ranks: Ranks) -> Path:
+def rate_and_write(
+    config: EvaluateConfig, model: Model, sets: Sequence[EvaluatedSet], anchors: Sequence[Anchors], ranks: Ranks
+) -> Path:
     assert config.batch
+    questions = config.answers
+    if anchors:
+        questions = max(len(own.samples) for own in anchors) * (2 if config.orders is Orders.both else 1)
     pictures = sum(len(each.samples) for each in sets)
-    batches = plan(sets, ranks.at_once(pictures, max(1, config.batch // config.answers)))
+    batches = plan(sets, ranks.at_once(pictures, max(1, config.batch // questions)))
+    if config.method is Method.votes:
+        batches = [PictureBatch(each.name, own) for each in sets for own in voting.by_reference(each.samples).values()]
     record = make_record(
-        model.name, asked(config, model), model.trained_on, {s.name: s.facts for s in sets}, versions()
+        model.name, asked(config, model, anchors), model.trained_on, {s.name: s.facts for s in sets}, versions()
     )
     folder = ResultFolder(Path(config.folder or default_folder(config, model)).expanduser())
     try:
         ids = [[sample.image_id for sample in batch.samples] for batch in batches]
         done = ranks.by_first(partial(folder.open, record, ids))
         if done < len(batches):
-            rate_all(config, model, batches, done, folder, ranks)
+            rate_all(config, model, sets, anchors, batches, done, folder, ranks)
         if ranks.first:
             print_table(folder)
     finally:
@@ -97,12 +116,42 @@ def rate_and_write(config: EvaluateConfig, model: Model, sets: Sequence[Evaluate
     return folder.path
 
 
+def say_questions(config: EvaluateConfig, sets: Sequence[EvaluatedSet], anchors: Sequence[Anchors]) -> None:
+    """Say how many questions there are before one is asked. Raises UserError for too many without a yes."""
+    both = config.orders is Orders.both
+    if config.method is Method.comparison:
+        for said in dict.fromkeys(each.said for each in anchors):
+            print(said, file=sys.stderr)
+        number, what = anchored.count_questions(sets, anchors, both), "pictures against anchors, and anchors"
+    elif config.method is Method.votes:
+        number, what = voting.count_questions(sets, both), "all pairs of each reference"
+    else:
+        return
+    print(f"{number:,} questions: {what}, in {'both orders' if both else 'one order'}", file=sys.stderr)
+    check_questions(number, yes=config.yes)
+
+
 def default_folder(config: EvaluateConfig, model: Model) -> str:
     """The same for the same command, so that starting it again goes on."""
     often = f"k{config.answers}" if config.until is None else f"until{config.until:g}"
     drawn = f"{often}-seed{config.seed}"
-    how = {Method.greedy: "greedy", Method.mean: drawn, Method.expected: f"expected-{drawn}"}[config.method]
+    drawn = {Method.mean: drawn, Method.expected: f"expected-{drawn}"}.get(config.method, config.method.value)
+    how = "-".join([drawn, *_compared(config)])
     return f"evaluations/{model.name}-{how}{f'-{config.part.value}' if config.part else ''}"
+
+
+def _compared(config: EvaluateConfig) -> Iterator[str]:
+    """What sets one evaluation by comparisons apart from another of the same method, for its folder's name."""
+    if config.orders is Orders.one:
+        yield "one-order"
+    if config.anchors:
+        yield config.anchors
+    if config.intervals != EvaluateConfig.intervals:
+        yield f"{config.intervals}-intervals"
+    if config.limit_per_reference:
+        yield f"{config.limit_per_reference}-per-reference"
+    if config.method is Method.votes and config.seed:
+        yield f"seed{config.seed}"
 
 
 def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
@@ -114,11 +163,27 @@ def plan(sets: Sequence[EvaluatedSet], pictures: int) -> list[PictureBatch]:
     ]
 
 
-def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
+def asked(config: EvaluateConfig, model: Model, anchors: Sequence[Anchors] = ()) -> dict[str, Any]:
     """The settings that decide the answers, settled (:func:`vqr1.answering.settings.settle`)."""
+    compared: dict[Method, dict[str, Any]] = {
+        Method.comparison: {
+            "orders": config.orders.value,
+            "anchors": config.anchors or "of the same set",
+            "intervals": config.intervals,
+            "anchor_pictures": {each.dataset: each.ids for each in anchors},
+        },
+        Method.votes: {
+            "orders": config.orders.value,
+            "limit_per_reference": config.limit_per_reference,
+            "seed": config.seed,
+        },
+    }
     return {
         "model": config.model,
         **answer_facts(config, model),
+        **compared.get(config.method, {}),
+        "objective": model.objective,
+        "asks": objective_of(config.method),
         "tensor_parallel": config.tensor_parallel if config.engine is ScoringEngine.vllm else None,
         "limit": config.limit,
     }
@@ -127,6 +192,8 @@ def asked(config: EvaluateConfig, model: Model) -> dict[str, Any]:
 def rate_all(
     config: EvaluateConfig,
     model: Model,
+    sets: Sequence[EvaluatedSet],
+    anchors: Sequence[Anchors],
     batches: Sequence[PictureBatch],
     done: int,
     folder: ResultFolder,
@@ -135,7 +202,7 @@ def rate_all(
     """Answer the batches from ``done`` on, with progress and the time that is left."""
     answerer = load_answerer(config, model)
     load = partial(load_fitted, min_pixels=model.policy.min_pixels, max_pixels=model.policy.max_pixels)
-    answer = partial(answer_pictures, answerer, asked=Asked.of(config), at_once=config.batch)
+    answers = answers_of(config, answerer, load, sets, anchors, folder, ranks)
     total = sum(len(batch.samples) for batch in batches)
     before = sum(len(batch.samples) for batch in batches[:done])
 
@@ -147,7 +214,7 @@ def rate_all(
             if whole and not checked:
                 answerer.check(whole)
                 checked = True
-            yield rate(batch, pictures, answer)
+            yield rate(batch, pictures, answers[batch.name])
 
     left = batches[done:]
     with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
@@ -155,6 +222,36 @@ def rate_all(
             progress.set_postfix_str(batch.name, refresh=False)
             folder.append(rows)
             progress.update(len(rows))
+
+
+def answers_of(
+    config: EvaluateConfig,
+    answerer: Answerer,
+    load: Callable[[str], Image.Image],
+    sets: Sequence[EvaluatedSet],
+    anchors: Sequence[Anchors],
+    folder: ResultFolder,
+    ranks: Ranks,
+) -> dict[str, Answer]:
+    """How the pictures of each set are answered; anchors are solved first, and kept in the folder."""
+    assert config.batch
+    both, at_once = config.orders is Orders.both, config.batch
+    if config.method is Method.votes:
+        voted = partial(voting.answer_votes, answerer=answerer, both=both, seed=config.seed, at_once=at_once)
+        return {each.name: voted for each in sets}
+    if config.method is not Method.comparison:
+        drawn = partial(answer_pictures, answerer, asked=Asked.of(config), at_once=at_once)
+        return {each.name: drawn for each in sets}
+
+    def solved() -> dict[str, Any]:
+        by_policy = partial(anchored.solve, answerer=answerer, load=load, both=both, at_once=at_once)
+        records = anchored.read_or_solve(folder.path / anchored.FILE, anchors, by_policy)
+        folder.write_text(anchored.FILE, json.dumps(records, indent=2) + "\n")
+        for remark in (said for record in records.values() for said in anchored.remarks(record)):
+            print(f"warning: {remark}", file=sys.stderr)
+        return records
+
+    return anchored.answers_by_set(sets, anchors, ranks.by_first(solved), load, answerer, both, at_once)
 
 
 def rate(batch: PictureBatch, pictures: Sequence[Image.Image | str], answer: Answer) -> list[ResultRow]:
@@ -168,9 +265,8 @@ def rate(batch: PictureBatch, pictures: Sequence[Image.Image | str], answer: Ans
             continue
         each = next(answered)
         stds = None if each.weights is None else each.stds
-        rows.append(
-            make_row(*of_whom, each.scores, each.reasoning, stds=stds, weights=each.weights, tokens=each.tokens)
-        )
+        numbers: dict[str, Any] = {"stds": stds, "weights": each.weights, "tokens": each.tokens, "passes": each.passes}
+        rows.append(make_row(*of_whom, each.scores, each.reasoning, **numbers))
     return rows
 
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import DictConfig, OmegaConf
 
-from vqr1.answering.settings import AnswerSettings, check_answers
+from vqr1.answering.settings import AnswerSettings, Method, check_answers
 from vqr1.config import as_object
 from vqr1.config_checks import expanded
 from vqr1.errors import UserError
@@ -19,6 +19,13 @@ class Part(Enum):
 
     validation = "validation"
     test = "test"
+
+
+class Orders(Enum):
+    """In which orders two pictures are compared."""
+
+    both = "both"
+    one = "one"  # comparison: the anchor first; votes: a drawn one
 
 
 @dataclass
@@ -37,6 +44,12 @@ class EvaluateConfig(AnswerSettings):
     part: Part | None = None
     folder: str | None = None  # where the results go; null = evaluations/<name>, method, K, seed, and part
     gpus: int | None = None  # that share the pictures; null = all
+    orders: Orders = Orders.both  # comparison, votes: both or one
+    # comparison: the set whose training part has the anchors; null: each set's own, of which only other parts are rated
+    anchors: str | None = None
+    intervals: int = 5  # comparison: of the MOS of that part, with an anchor in each
+    limit_per_reference: int | None = None  # votes: pictures of each reference at most, drawn over them; null: all
+    yes: bool = False  # true: over 100,000 questions are asked
 
 
 def register() -> None:
@@ -73,3 +86,28 @@ def check(config: EvaluateConfig) -> None:
     if config.gpus is not None and config.gpus < 1:
         raise UserError(f"gpus={config.gpus}: set it to 1 or more, or leave it out to use all")
     check_answers(config)
+    _check_comparing(config)
+
+
+# Which methods read a setting, its default aside.
+READ_BY = {
+    "orders": (Method.comparison, Method.votes),
+    "anchors": (Method.comparison,),
+    "intervals": (Method.comparison,),
+    "limit_per_reference": (Method.votes,),
+}
+
+
+def _check_comparing(config: EvaluateConfig) -> None:
+    for name, methods in READ_BY.items():
+        value, usual = getattr(config, name), getattr(EvaluateConfig, name)
+        if value != usual and config.method not in methods:
+            known = " or ".join(method.value for method in methods)
+            shown = value.value if isinstance(value, Enum) else value
+            raise UserError(f"{name}={shown} has no effect with method={config.method.value}, but with {known} alone")
+    if config.intervals < 2:
+        raise UserError(f"intervals={config.intervals}: a picture is compared with two anchors or more")
+    if config.limit_per_reference is not None and config.limit_per_reference < 2:
+        raise UserError(
+            f"limit_per_reference={config.limit_per_reference}: a vote is between two pictures of a reference"
+        )

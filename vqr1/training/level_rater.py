@@ -11,8 +11,7 @@ from PIL import Image
 
 from vqr1.data.pictures import load_many
 from vqr1.data.sample import Sample
-from vqr1.levels import LEVELS, level_score
-from vqr1.policy.level_scores import ENDING, OPENING
+from vqr1.levels import ENDING, LEVELS, OPENING, level_score
 from vqr1.training.evaluator import Ratings, in_batches
 
 

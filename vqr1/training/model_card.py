@@ -59,6 +59,7 @@ def card_facts(config: Config, run: str, data: RunData, *, lora: bool, rate: flo
 def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> str:
     """The card of the weights after ``step`` steps. ``rows``: the evaluations so far, as in metrics.jsonl."""
     config = facts.config
+    method = "" if config.draws_answers else f" method={config.objective.value}"
     return "\n".join(
         [
             _front_matter(facts),
@@ -89,19 +90,11 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             "",
             "## Load",
             "",
-            *(
-                [
-                    "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
-                    "",
-                    "    vqr1 evaluate model=FOLDER data=[SET,SET]",
-                    "",
-                    "In a program:",
-                ]
-                if config.draws_answers
-                else [
-                    "With `FOLDER` the place of this file; `vqr1.policy.level_scores.level_scores` reads scores of it:",
-                ]
-            ),
+            "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
+            "",
+            f"    vqr1 evaluate model=FOLDER data=[SET,SET]{method}",
+            "",
+            "In a program:" if config.draws_answers else "In a program (`vqr1.load_rater` does all of it):",
             "",
             "```python",
             (LOAD_LORA if facts.lora else LOAD_FULL).format(
