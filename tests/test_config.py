@@ -190,7 +190,7 @@ def test_all_groups_are_found():
 
 def test_every_dataset_is_data_for_a_run_without_a_file_of_its_own():
     files = {option.partition("=")[2] for option in SHIPPED if option.startswith("data=")}
-    assert files == {"demo", "kadid10k_spaq"}
+    assert files == {"demo", "kadid10k_spaq", "compare2score"}
     for name in DATASETS:
         data = composed(f"data={name}").data
         assert (data.train, data.validation, data.test) == ([name], [name], [name])
@@ -240,7 +240,7 @@ def test_a_study_is_put_on_the_experiment_that_base_names(word, made, monkeypatc
 @pytest.mark.parametrize("base", ["nosuch", "study_k", "../demo"])
 def test_what_cannot_be_studied_is_refused(base, monkeypatch):
     monkeypatch.setenv("BASE", base)
-    with pytest.raises(UserError, match=f"BASE={base} in the environment is no.*from demo, .*demo_short"):
+    with pytest.raises(UserError, match=f"BASE={base} in the environment is no.*from .*demo, .*demo_short"):
         train_words(["experiment=study_k"])
     with pytest.raises(UserError, match=re.escape("experiment=[study_k,study_beta] crosses what they sweep")):
         train_words(["experiment=study_k,study_beta"])
@@ -421,6 +421,61 @@ def test_what_an_objective_does_not_read_is_refused(override, message):
 def test_levels_are_refused_where_answers_are_drawn(override):
     with pytest.raises(UserError, match=re.escape(override.split("=")[0]) + ".* has no effect with objective=rl2r"):
         composed(override)
+
+
+@pytest.mark.parametrize("other", ["rl2r", "levels", "depict"])
+def test_comparisons_are_refused_with_another_objective(other):
+    experiment = {"levels": ["experiment=demo_levels"], "depict": ["experiment=demo_depict"]}.get(other, [])
+    with pytest.raises(UserError, match=f"comparison.anchors=7 has no effect with objective={other}; leave it out"):
+        composed(*experiment, "comparison.anchors=7")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.k=4", "rollout.k=4 has no effect with objective=comparison; leave it out"),
+        ("reward.cohort_size=4", "reward.cohort_size=4 has no effect with objective=comparison"),
+        ("levels.question=Well?", "levels.question=Well. has no effect with objective=comparison"),
+        ("depict.short=0", "depict.short=0.0 has no effect with objective=comparison"),
+        ("evaluation.k=2", "evaluation.k=2 has no effect with objective=comparison"),
+        ("comparison.pairs=0", "comparison.pairs=0: set it to 1 or more"),
+        ("comparison.anchors=1", "comparison.anchors=1: a score comes of two comparisons or more"),
+        ("+comparison.spread.koniq10k=1", "comparison.spread names koniq10k, which is not in data.train"),
+        ("+comparison.spread.demo_five=0", "comparison.spread of demo_five is 0.0: give a positive number"),
+    ],
+)
+def test_what_comparisons_do_not_read_or_cannot_use_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        composed("experiment=demo_comparison", override)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reward=binary"], "reward.agreement=binary has no effect with objective=depict"),
+        (["comparison.balanced=true"], "comparison.balanced=true has no effect with objective=depict"),
+        (["depict.short=1.5"], "depict.short=1.5: it is a share, 0 to 1"),
+        (["depict.content=rows.jsonl"], "depict.content=rows.jsonl and depict.content_share=0.0: name a file"),
+        (["depict.content_share=0.2"], "depict.content=None and depict.content_share=0.2: name a file"),
+        (
+            ["depict.content=rows.jsonl", "depict.content_share=1"],
+            "depict.content_share=1.0: it is a share, 0 to under 1",
+        ),
+        (["depict.anchors=1"], "depict.anchors=1: a score comes of two comparisons or more"),
+    ],
+)
+def test_what_depict_does_not_read_or_cannot_use_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        composed("experiment=demo_depict", *words)
+
+
+def test_depict_trains_lora_on_the_attention_layers():
+    config = composed("experiment=depict")
+    assert config.policy.tuning is Tuning.lora
+    names = [
+        f"model.language_model.layers.0.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
+    ]
+    assert [bool(re.fullmatch(config.policy.lora.target_modules, name)) for name in names] == [True, True, False]
 
 
 @pytest.mark.parametrize(

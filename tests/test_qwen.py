@@ -18,11 +18,14 @@ from tests.support.number_rows import number_rows
 from tests.support.qwen import SPECIAL, hub_name, published_config, published_settings, qwen_processor, vllm_name
 from vqr1.answer import build_prompt, read_score
 from vqr1.bench.shapes import SHAPES, shape_config
+from vqr1.comparison.words import ANSWER, WORDS
 from vqr1.config import LoraSettings, PolicyConfig
 from vqr1.demo.tiny_policy import make_config
+from vqr1.depiction import LETTERS, OPENING
 from vqr1.errors import UserError
 from vqr1.levels import LEVELS, word_tokens
 from vqr1.picture_prompts import in_order
+from vqr1.policy.comparison_scores import comparison_answers
 from vqr1.policy.expected import NumberTokens, expected_scores, tokens_before_score
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.load import lora_config
@@ -158,6 +161,16 @@ def test_levels_are_cut_as_after_the_prompt(tokenizer, blank):
 def test_an_answer_with_a_level_is_cut_part_by_part_as_the_whole_is(tokenizer):
     for word, whole in zip(LEVELS, LevelAnswers.of(tokenizer).answers, strict=True):
         assert list(whole) == tokenizer.encode(f"The quality of the image is {word}.<|im_end|>")
+
+
+def test_comparisons_and_letters_are_cut_part_by_part_as_the_whole_is(tokenizer):
+    for answers, opening, words in (
+        (comparison_answers(tokenizer), ANSWER, WORDS),
+        (LevelAnswers.of(tokenizer, OPENING, LETTERS), OPENING, LETTERS),
+    ):
+        assert all(len(word) == 1 for word in answers.words)
+        for word, whole in zip(words, answers.answers, strict=True):
+            assert list(whole) == tokenizer.encode(f"{opening} {word}.<|im_end|>")
 
 
 def test_levels_have_several_tokens_without_a_blank(tokenizer):

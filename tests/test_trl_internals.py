@@ -26,7 +26,7 @@ from trl.trainer import utils
 import vqr1
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.run_trainer import RunTrainer
-from vqr1.training.supervised_trainer import LevelTrainer, SupervisedTrainer
+from vqr1.training.supervised_trainer import LevelTrainer, SupervisedTrainer, WordTrainer
 from vqr1.training.trainer import STEP_PARTS, RankingTrainer
 
 PACKAGE = Path(vqr1.__file__).parent
@@ -257,6 +257,7 @@ def names_in(*classes: type) -> set[str]:
 
 # What is read or set, and where: no signature would say that it is gone.
 TRAINER_ATTRIBUTES = {
+    "model_accepts_loss_kwargs": "SupervisedTrainer.__init__",
     "_step": "_prepare_inputs",
     "_buffered_inputs": "_prepare_inputs",
     "_last_loaded_step": "use",
@@ -324,6 +325,7 @@ def test_vllm_generations_attributes_are_still_there(name):
         (RunTrainer, (Trainer, GRPOTrainer, SFTTrainer)),
         (RankingTrainer, (GRPOTrainer, Trainer)),
         (SupervisedTrainer, (SFTTrainer, Trainer)),
+        (WordTrainer, (SFTTrainer, Trainer)),
         (LevelTrainer, (SFTTrainer, Trainer)),
         (SyncedGeneration, (VLLMGeneration,)),
     ],
@@ -350,7 +352,7 @@ def private_uses(source: str, theirs: set[str]) -> set[str]:
 
 def trls_private_names() -> set[str]:
     names = names_in(GRPOTrainer, SFTTrainer, Trainer, VLLMGeneration)
-    names |= names_in(RunTrainer, RankingTrainer, SupervisedTrainer, LevelTrainer, SyncedGeneration)
+    names |= names_in(RunTrainer, RankingTrainer, SupervisedTrainer, WordTrainer, LevelTrainer, SyncedGeneration)
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 

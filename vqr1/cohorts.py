@@ -66,6 +66,10 @@ class CohortSampler:
         self._counts = cohorts_per_epoch(sizes, cohort_size, temperature)
         self._cohorts_per_batch = images_per_batch // cohort_size
         self.batches_per_epoch = sum(self._counts) // self._cohorts_per_batch
+        if self.batches_per_epoch == 0 and cohort_size == 1:
+            raise UserError(
+                f"{sum(sizes)} to learn from, and a step takes {images_per_batch}; lower trainer.images_per_step"
+            )
         if self.batches_per_epoch == 0:
             raise UserError(
                 f"{sum(sizes)} training pictures give {sum(self._counts)} cohorts of {cohort_size}, but a generation "

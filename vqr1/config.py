@@ -38,6 +38,8 @@ class Objective(Enum):
 
     rl2r = "rl2r"  # rewards for its own answers (VisualQuality-R1), by TRL's GRPOTrainer
     levels = "levels"  # words for the quality, shown with every picture (Q-Align, DeQA-Score), by TRL's SFTTrainer
+    comparison = "comparison"  # words for the second of two pictures (Compare2Score), by TRL's SFTTrainer
+    depict = "depict"  # answers on pictures named by tags (DepictQA), by TRL's SFTTrainer
 
 
 class LevelLabels(Enum):
@@ -173,6 +175,33 @@ class LevelsConfig:
 
 
 @dataclass
+class PairsConfig:
+    """Which pictures of a set are compared, in training and for a score."""
+
+    pairs: int = 30_000  # to learn from, of each set, or all that it has
+    same_reference: bool = False  # these are of one reference each; else where scores compare within one only
+    spread: dict[str, float] = field(default_factory=dict)  # of a set without std of its ratings, on its scale
+    anchors: int = 5  # a score comes of comparisons with so many training pictures, spread over their scores
+    both_orders: bool = True  # each of these with either picture first; false: the anchor first
+
+
+@dataclass
+class ComparisonConfig(PairsConfig):
+    """How comparisons are taught; with objective=comparison only."""
+
+    balanced: bool = False  # each of the five words as often, or as often as there are pairs of it
+
+
+@dataclass
+class DepictConfig(PairsConfig):
+    """What is taught of pictures named by tags; with objective=depict only."""
+
+    short: float = 0.5  # share of the questions that ask for a short answer
+    content: str | None = None  # a file of rows on what pictures show, against forgetting: docs/configuration.md
+    content_share: float = 0.0  # of the examples that are such rows
+
+
+@dataclass
 class EvaluationConfig:
     """Evaluation while training."""
 
@@ -223,6 +252,8 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     levels: LevelsConfig = field(default_factory=LevelsConfig)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    depict: DepictConfig = field(default_factory=DepictConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     # StepSettings, and anything of TRL's GRPOConfig
@@ -249,10 +280,24 @@ class Config:
 
     @property
     def together(self) -> int:
-        """Pictures of one set that stay together in a step."""
+        """Pictures of one set, or pairs, that stay together in a step."""
         if self.draws_answers:
             return self.reward.cohort_size
         return 2 if self.levels.pair_weight > 0 else 1
+
+    @property
+    def pictures_in_prompt(self) -> int:
+        """At most."""
+        return 2 if self.objective in (Objective.comparison, Objective.depict) else 1
+
+
+# What earlier versions did not have, and what it was then.
+ADDED: dict[str, Any] = {
+    "objective": Objective.rl2r,
+    "levels": LevelsConfig(),
+    "comparison": ComparisonConfig(),
+    "depict": DepictConfig(),
+}
 
 
 def check_known(node: DictConfig, schema: type, section: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import Enum
 from operator import attrgetter
@@ -17,7 +18,9 @@ from omegaconf import DictConfig
 
 from vqr1.answer import build_prompt
 from vqr1.config import (
+    ComparisonConfig,
     Config,
+    DepictConfig,
     EvaluationConfig,
     LevelLabels,
     LevelsConfig,
@@ -218,8 +221,10 @@ def _check_objective_is_used(config: Config) -> None:
                 refuse(f"{section}.{field.name}", value, because)
 
     objective = f"objective={config.objective.value}"
-    if config.objective is not Objective.levels:
-        changed("levels", config.levels, LevelsConfig(), set(), objective)
+    for other in (Objective.levels, Objective.comparison, Objective.depict):
+        own = getattr(config, other.value)
+        if config.objective is not other:
+            changed(other.value, own, type(own)(), set(), objective)
     if config.draws_answers:
         return
     if idle := idle_vllm(config.rollout.vllm):
@@ -236,7 +241,13 @@ def _check_objective_is_used(config: Config) -> None:
         refuse("logger.samples", config.logger.samples, objective)
     if config.rollout.engine not in (TrainingEngine.auto, TrainingEngine.transformers):
         refuse("rollout", config.rollout.engine, objective)
-    levels = config.levels
+    if config.objective is Objective.levels:
+        _check_levels(config.levels, changed)
+    else:
+        _check_pairs(config, getattr(config, config.objective.value))
+
+
+def _check_levels(levels: LevelsConfig, changed: Callable[..., None]) -> None:
     for name in ("level_weight", "text_weight", "pair_weight"):
         if not 0 <= getattr(levels, name) < math.inf:
             raise UserError(f"levels.{name}={getattr(levels, name)}: set it to 0 or more")
@@ -246,6 +257,36 @@ def _check_objective_is_used(config: Config) -> None:
         raise UserError("levels.level_weight and levels.pair_weight are both 0: no level would be learnt")
     if not levels.question.strip():
         raise UserError("levels.question is empty; leave it out, or ask for the quality of the picture")
+
+
+def _check_pairs(config: Config, pairs: ComparisonConfig | DepictConfig) -> None:
+    section = config.objective.value
+    if pairs.pairs < 1:
+        raise UserError(f"{section}.pairs={pairs.pairs}: set it to 1 or more")
+    if pairs.anchors < 2:
+        raise UserError(
+            f"{section}.anchors={pairs.anchors}: a score comes of two comparisons or more; set it to 2 or more"
+        )
+    for name, spread in pairs.spread.items():
+        if name not in config.data.train:
+            raise UserError(
+                f"{section}.spread names {name}, which is not in data.train={config.data.train}; leave it out"
+            )
+        if not 0 < spread < math.inf:
+            raise UserError(
+                f"{section}.spread of {name} is {spread}: give a positive number on the scale of its scores"
+            )
+    if isinstance(pairs, ComparisonConfig):
+        return
+    if not 0 <= pairs.short <= 1:
+        raise UserError(f"depict.short={pairs.short}: it is a share, 0 to 1")
+    if not 0 <= pairs.content_share < 1:
+        raise UserError(f"depict.content_share={pairs.content_share}: it is a share, 0 to under 1")
+    if (pairs.content is not None) != (pairs.content_share > 0):
+        raise UserError(
+            f"depict.content={pairs.content} and depict.content_share={pairs.content_share}: name a file of rows and "
+            "the share of the examples that they are to be, or leave both out"
+        )
 
 
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
@@ -365,6 +406,9 @@ def from_hydra(composed: DictConfig) -> Config:
             cache=cache and expanded(cache, "data.cache"),
         ),
         policy=replace(config.policy, path=expanded(config.policy.path, "policy.path")),
+        depict=replace(
+            config.depict, content=config.depict.content and expanded(config.depict.content, "depict.content")
+        ),
     )
     check(config)
     return config

@@ -11,7 +11,7 @@ from typing import Any
 
 from vqr1.answer import build_prompt
 from vqr1.batches import BatchPlan, plan_batches
-from vqr1.config import Config, Tuning
+from vqr1.config import Config, Objective, Tuning
 from vqr1.config_checks import step_settings
 from vqr1.data import DATASETS
 from vqr1.errors import UserError
@@ -32,7 +32,9 @@ from vqr1.rollout_settings import Correction, TrainingEngine, check_memory
 
 # A prompt's turns and tags, the system's turn among them, and letters to a token of English (Qwen's vocabulary).
 TURNS, LETTERS = 21, 4.6
-LEVEL_TOKENS = 12  # of an answer with a level's word, the turn's end among them
+PAIR_LETTERS = 200  # of a question on two pictures and of their names, at most
+# Of an answer that is shown, the turn's end among them. Descriptions of content are as long as their authors made them.
+ANSWER_TOKENS = {Objective.levels: 12, Objective.comparison: 12, Objective.depict: 40}
 # Of the memory, that a choice may fill: estimates are no measurements, and a machine's is used by others.
 SPARE, SPARE_WITHOUT_GPU = 0.95, 0.5
 MOST_GPUS = 4096  # a message that names a number tries no more
@@ -65,13 +67,21 @@ def itemsize(dtype: str, devices: Devices) -> int:
 def question(config: Config, sizes: Sizes, picture: tuple[int, int] | None = None) -> Question:
     """The longest that is asked and answered, with a ``picture`` of so many pixels, else the largest allowed."""
     policy = config.policy
-    asked = build_prompt(config.rollout.prompt)[0]["content"] if config.draws_answers else config.levels.question
-    text = TURNS + round(len(asked) / LETTERS)
-    answer = config.rollout.max_tokens if config.draws_answers else LEVEL_TOKENS
+    pictures = config.pictures_in_prompt
+    # The first picture's begin and end are counted among the turns.
+    text = TURNS + 2 * (pictures - 1) + round(_letters(config) / LETTERS)
+    answer = config.rollout.max_tokens if config.draws_answers else ANSWER_TOKENS[config.objective]
     patches = policy.max_pixels // sizes.patch**2
     if picture is not None:
         patches = picture_patches(*picture, policy.min_pixels, policy.max_pixels, sizes)
-    return Question(text, patches, answer, config.answers_to_each, at_most=picture is None)
+    return Question(text, patches, answer, config.answers_to_each, picture is None, pictures)
+
+
+def _letters(config: Config) -> int:
+    """Of what is asked."""
+    if config.draws_answers:
+        return len(build_prompt(config.rollout.prompt)[0]["content"])
+    return len(config.levels.question) if config.objective is Objective.levels else PAIR_LETTERS
 
 
 def largest_picture(config: Config) -> tuple[int, int] | None:

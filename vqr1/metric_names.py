@@ -26,7 +26,9 @@ METRICS: dict[str, Metric] = {
     "train/reward": Metric("mean over answers of the weighted sum of rewards", "reward"),
     "train/reward_std": Metric("standard deviation of that sum over the answers of a step", "reward"),
     "train/loss": Metric("the loss; where answers are drawn near 0 by construction, so no measure of progress", "loss"),
-    "train/token_accuracy": Metric("share of shown answers' tokens that were the likeliest; hard levels", "share"),
+    "train/token_accuracy": Metric(
+        "share of shown answers' tokens that were the likeliest; not with soft levels", "share"
+    ),
     "train/lr": Metric("learning rate", "rate"),
     "train/grad_norm": Metric("norm of the gradient before it is clipped", "norm"),
     "reward/fidelity": Metric("mean fidelity reward (1 is best); with reward.agreement=fidelity", "reward"),

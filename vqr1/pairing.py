@@ -198,6 +198,7 @@ def training_pairs(
     seed: int,
     spread: Mapping[str, float] | None = None,
     balanced: bool = False,
+    reference_N: Sequence[str] | None = None,
 ) -> TrainingPairs:
     """Pairs to learn comparison from, of several datasets together and never across two of them.
 
@@ -213,14 +214,16 @@ def training_pairs(
         spread: one s for a dataset without standard deviations, by its name. A dataset is given one or has the others.
         balanced: whether every word comes equally often, or as often as there are pairs of it. Of a large dataset a
             million random pairs are looked at.
+        reference_N: the reference of each picture where pairs are of one reference each; None, or the same for all
+            pictures of a dataset: any two of its pictures are a pair.
 
     Returns:
         The pairs and their words, in random order. What comes first in a pair is drawn.
 
     Raises:
         UserError: a dataset without standard deviations and without a spread, or with both; a spread for a dataset that
-            is not there or that is no positive number; a dataset with fewer than two pictures; a MOS that is not
-            finite, a negative std.
+            is not there or that is no positive number; a dataset with fewer than two pictures, or none of whose
+            references has two; a MOS that is not finite, a negative std.
         ValueError: arrays of different length, less than one pair.
 
         >>> made = training_pairs([1.0, 5.0], [0.5, 0.5], ["mine", "mine"], per_dataset=10, seed=0)
@@ -242,7 +245,9 @@ def training_pairs(
     for name, members in zip(names, _members(dataset_N), strict=True):
         if len(members) < 2:
             raise UserError(f"dataset {name} has one picture: a pair needs two of one dataset")
-        found = np.asarray(members)[_some_pairs(len(members), CANDIDATES if balanced else per_dataset, draw)]
+        references = None if reference_N is None else [reference_N[i] for i in members]
+        drawn = _some_pairs(len(members), CANDIDATES if balanced else per_dataset, draw, references)
+        found = np.asarray(members)[drawn]
         word = _words(name, mos[found], std[found], std[members], spread.get(name))
         chosen = _balanced(word, per_dataset) if balanced else slice(None)
         pairs.append(found[chosen])
@@ -272,8 +277,15 @@ def _balanced(word_M: np.ndarray, number: int) -> np.ndarray:
     return np.concatenate([np.flatnonzero(word_M == w)[: quota[w]] for w in range(len(WORDS))])
 
 
-def _some_pairs(n: int, number: int, draw: np.random.Generator) -> np.ndarray:
-    """At most ``number`` different pairs of n pictures, drawn with equal probability, in random order."""
+def _some_pairs(n: int, number: int, draw: np.random.Generator, references: Sequence[str] | None = None) -> np.ndarray:
+    """At most ``number`` different pairs of n pictures, drawn with equal probability, in random order.
+
+    ``references``, where there are several, have the pictures of a pair in common.
+    """
+    if references is not None and len(set(references)) > 1:
+        count_same_reference(references)
+        each = [np.asarray(own)[np.stack(np.triu_indices(len(own), 1), 1)] for own in _members(references)]
+        return _in_drawn_order(draw.permutation(np.concatenate(each))[:number], draw)
     total = n * (n - 1) // 2
     k = draw.choice(total, size=min(number, total), replace=False)
     # Pair k of (1, 0), (2, 0), (2, 1), (3, 0), ...: i (i - 1) / 2 <= k < (i + 1) i / 2. The root is rounded.

@@ -49,17 +49,18 @@ QUICK = {
 
 
 # What of these does not apply where answers are shown is refused there.
-QUICK_LEVELS = {
+QUICK_SHOWN = {
     **{key: QUICK[key] for key in ("logger", "trainer.images_per_step", "trainer.max_steps")},
     **{key: QUICK[key] for key in ("evaluation.every", "evaluation.max_pictures", "evaluation.probes")},
-    "experiment": "demo_levels",
 }
+SHOWN = ("demo_levels", "demo_comparison", "demo_depict")
 
 
 def words(settings: dict[str, Any]) -> list[str]:
     """Keys with two underscores stand for dots: ``trainer__beta=0.1``."""
     named = {key.replace("__", "."): value for key, value in settings.items()}
-    quick = QUICK_LEVELS if named.get("experiment") == "demo_levels" else QUICK
+    experiment = named.get("experiment")
+    quick = QUICK_SHOWN | {"experiment": experiment} if experiment in SHOWN else QUICK
     return ["train", *(f"{key}={value}" for key, value in {**quick, **named}.items())]
 
 

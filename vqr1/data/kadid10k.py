@@ -17,6 +17,21 @@ from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.errors import UserError
 
+KINDS = (  # Lin, Hosu and Saupe, QoMEX 2019, in the order of their numbers
+    *("Gaussian blur", "lens blur", "motion blur"),
+    *(
+        "colour diffusion",
+        "colour shift",
+        "colour quantisation",
+        "colour saturation in HSV",
+        "colour saturation in Lab",
+    ),
+    *("JPEG 2000 compression", "JPEG compression"),
+    *("white noise", "white noise in a colour component", "impulse noise", "multiplicative noise", "denoising"),
+    *("brightening", "darkening", "mean shift"),
+    *("jitter", "non-eccentricity patches", "pixelation", "quantisation", "colour blocks"),
+    *("high sharpening", "contrast change"),
+)
 COLUMNS = ["dist_img", "ref_img", "dmos", "var"]
 
 
@@ -61,4 +76,5 @@ KADID10K = DatasetSpec(
     train=6125,
     picture=(512, 384),
     level=re.compile(r"_(?P<kind>\d\d)_(?P<level>\d\d)\."),
+    kinds={f"{number:02}": name for number, name in enumerate(KINDS, 1)},
 )

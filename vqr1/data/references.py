@@ -79,6 +79,14 @@ CSIQ = DatasetSpec(
     higher_is_better_in_file=False,
     spread="std",
     level=re.compile(r"/(?P<kind>\w+)/[^/]+\.(?P<level>\d)\.png$"),
+    kinds={
+        "awgn": "white noise",
+        "fnoise": "pink noise",
+        "blur": "Gaussian blur",
+        "contrast": "a loss of contrast",
+        "jpeg": "JPEG compression",
+        "jpeg2000": "JPEG 2000 compression",
+    },
 )
 
 LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}

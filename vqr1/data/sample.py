@@ -24,6 +24,7 @@ class Sample:
     dataset: str  # pictures are ranked against pictures of the same dataset only: scales differ
     group: str  # what splits must keep together: the reference, the scene, the prompt
     image_id: str  # unique over all datasets
+    reference: str | None = None  # path of the undistorted picture; None where there is none, or it is not shown
 
 
 @dataclass(frozen=True)

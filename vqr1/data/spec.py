@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -42,3 +42,5 @@ class DatasetSpec:
     own: bool = False  # declared by its user: there are no authors to ask for a label file
     # Finds the distortion in an image_id by the named groups kind and level; a higher level is a stronger distortion.
     level: re.Pattern[str] | None = None
+    # The published name of each such kind, as a noun. The keys are in lower case.
+    kinds: Mapping[str, str] = field(default_factory=dict, hash=False)

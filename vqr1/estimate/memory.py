@@ -44,17 +44,18 @@ STATE_LAUNCHERS = ("zero2", *PARAMETER_LAUNCHERS)  # that share out the optimise
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt with its picture and its answers, in numbers."""
+    """A prompt with its pictures and its answers, in numbers."""
 
-    text: int  # tokens of the prompt beside the picture's
-    patches: int
+    text: int  # tokens of the prompt beside the pictures'
+    patches: int  # of one picture
     answer: int  # tokens
     k: int
     at_most: bool = False  # so many patches: what the pictures have is not known
+    pictures: int = 1  # in the prompt
 
     def prompt(self, sizes: Sizes) -> int:
-        """Tokens of the prompt, the picture's among them."""
-        return self.text + self.patches // sizes.merge**2
+        """Tokens of the prompt, the pictures' among them."""
+        return self.text + self.pictures * (self.patches // sizes.merge**2)
 
     def packed(self, sizes: Sizes, answers: int, shared: bool = True) -> int:
         """Tokens that ``answers`` to it take in a pass (vqr1.policy.shared_prefix); not ``shared``: in rows."""
@@ -131,7 +132,7 @@ class Passes:
 
     def patches(self, shared: bool) -> int:
         """Patches that the vision tower is sent in one pass."""
-        return self.question.patches * (self.per_picture()[0] if shared else self.answers)
+        return self.question.pictures * self.question.patches * (self.per_picture()[0] if shared else self.answers)
 
     def per_picture(self) -> tuple[int, int]:
         """Pictures in one pass, and answers to each."""
@@ -231,7 +232,7 @@ def memory(training: Training, passes: Passes, rollouts: Rollouts = Rollouts()) 
         head=max(first, last, 0.0),
         cache=rollouts.own * (cache_bytes(size, passes.question.longest(size), s) + LOGITS * FLOAT * size.vocabulary)
         + widened,
-        pictures=passes.pictures * passes.question.patches * size.patch_numbers * FLOAT,
+        pictures=passes.pictures * passes.question.pictures * passes.question.patches * size.patch_numbers * FLOAT,
         vllm=rollouts.vllm,
         runtime=RUNTIME if how.gpu else RUNTIME_WITHOUT_GPU,
         sleeps=rollouts.sleeps,

@@ -130,7 +130,8 @@ def step(training: Training, passes: Passes, scoring: Scoring) -> dict[str, floa
 def generation(sizes: Sizes, question: Question, answers: int, k: int) -> float:
     """Operations of drawing ``answers`` tokens of ``question.answer``, a prompt being read once for ``k``."""
     prompts = answers / k
-    read = language(sizes, Question(question.text, question.patches, 1, 1), 1).plus(vision(sizes, question.patches))
+    read = language(sizes, replace(question, answer=1, k=1), 1)
+    read = read.plus(vision(sizes, question.patches).times(question.pictures))
     written = (
         2 * answers * question.answer * (sizes.language_parameters - sizes.embedding_parameters * (not sizes.tied))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PrinterCallback
 from trl import GRPOConfig
@@ -28,7 +28,14 @@ from vqr1.training.trainer import RankingTrainer, Script
 Reward = Callable[..., list[float | None]]
 
 
-def cohort_sampler(config: Config, samples: Sequence[Sample], plan: BatchPlan, iterations: int) -> CohortSampler:
+class OfDataset(Protocol):
+    """Whatever is of one dataset: a picture, a pair."""
+
+    @property
+    def dataset(self) -> str: ...
+
+
+def cohort_sampler(config: Config, samples: Sequence[OfDataset], plan: BatchPlan, iterations: int) -> CohortSampler:
     return CohortSampler(
         [sample.dataset for sample in samples],
         images_per_batch=plan.images_per_generation,

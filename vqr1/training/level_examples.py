@@ -17,6 +17,7 @@ from vqr1.levels import level_of, on_level_scale, soft_label
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.read_once import of_rows
 from vqr1.rollout.offline import encode_prompts
+from vqr1.training.shown_examples import with_answers
 
 
 def build_question(text: str) -> list[dict[str, str]]:
@@ -93,14 +94,4 @@ class LevelCollator:
                 "dataset": torch.tensor([levels.number[row["dataset"]] for row in rows]),
             }
         answers = [self._answers.answers[levels.level[name] - 1] for name in names]
-        width = max(map(len, answers))
-        ids = torch.tensor([[*a, *[self._processor.tokenizer.pad_token_id] * (width - len(a))] for a in answers])
-        mask = torch.tensor([[1] * len(a) + [0] * (width - len(a)) for a in answers])
-        prompt = batch["input_ids"]
-        return {
-            **batch,
-            "input_ids": torch.cat([prompt, ids], 1),
-            "attention_mask": torch.cat([batch["attention_mask"], mask], 1),
-            "mm_token_type_ids": torch.cat([batch["mm_token_type_ids"], torch.zeros_like(ids)], 1),
-            "labels": torch.cat([torch.full_like(prompt, -100), ids.masked_fill(mask == 0, -100)], 1),
-        }
+        return with_answers(batch, answers, self._processor.tokenizer.pad_token_id)

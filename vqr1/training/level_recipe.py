@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers import PrinterCallback
 
 from vqr1.cohorts import CohortSampler
-from vqr1.config import Config, EvaluationConfig, LevelLabels, Tuning
+from vqr1.config import Config, LevelLabels
 from vqr1.data import Sample
 from vqr1.data.pictures import Load, PictureLoader
 from vqr1.errors import UserError
 from vqr1.machine_choices import MachineChoices
-from vqr1.policy import segments, windows
 from vqr1.policy.level_scores import LevelAnswers
-from vqr1.policy.load import base_model, load_policy, lora_config
-from vqr1.policy.read_once import take_bytes
 from vqr1.rollout.prompt_checks import check_message
 from vqr1.training.level_examples import LevelCollator, Levels, build_question
 from vqr1.training.level_rater import LevelRater
 from vqr1.training.policy_checks import check_files
-from vqr1.training.recipe import Recipe
 from vqr1.training.run_data import as_dataset
-from vqr1.training.run_log import SUPERVISED, Logger
-from vqr1.training.supervised_settings import sft_config
+from vqr1.training.run_log import SUPERVISED
+from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import LevelTrainer, loss_weights
 
 
-class LevelRecipe(Recipe):
-    """TRL's SFTTrainer over pictures with the word of their level (Q-Align), or a probability for each (DeQA-Score)."""
+class LevelRecipe(SupervisedRecipe):
+    """Pictures with the word of their level (Q-Align), or a probability for each (DeQA-Score)."""
 
     def __init__(self, config: Config, choices: MachineChoices, folder: Path):
         super().__init__(config, choices, folder)
-        self.args = sft_config(config, choices, folder)
         self._question = build_question(config.levels.question)
         if config.together > 1 and choices.batches.per_device % config.together:
             raise UserError(
@@ -44,10 +37,6 @@ class LevelRecipe(Recipe):
                 f"{choices.batches.per_device}; set trainer.answers_per_device and trainer.images_per_step to even "
                 "numbers"
             )
-
-    @property
-    def evaluation(self) -> EvaluationConfig:
-        return replace(self.config.evaluation, k=1, test_k=1)
 
     def order(self, samples: Sequence[Sample]) -> CohortSampler:
         """As a Recipe's. Raises UserError for a scale that is open, or ratings without spread for soft labels, too."""
@@ -60,29 +49,17 @@ class LevelRecipe(Recipe):
         return check_files(self.config, self.choices, processor, picture)
 
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> LevelTrainer:
-        config, answers, levels = self.config, self._answers, self._levels
-        if self.args.ddp_find_unused_parameters is None:
-            self.args.ddp_find_unused_parameters = False  # every sample has a picture
-        self._trainer = LevelTrainer(
-            model=load_policy(config.policy),
-            args=self.args,
-            train_dataset=as_dataset(samples, self._question, load),
-            processing_class=processor,
-            peft_config=lora_config(config.policy.lora) if self.choices.tuning is Tuning.lora else None,
-            order=order,
-            levels=config.levels,
-            answers=answers,
-            collator=lambda once: LevelCollator(once, answers, levels),
+        answers, levels = self._answers, self._levels
+        self._trainer = self.make(
+            LevelTrainer,
+            as_dataset(samples, self._question, load),
+            order,
+            processor,
+            answers,
+            lambda once: LevelCollator(once, answers, levels),
+            levels=self.config.levels,
         )
-        self._trainer.remove_callback(PrinterCallback)
-        model = base_model(self._trainer.accelerator.unwrap_model(self._trainer.model))
-        take_bytes(model.model.visual, self._trainer.processor.image_processor)
-        windows.attend_at_once(model)
-        model.set_attn_implementation({"text_config": segments.NAME})
         return self._trainer
-
-    def begin(self, order: CohortSampler, samples: Sequence[Sample], load: Load, logger: Logger) -> None:
-        """Nothing: the trainer is enough."""
 
     def rater(self, load: PictureLoader, before_batch: Callable[[], None]) -> LevelRater:
         batch = self.config.evaluation.batch

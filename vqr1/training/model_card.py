@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from vqr1.config import Config, LevelLabels, RewardKind
+from vqr1.comparison.words import QUESTION
+from vqr1.config import Config, LevelLabels, Objective, RewardKind
 from vqr1.config_checks import step_settings
 from vqr1.policy.load import SHIPPED
 from vqr1.provenance import versions
@@ -59,7 +60,6 @@ def card_facts(config: Config, run: str, data: RunData, *, lora: bool, rate: flo
 def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> str:
     """The card of the weights after ``step`` steps. ``rows``: the evaluations so far, as in metrics.jsonl."""
     config = facts.config
-    method = "" if config.draws_answers else f" method={config.objective.value}"
     return "\n".join(
         [
             _front_matter(facts),
@@ -90,11 +90,7 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             "",
             "## Load",
             "",
-            "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
-            "",
-            f"    vqr1 evaluate model=FOLDER data=[SET,SET]{method}",
-            "",
-            "In a program:" if config.draws_answers else "In a program (`vqr1.load_rater` does all of it):",
+            *_loaded(config),
             "",
             "```python",
             (LOAD_LORA if facts.lora else LOAD_FULL).format(
@@ -116,6 +112,24 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             "",
         ]
     )
+
+
+def _loaded(config: Config) -> list[str]:
+    """What stands before the lines of Python: the command that rates datasets, where a method reads such weights."""
+    if config.objective is Objective.depict:
+        return ["With `FOLDER` the place of this file:"]
+    words = {
+        Objective.rl2r: "",
+        Objective.levels: " method=levels",
+        Objective.comparison: " part=test method=comparison",  # its anchors are of the training part
+    }[config.objective]
+    return [
+        "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
+        "",
+        f"    vqr1 evaluate model=FOLDER data=[SET,SET]{words}",
+        "",
+        "In a program" + (" (`vqr1.load_rater` does all of it):" if config.objective is Objective.levels else ":"),
+    ]
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -149,12 +163,20 @@ def _policy(facts: CardFacts) -> str:
 def _method(config: Config) -> str:
     if config.draws_answers:
         return "by reinforcement learning to rank (VisualQuality-R1's method)"
+    if config.objective is Objective.comparison:
+        return "by comparisons of two pictures (Compare2Score's method)"
+    if config.objective is Objective.depict:
+        return "by answers on pictures named by tags (after DepictQA)"
     return "in the words of five levels (Q-Align's method" + (
         ")" if config.levels.labels is LevelLabels.hard else ", with soft labels as in DeQA-Score)"
     )
 
 
 def _prompt(config: Config) -> str:
+    if config.objective is Objective.comparison:
+        return f"Its prompt shows two pictures by their order and asks: `{QUESTION}`"
+    if config.objective is Objective.depict:
+        return "Its prompts show pictures by their tags, Image A and Image B, in several phrasings (`docs/methods.md`)."
     if config.draws_answers:
         where, text = "rollout.prompt", config.rollout.prompt
     else:
@@ -171,13 +193,20 @@ def _set(name: str, config: Config, sizes: dict[str, int]) -> str:
 def _settings(facts: CardFacts) -> dict[str, Any]:
     config = facts.config
     return {
-        **(_ranking(config) if config.draws_answers else _levels(config)),
-        "pictures in a step": step_settings(config.trainer).images_per_step,
+        **_learnt(config),
+        ("pictures" if config.objective in (Objective.rl2r, Objective.levels) else "examples")
+        + " in a step": step_settings(config.trainer).images_per_step,
         "learning rate": f"{facts.learning_rate:g}",
         "tuning": ("LoRA" if facts.lora else "all weights")
         + ("" if config.policy.train_vision else " but the vision tower's"),
         "seed": config.seed,
     }
+
+
+def _learnt(config: Config) -> dict[str, Any]:
+    if config.draws_answers:
+        return _ranking(config)
+    return _levels(config) if config.objective is Objective.levels else _pairs(config)
 
 
 def _ranking(config: Config) -> dict[str, Any]:
@@ -200,6 +229,19 @@ def _levels(config: Config) -> dict[str, Any]:
         found["weights of the loss"] = (
             f"label {levels.level_weight:g}, other words {levels.text_weight:g}, pairs {levels.pair_weight:g}"
         )
+    return found
+
+
+def _pairs(config: Config) -> dict[str, Any]:
+    section = config.objective.value
+    settings = config.comparison if config.objective is Objective.comparison else config.depict
+    found: dict[str, Any] = {
+        f"pairs of each set, at most ({section}.pairs)": settings.pairs,
+        f"anchors of a score ({section}.anchors)": settings.anchors,
+        f"orders of a comparison ({section}.both_orders)": 2 if settings.both_orders else 1,
+    }
+    if settings.spread:
+        found[f"spread of ratings ({section}.spread)"] = settings.spread
     return found
 
 
@@ -237,6 +279,12 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _limits(config: Config) -> list[str]:
+    if config.objective in (Objective.comparison, Objective.depict):
+        return [
+            "- Its scores say how a picture does in comparisons with a few training pictures; they have no unit and no "
+            "ends, and order the pictures of a set.",
+            "- The figures hold for the pictures named above; other kinds of content or damage were not measured.",
+        ]
     if not config.draws_answers:
         return [
             "- Its scores are expected levels, 1 (bad) to 5 (excellent), each a fifth of its dataset's scale: sets "

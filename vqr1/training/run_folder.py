@@ -43,7 +43,7 @@ from typing import Any
 
 import yaml
 
-from vqr1.config import Config, LevelsConfig, as_dict
+from vqr1.config import ADDED, Config, as_dict
 from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
@@ -56,9 +56,7 @@ FORMAT = 2
 # What a resumed run must not change, for it would be neither the one run nor the other, and what of it it may: how the
 # answers are laid over memory and scored, how long the run is, how often it saves and evaluates. evaluation.batch is
 # not among these: answers are seeded batch by batch.
-FIXED = ("seed", "objective", "data", "policy", "rollout", "reward", "levels", "evaluation", "trainer")
-# What settings that earlier versions did not have were then.
-ADDED = {"objective": "rl2r", **{f"levels.{name}": value for name, value in as_dict(LevelsConfig()).items()}}
+FIXED = ("seed", "data", "policy", "rollout", "reward", "evaluation", "trainer", *ADDED)
 FREE = (
     "data.root",  # the content is compared
     "policy.path",  # the content is compared
@@ -219,7 +217,7 @@ class RunFolder:
             raise UserError(f"{_words(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
-        before = {**ADDED, **_flat(yaml.safe_load((self.path / BEGUN).read_text()))}
+        before = {**_flat(as_dict(ADDED)), **_flat(yaml.safe_load((self.path / BEGUN).read_text()))}
         now = _flat(as_dict(config))
         for name in sorted({*before, *now}, key=lambda name: (name != "objective", name)):  # the cause before the rest
             fixed = name.split(".")[0] in FIXED and name not in FREE

@@ -1,8 +1,8 @@
 """Trainers of answers that are shown, not drawn: TRL's SFTTrainer in a run.
 
-A step, of pictures whose answers :mod:`vqr1.training.level_examples` wrote:
+A step, of prompts whose answers :mod:`vqr1.training.level_examples` or :mod:`vqr1.training.shown_examples` wrote:
 
-    hard labels   loss = -mean over the step's tokens of log P(token | picture, question, tokens before)   # TRL's
+    one answer    loss = -mean over the step's tokens of log P(token | prompt, tokens before)            # TRL's
     soft labels   log P(word) of all five words, behind one copy of picture and question                   # _soft_loss
                   loss = level_weight * cross-entropy of the soft label + text_weight * -log P(other words)
                          + pair_weight * fidelity loss of the pairs of pictures of one set
@@ -42,6 +42,15 @@ def loss_weights(levels: LevelsConfig) -> dict[str, float]:
 class SupervisedTrainer(RunTrainer, SFTTrainer):
     """SFTTrainer whose batches name their pictures (``image_id``), so that a loss that is no number does too."""
 
+    def __init__(self, **kwargs: Any):
+        """SFTTrainer's, with a step's tokens counted over all its passes, so that each counts alike.
+
+        Relies on: where ``model_accepts_loss_kwargs`` Trainer counts the labels of a step's passes, and leaves dividing
+        by their number to the loss, which is TRL's own. Qwen2.5-VL says it does not, of the loss of its own forward.
+        """
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -61,35 +70,26 @@ class SupervisedTrainer(RunTrainer, SFTTrainer):
         return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
 
 
-class LevelTrainer(SupervisedTrainer):
-    """Teaches the levels' words and reads them; batches are of vqr1.training.level_examples.
+class WordTrainer(SupervisedTrainer):
+    """Teaches answers, and reads the probabilities of the words that some of them hold.
 
-    ``answers``: the words in the policy's tokens; ``collator`` makes of the processor what makes batches.
+    ``answers``: those with the words, in the policy's tokens; ``collator`` makes of the processor what makes batches.
     """
 
-    def __init__(
-        self,
-        *,
-        processing_class: Any,
-        levels: LevelsConfig,
-        answers: LevelAnswers,
-        collator: Callable[[Any], Any],
-        **kwargs: Any,
-    ):
-        self._levels = levels
+    def __init__(self, *, processing_class: Any, answers: LevelAnswers, collator: Callable[[Any], Any], **kwargs: Any):
         self._answers = answers
         self._packing = Packing()
         self.processor = OncePerPrompt.of(processing_class)
         super().__init__(processing_class=self.processor, data_collator=collator(self.processor), **kwargs)
 
     @torch.no_grad()
-    def level_log_probabilities(
-        self, prompt: list[dict[str, str]], pictures: Sequence[Image.Image]
-    ) -> list[list[float]]:
-        """log P(word) of the five words for each picture, by the current weights. Collective."""
+    def word_log_probabilities(self, examples: Sequence[dict[str, Any]]) -> list[list[float]]:
+        """log P(word) of each word for each example, by the current weights. Collective.
+
+        ``examples``: as vqr1.rollout.offline.encode_prompts takes them, each with as many pictures.
+        """
         model = self.model
         assert model is not None
-        examples = [{"image": picture, "prompt": prompt} for picture in pictures]
         inputs = encode_prompts(self.processor, examples).to(self.accelerator.device)
         was_training = model.training
         model.eval()
@@ -103,6 +103,20 @@ class LevelTrainer(SupervisedTrainer):
     @property
     def _positions(self) -> Any:
         return base_model(self.accelerator.unwrap_model(self.model)).model.get_rope_index
+
+
+class LevelTrainer(WordTrainer):
+    """Teaches the levels' words and reads them; batches are of vqr1.training.level_examples."""
+
+    def __init__(self, *, levels: LevelsConfig, **kwargs: Any):
+        self._levels = levels
+        super().__init__(**kwargs)
+
+    def level_log_probabilities(
+        self, prompt: list[dict[str, str]], pictures: Sequence[Image.Image]
+    ) -> list[list[float]]:
+        """log P(word) of the five words for each picture, by the current weights. Collective."""
+        return self.word_log_probabilities([{"image": picture, "prompt": prompt} for picture in pictures])
 
     def example_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         """Of hard labels TRL's, of soft ones as the module's docstring has it.

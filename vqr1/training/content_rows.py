@@ -1,0 +1,74 @@
+"""Rows on what pictures show, from a file of the user's: mixed in, so that a policy does not forget to describe.
+
+An object a line: ``query``, ``answer``, and the pictures, by their paths from the file's folder. Either ``image``, one
+picture without a name, or DepictQA's ``image_ref``, ``image_A`` and ``image_B`` (arXiv 2312.08962), each of which may
+be null.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vqr1.depiction import REFERENCE, TAGS
+from vqr1.errors import MissingFileError, UserError
+from vqr1.picture_prompts import Message, in_order, named
+from vqr1.training.shown_examples import Example
+
+SET = "content"  # which the rows are of, beside datasets
+TAGGED = {"image_ref": REFERENCE, "image_A": TAGS[0], "image_B": TAGS[1]}
+
+
+def read_content(path: Path) -> list[Example]:
+    """The rows of a file. Raises UserError, naming file and line, for what is none, or whose pictures are missing."""
+    if not path.is_file():
+        raise MissingFileError(f"depict.content={path} is missing; name a file with an object a line, or leave it out")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"depict.content={path} is no text in UTF-8 ({error}); write an object a line") from error
+    found = [_example(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(f"depict.content={path} has no rows; write an object a line, or leave it out")
+    return found
+
+
+def _example(line: str, path: Path, number: int) -> Example:
+    where = f"{path}, line {number}"
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); write one object a line") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: {line[:80]!r} is no object; write one a line")
+    query, answer = (_text(row, name, where) for name in ("query", "answer"))
+    shown = {name: row[name] for name in ("image", *TAGGED) if row.get(name) is not None}
+    if not shown or ("image" in shown and len(shown) > 1):
+        raise UserError(
+            f"{where}: its pictures are {', '.join(shown) or 'none'}; give image, or one or more of {', '.join(TAGGED)}"
+        )
+    pictures = tuple(_picture(value, name, path.parent, where) for name, value in shown.items())
+    try:
+        prompt: list[Message] = (
+            in_order(1, query) if "image" in shown else named([TAGGED[name] for name in shown], query)
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return Example(pictures, prompt, answer.strip(), f"{path.name}, line {number}", SET)
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {name} is {str(value)[:80]!r}; give a text, or leave the row out")
+    return value
+
+
+def _picture(value: Any, name: str, folder: Path, where: str) -> str:
+    if not isinstance(value, str) or not (folder / value).is_file():
+        raise UserError(
+            f"{where}: {name} is {str(value)[:80]!r}, and there is no such picture in {folder}; put it there, or leave "
+            "the row out"
+        )
+    return str(folder / value)

@@ -1,0 +1,71 @@
+"""Answers on pictures that are named by tags (objective=depict, after DepictQA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vqr1.cohorts import CohortSampler
+from vqr1.data import Sample
+from vqr1.data.pictures import Load, PictureLoader
+from vqr1.depiction import LETTERS, OPENING, TAGS, ask_which
+from vqr1.policy.level_scores import LevelAnswers
+from vqr1.rollout.prompt_checks import check_message
+from vqr1.training.anchor_rater import AnchorRater
+from vqr1.training.build_trainer import cohort_sampler
+from vqr1.training.content_rows import read_content
+from vqr1.training.depict_examples import examples_of
+from vqr1.training.policy_checks import check_files
+from vqr1.training.shown_examples import ShownCollator, as_rows
+from vqr1.training.supervised_recipe import SupervisedRecipe
+from vqr1.training.supervised_trainer import WordTrainer
+from vqr1.training.training_pairs import anchors_of, pairs_of
+
+
+def confidence(log_MW: np.ndarray) -> np.ndarray:
+    """P(Image B) over the two letters alone, from their log-probabilities (M, 2)."""
+    return 1 / (1 + np.exp(log_MW[:, 0] - log_MW[:, 1]))
+
+
+class DepictRecipe(SupervisedRecipe):
+    """Questions on tagged pictures with their answers, and rows of the user's."""
+
+    def order(self, samples: Sequence[Sample]) -> CohortSampler:
+        """The order of examples. Raises UserError, as a Recipe's, where a set cannot be paired, and for wrong rows."""
+        settings = self.config.depict
+        self._content = [] if settings.content is None else read_content(Path(settings.content))
+        self._examples = examples_of(self.config, pairs_of(self.config, settings, samples), self._content)
+        self._anchors = anchors_of(samples, settings.anchors)
+        return cohort_sampler(self.config, self._examples, self.choices.batches, 1)
+
+    def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
+        check_message(processor, ask_which(), pictures=2)
+        self._answers = LevelAnswers.of(processor.tokenizer, OPENING, LETTERS)
+        return check_files(self.config, self.choices, processor, picture)
+
+    def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> WordTrainer:
+        for path in dict.fromkeys(path for example in self._content for path in example.pictures):
+            load(path)  # a broken one stops the run now
+        told = dict(zip((f"{tag}." for tag in TAGS), self._answers.answers, strict=True))
+        rows = as_rows(self._examples, load)
+        self._trainer = self.make(
+            WordTrainer, rows, order, processor, self._answers, lambda once: ShownCollator(once, told)
+        )
+        return self._trainer
+
+    def rater(self, load: PictureLoader, before_batch: Callable[[], None]) -> AnchorRater:
+        return AnchorRater(
+            self._trainer,
+            load,
+            self._anchors,
+            ask_which(),
+            TAGS,
+            confidence,
+            batch=self.config.evaluation.batch,
+            orders=2 if self.config.depict.both_orders else 1,
+            before_batch=before_batch,
+        )
