@@ -380,6 +380,19 @@ def test_a_run_is_asked_what_it_was_taught_and_otherwise_the_usual(levels_run):
     assert find_model(own).prompt == "Well?"
 
 
+@pytest.mark.parametrize("objective", [Objective.comparison, Objective.depict])
+def test_a_run_that_learnt_of_pairs_is_compared_by_the_usual_question(tmp_path, policy_folder, objective):
+    config = Config(policy=PolicyConfig(path="base", min_pixels=3136, max_pixels=50176), objective=objective)
+    config.data.train, config.data.validation, config.data.test = ["kadid10k"], [], []
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    (tmp_path / "final").symlink_to(policy_folder)
+    model = find_model(AnswerSettings(str(tmp_path), method=Method.comparison))
+    assert (model.objective, model.prompt) == (objective.value, QUESTION)
+    said = check_model(model, Method.comparison)
+    assert (said is None) == (objective is Objective.comparison)  # nothing reads depict's own questions
+    assert find_model(AnswerSettings(str(tmp_path))).prompt == "paper"
+
+
 def test_another_objective_is_warned_of(levels_run):
     by_mean, by_levels = (find_model(AnswerSettings(levels_run, method=m)) for m in (Method.mean, Method.levels))
     assert check_model(by_levels, Method.levels) is None

@@ -288,13 +288,24 @@ def _of_run(run: Path, weights: Path) -> Model:
         kept = {name: policy[name] for name in ("path", "dtype", "attention", "min_pixels", "max_pixels")}
         seen = list(dict.fromkeys([*data["train"], *data["validation"]]))
         objective = settings.get("objective", "rl2r")  # the only one of runs from before it was a setting
-        prompt = settings["rollout"]["prompt"] if objective == "rl2r" else settings[objective]["question"]
+        prompt = _asked(objective, settings)
         rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
     return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")), objective)
+
+
+def _asked(objective: str, settings: dict[str, Any]) -> str:
+    """What a run's policy was asked. Raises KeyError for an objective that is not known.
+
+    That of objective=depict learnt many questions, and no method asks them: it is compared by the usual one.
+    """
+    if objective in ("comparison", "depict"):
+        return USUAL_PROMPTS["comparison"]  # no setting changes it
+    section, name = {"rl2r": ("rollout", "prompt"), "levels": ("levels", "question")}[objective]
+    return str(settings[section][name])
 
 
 def _hashes(path: Path) -> dict[str, str]:
