@@ -10,6 +10,7 @@
     spread: std                  # std, variance or none: what the column of spread holds
     group: reference             # image: each picture its own; reference: the column; or a pattern: '^(I[0-9]+)_'
     columns: {image: file, mos: score, spread: sd, group: scene, part: split}    # form csv; the last three optional
+    references: originals        # the folder of the reference pictures that columns.reference, ref or ref_name names
 
 The other forms: ``visualquality`` is VisualQuality-R1's whitespace text, and ``fields`` names its values in order (ref,
 dist, mos, std); ``json_lines`` are its training rows, of which ``dataset`` names those to take; ``pyiqa`` is pyiqa's
@@ -78,9 +79,11 @@ class Columns(BaseModel):
     spread: str | None = None
     group: str | None = None
     part: str | None = None
+    reference: str | None = None
 
     def named(self) -> list[str]:
-        return [name for name in (self.image, self.mos, self.spread, self.group, self.part) if name is not None]
+        names = (self.image, self.mos, self.spread, self.group, self.part, self.reference)
+        return [name for name in names if name is not None]
 
 
 class Declaration(BaseModel):
@@ -90,6 +93,7 @@ class Declaration(BaseModel):
     form: Literal["csv", "visualquality", "json_lines", "pyiqa"]
     labels: str
     images: str
+    references: str | None = None
     higher_is_better: Truth
     range: Limits
     spread: Literal["std", "variance", "none"]
@@ -119,8 +123,15 @@ class Declaration(BaseModel):
             )
         if self.spread != "none" and self.form in ("visualquality", "json_lines"):
             raise ValueError("these files rescale mos but not std, so their std is on another scale: set spread: none")
+        self._check_references()
         self._check_group()
         return self
+
+    def _check_references(self) -> None:
+        named = self.columns.reference is not None if self.columns else self.form != "json_lines"
+        named = named and (self.fields is None or "ref" in self.fields)
+        if self.references is not None and not named:
+            raise ValueError("references: a row must name its reference, by columns.reference, ref or ref_name")
 
     def _check_group(self) -> None:
         if self.columns is not None and (self.spread != "none") != (self.columns.spread is not None):
@@ -144,8 +155,9 @@ class Entry(NamedTuple):
     name: str
     mos: float
     spread: float | None = None
-    reference: str | None = None
+    reference: str | None = None  # its name as the group
     part: str | None = None
+    original: str | None = None  # the reference's file; None where the row has none
 
 
 def declared_spec(name: str, folder: Path) -> DatasetSpec | None:
@@ -211,8 +223,15 @@ def _read(spec: DatasetSpec, declaration: Declaration, folder: Path) -> Splits:
             spread=entry.spread,
             group=_group(entry, declaration.group),
             part=_part(entry),
+            reference=_original(entry, folder, declaration),
         )
     return reading.splits()
+
+
+def _original(entry: Entry, folder: Path, declaration: Declaration) -> Path | None:
+    if not entry.original or entry.original.casefold() in ABSENT:
+        return None
+    return folder / (declaration.references or declaration.images) / entry.original
 
 
 def _group(entry: Entry, rule: str) -> str | None:
@@ -256,6 +275,7 @@ def _csv(labels: Path, declaration: Declaration) -> Iterator[Entry]:
             row.number(columns.spread) if columns.spread else None,
             row.text(columns.group) if columns.group else None,
             row.text(columns.part) if columns.part else None,
+            str(row.values[columns.reference] or "").strip() if columns.reference else None,
         )
 
 
@@ -263,7 +283,8 @@ def _visualquality(labels: Path, declaration: Declaration) -> Iterator[Entry]:
     assert declaration.fields is not None
     for row in text_rows(labels, declaration.fields, f"correct fields: in {DECLARATION}, or the row"):
         reference = row.text("ref") if "ref" in declaration.fields else None
-        yield Entry(row.where, row.text("dist"), row.number("mos"), reference=reference)
+        original = reference if declaration.references else None
+        yield Entry(row.where, row.text("dist"), row.number("mos"), reference=reference, original=original)
 
 
 def _json_lines(labels: Path, declaration: Declaration) -> Iterator[Entry]:
@@ -319,13 +340,15 @@ def _pyiqa(labels: Path, declaration: Declaration) -> Iterator[Entry]:
     part = [declaration.part] if declaration.part else []
     spread = ["std"] if declaration.spread != "none" else []
     for row in csv_rows(labels, [*names, score, *spread, *part], remedy="they are those of pyiqa's meta_info"):
+        reference = row.text("ref_name") if len(names) > 1 else None
         yield Entry(
             row.where,
             row.text(names[-1]),
             row.number(score),
             row.number("std") if spread else None,
-            row.text("ref_name") if len(names) > 1 else None,
+            reference,
             row.text(part[0]) if part else None,
+            reference if declaration.references else None,
         )
 
 

@@ -49,9 +49,18 @@ def read_kadid10k(folder: Path) -> Splits:
         dmos, variance = row.numbers("dmos", "var")
         if variance < 0:
             raise UserError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
-        reference = Path(row.text("ref_img")).stem
-        part = part_of.get(reference, "train")
-        reading.add(row.where, row.text("dist_img"), dmos, spread=variance, group=reference, part=part, column="dmos")
+        reference = row.text("ref_img")
+        group = Path(reference).stem
+        reading.add(
+            row.where,
+            row.text("dist_img"),
+            dmos,
+            spread=variance,
+            group=group,
+            part=part_of.get(group, "train"),
+            column="dmos",
+            reference=folder / "images" / reference,
+        )
     return reading.splits()
 
 

@@ -387,6 +387,12 @@ def decoders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(DECODERS, max(1, cores)))
 
 
+def load_shown(load: Load, shown: Sequence[Sequence[str]]) -> list[list[Image.Image]]:
+    """The pictures of each list of paths, as :func:`load_many` loads them."""
+    loaded = iter(load_many(load, [path for paths in shown for path in paths]))
+    return [[next(loaded) for _ in paths] for paths in shown]
+
+
 def load_many(load: Load, paths: Sequence[str]) -> list[Image.Image]:
     """The pictures of ``paths``, in order; each distinct one is loaded once, several at a time."""
     distinct = list(dict.fromkeys(paths))

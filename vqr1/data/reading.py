@@ -207,8 +207,12 @@ class Reading:
         group: str | None = None,
         part: str = "train",
         column: str = "mos",
+        reference: Path | None = None,
     ) -> None:
-        """One row. ``score`` and ``spread`` as the file has them; ``group`` is the picture itself where it is None."""
+        """One row. ``score`` and ``spread`` as the file has them; ``group`` is the picture itself where it is None.
+
+        ``reference`` is where the labels say that the undistorted picture is; nobody looks before it is to be shown.
+        """
         remedy = f"correct the row, or range: in {self._spec.name}/dataset.yaml" if self._spec.own else AUTHORS
         score = within(where, column, score, self._spec.range, remedy)
         image_id = f"{self._spec.name}/{name}"
@@ -225,6 +229,7 @@ class Reading:
                 dataset=self._spec.name,
                 group=unicodedata.normalize("NFC", name if group is None else group),
                 image_id=image_id,
+                reference=None if reference is None else str(reference),
             )
         )
 

@@ -44,7 +44,8 @@ def read_csiq(folder: Path) -> Splits:
         image = row.text("image")
         dmos, std = row.numbers("dmos", "dmos_std")
         name = f"{place}/{image}.{word}.{row.text('dst_lev')}.png"
-        reading.add(row.where, name, dmos, spread=std, group=image, column="dmos")
+        original = folder / "src_imgs" / f"{image}.png"
+        reading.add(row.where, name, dmos, spread=std, group=image, column="dmos", reference=original)
     return reading.splits()
 
 
@@ -110,8 +111,9 @@ def read_live(folder: Path) -> Splits:
         where = f"{labels}, entry {i + 1}"
         row = LabelRow({"dmos_new": scores[i], "dmos_std": stds[i]}, where)
         dmos, std = row.numbers("dmos_new", "dmos_std")
-        group = PurePosixPath(str(references[i])).stem
-        reading.add(where, names[i], dmos, spread=std, group=group, column="dmos_new")
+        reference = PurePosixPath(str(references[i]))
+        original = folder / "refimgs" / reference.name
+        reading.add(where, names[i], dmos, spread=std, group=reference.stem, column="dmos_new", reference=original)
     return reading.splits()
 
 
@@ -145,7 +147,9 @@ def read_tid2013(folder: Path) -> Splits:
     for row, std in zip(rows, stds, strict=True):
         name = row.text("name")
         reference = name[:3].upper()
-        reading.add(row.where, name, row.number("mos"), spread=std.number("std"), group=reference)
+        original = folder / "reference_images" / f"{reference}.BMP"  # and i25.bmp
+        mos = row.number("mos")
+        reading.add(row.where, name, mos, spread=std.number("std"), group=reference, reference=original)
     return reading.splits()
 
 

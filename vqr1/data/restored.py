@@ -20,7 +20,9 @@ def read_pipal(folder: Path) -> Splits:
     for file in _label_files(labels):
         for row in text_rows(file, ["name", "elo"]):
             name = row.text("name")
-            reading.add(row.where, name, row.number("elo"), group=name.split("_")[0], column="elo")
+            group = name.split("_")[0]
+            original = folder / "Train_Ref" / f"{group}.bmp"
+            reading.add(row.where, name, row.number("elo"), group=group, column="elo", reference=original)
     return reading.splits()
 
 

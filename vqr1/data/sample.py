@@ -26,6 +26,11 @@ class Sample:
     image_id: str  # unique over all datasets
     reference: str | None = None  # path of the undistorted picture; None where there is none, or it is not shown
 
+    @property
+    def pictures(self) -> list[str]:
+        """Paths of what is shown for it: the reference, where there is one, and the picture."""
+        return [self.image] if self.reference is None else [self.reference, self.image]
+
 
 @dataclass(frozen=True)
 class Splits:

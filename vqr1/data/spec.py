@@ -39,6 +39,8 @@ class DatasetSpec:
     made_at_first_use: bool = False  # drawn by us, and nothing to fetch
     train: int | None = None  # pictures of the training part, where the authors' split is fixed
     picture: tuple[int, int] | None = None  # pixels, wide and high, where all pictures have one size
+    # Makes the reference pictures that records name, in the dataset's folder, where they do not come with the others.
+    draw_references: Callable[[Path], None] | None = None
     own: bool = False  # declared by its user: there are no authors to ask for a label file
     # Finds the distortion in an image_id by the named groups kind and level; a higher level is a stronger distortion.
     level: re.Pattern[str] | None = None

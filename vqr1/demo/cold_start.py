@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from vqr1.answer import PROMPTS, build_prompt
+from vqr1.answer import OF_TWO_PICTURES, PROMPTS, build_prompt
 from vqr1.demo.datasets import CROP, TYPES, true_mos
 from vqr1.demo.practice import CHUNK, practice
 from vqr1.demo.tiny_policy import MERGE, PATCH, TEMPORAL_PATCH, build_model, build_processor
@@ -180,8 +180,9 @@ def learn_to_see(
 
 
 def corpus() -> list[str]:
-    """What the tokenizer learns its phrases from: every prompt, and every phrase of an answer."""
-    prompts = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in PROMPTS.values()]
+    """What the tokenizer learns its phrases from: the prompts of one picture, and every phrase of an answer."""
+    texts = [text for name, text in PROMPTS.items() if name not in OF_TWO_PICTURES]
+    prompts = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in texts]
     answers = [
         answer_text(tone, kind, level, level + 0.5) for tone in BRIGHTNESS for kind in TYPES for level in range(1, 6)
     ]

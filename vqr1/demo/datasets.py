@@ -42,6 +42,7 @@ RATER_STD = 0.25  # of the panel's mean, on the scale 1-5
 RATING_STD = 0.6  # of single ratings, on the scale 1-5: the label's mos_std
 HELD_OUT_SEED = 500  # of the drawn contents that are not trained on
 VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made again
+REFERENCES = "references"  # folder of undistorted pictures, drawn when they are first shown
 ABANDONED = 3600.0  # seconds after which an unfinished drawing is nobody's: a whole one takes a minute
 
 PHOTOGRAPHS = {
@@ -113,7 +114,12 @@ def photograph_contents(part: str) -> list[Content]:
 
 
 def render(content: Content, kind: str, level: int, rng: np.random.Generator) -> np.ndarray:
-    """A random window of ``content``, distorted at native resolution and then cropped. (CROP, CROP, 3) uint8.
+    """A random window of ``content``, distorted at native resolution and then cropped. (CROP, CROP, 3) uint8."""
+    return render_both(content, kind, level, rng)[0]
+
+
+def render_both(content: Content, kind: str, level: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`render` gives, and the same crop undistorted.
 
     The window is wider than the crop on every side, so that no border effect of a filter is seen.
     """
@@ -123,7 +129,11 @@ def render(content: Content, kind: str, level: int, rng: np.random.Generator) ->
     window = content.pixels[top : top + height, left : left + width].astype(np.float32) / 255
     distorted = distort(window, kind, level, rng)
     top, left = (height - CROP) // 2, (width - CROP) // 2
-    return np.round(distorted[top : top + CROP, left : left + CROP] * 255).astype(np.uint8)
+
+    def crop(pixels: np.ndarray) -> np.ndarray:
+        return np.round(pixels[top : top + CROP, left : left + CROP] * 255).astype(np.uint8)
+
+    return crop(distorted), crop(window)
 
 
 def true_mos(kind: str, level: int) -> float:
@@ -147,6 +157,12 @@ class Picture:
 
 def make_dataset(dataset: DemoDataset) -> Iterator[tuple[Picture, np.ndarray]]:
     """Every picture of a dataset with its pixels, always the same."""
+    for picture, pixels, _ in make_pairs(dataset):
+        yield picture, pixels
+
+
+def make_pairs(dataset: DemoDataset) -> Iterator[tuple[Picture, np.ndarray, np.ndarray]]:
+    """As :func:`make_dataset`, with the pixels of each picture's reference, its own crop undistorted."""
     rng = np.random.default_rng([dataset.seed, VERSION])
     contents: list[Content] = [*drawn_contents(TRAIN_DRAWN, dataset.seed), *photograph_contents("train")]
     # A photograph holds several crops' worth of content, so it is drawn more often than a picture drawn by us.
@@ -167,12 +183,13 @@ def make_dataset(dataset: DemoDataset) -> Iterator[tuple[Picture, np.ndarray]]:
 
 def _picture(
     dataset: DemoDataset, file: str, part: str, content: Content, kind: str, level: int, rng: np.random.Generator
-) -> tuple[Picture, np.ndarray]:
-    pixels = render(content, kind, level, rng)
+) -> tuple[Picture, np.ndarray, np.ndarray]:
+    pixels, undistorted = render_both(content, kind, level, rng)
     clean = true_mos(kind, level)
     noisy = float(np.clip(clean + rng.normal(0.0, RATER_STD), 1.0, 5.0))
     mos, noise_free = (round(dataset.scale * value + dataset.offset, 4) for value in (noisy, clean))
-    return Picture(file, part, content.name, kind, level, mos, noise_free, dataset.scale * RATING_STD), pixels
+    picture = Picture(file, part, content.name, kind, level, mos, noise_free, dataset.scale * RATING_STD)
+    return picture, pixels, undistorted
 
 
 def fingerprint(dataset: DemoDataset) -> str:
@@ -222,6 +239,29 @@ def _draw(dataset: DemoDataset, folder: Path) -> list[Picture]:
     return rows
 
 
+def draw_references(name: str, folder: Path) -> None:
+    """The undistorted crop of every picture in ``folder``, as ``references/`` there, unless they are there already.
+
+    Everything is drawn once more, since the random numbers of a picture follow those of the one before it.
+    """
+    load_pictures(name, folder)
+    whole, unfinished = folder / REFERENCES, folder.with_name(f".{folder.name}.{REFERENCES}.{os.getpid()}")
+    if whole.is_dir():
+        return
+    _clear_abandoned(folder)
+    try:
+        unfinished.mkdir()
+        pairs = make_pairs(DEMO_DATASETS[name])
+        for picture, _, pixels in tqdm(pairs, desc=f"drawing references of {name}", unit="picture", disable=None):
+            Image.fromarray(pixels).save(unfinished / picture.file)
+        unfinished.rename(whole)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was first
+            raise UserError(f"the references of {name} cannot be drawn: {file_trouble(error, folder)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def _clear_abandoned(folder: Path) -> None:
     """Delete what processes that were killed were drawing: nothing has been added to it for long."""
     for path in folder.parent.glob(f".{folder.name}.*"):
@@ -244,9 +284,12 @@ def _drawn_before(folder: Path) -> dict[str, Any] | None:
 
 def _delete_drawn(folder: Path, before: dict[str, Any]) -> None:
     """Delete the files of an earlier drawing and the folder. Raises UserError where other files are in it."""
-    for file in ("labels.json", *(row["file"] for row in before["pictures"])):
+    files = [row["file"] for row in before["pictures"]]
+    for file in ("labels.json", *files, *(f"{REFERENCES}/{file}" for file in files)):
         (folder / file).unlink(missing_ok=True)
     try:
+        if (folder / REFERENCES).is_dir():
+            (folder / REFERENCES).rmdir()
         folder.rmdir()
     except OSError as error:
         raise UserError(_not_ours(folder)) from error
@@ -271,6 +314,7 @@ def read_demonstration(name: str, folder: Path) -> Splits:
                 dataset=name,
                 group=picture.content,
                 image_id=f"{name}/{picture.file}",
+                reference=str(folder / REFERENCES / picture.file),
             )
         )
     return splits

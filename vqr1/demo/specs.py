@@ -13,11 +13,17 @@ def _spec(name: str, title: str, scale: tuple[float, float]) -> DatasetSpec:
 
         return read_demonstration(name, folder)
 
+    def references(folder: Path) -> None:
+        from vqr1.demo.datasets import draw_references
+
+        draw_references(name, folder)
+
     return DatasetSpec(
         name=name,
         title=title,
         range=scale,
         read=read,
+        draw_references=references,
         fetch="made at first use, nothing to fetch",
         made_at_first_use=True,
         size=1250,
