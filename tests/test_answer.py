@@ -23,6 +23,10 @@ QUESTION = (
     "What is your overall rating on the quality of this picture? "
     "The rating should be a float between 1 and 5, rounded to two decimal places, "
 )
+BESIDE = (
+    "The first image is the reference, of perfect quality. The second image is a distorted version of it. "
+    "Rate the overall visual quality of the second image. The rating should be a float between 1 and 5, "
+)
 BARE = "Please only output the final answer with only one score in <answer> </answer> tags."
 
 
@@ -32,6 +36,7 @@ def test_prompts_word_for_word():
         "paper": TASK + question + SCALE + THINKING,
         "published": TASK + QUESTION + SCALE + THINKING,
         "no_thinking": TASK + QUESTION + SCALE + BARE,
+        "reference": TASK + BESIDE + SCALE + THINKING,
     }
     assert expected == PROMPTS
 
@@ -41,6 +46,7 @@ def test_which_prompts_ask_for_thinking():
         "paper": True,
         "published": True,
         "no_thinking": False,
+        "reference": True,
     }
     assert expects_thinking("Reason in <think>, rate in <answer>.")
     assert not expects_thinking("Rate it in <answer>.")

@@ -69,7 +69,7 @@ def test_the_answers_to_a_picture_are_one_question_and_come_in_order(with_vllm, 
     examples = examples_of(3, k=2)
     answers = answerer.policy.answer(examples)
     (questions,) = answerer.engine.asked
-    assert [(q.k, q.seed, q.picture) for q in questions] == [(2, e["seed"], e["image"]) for e in examples[::2]]
+    assert [(q.k, q.seed, q.pictures) for q in questions] == [(2, e["seed"], [e["image"]]) for e in examples[::2]]
     alone = [answerer.policy.answer([{**e, "seed": e["seed"] + n % 2}])[0] for n, e in enumerate(examples)]
     assert answers == alone
     assert len(set(answers)) == 6

@@ -94,7 +94,7 @@ def test_vision_tokens_are_those_of_the_tokenizer(processor):
 
 
 def test_other_tokens_than_the_policys_are_refused_with_both_counts():
-    question = Question([1, START, PAD, PAD, END], pictures(1)[0], k=1, seed=0)
+    question = Question([1, START, PAD, PAD, END], pictures(1), k=1, seed=0)
     check_tokens(question, (1, START, PAD, PAD, END), PAD)
     with pytest.raises(ValueError, match="vLLM read 6 tokens with 3 of the picture where the policy reads 5 with 2"):
         check_tokens(question, (1, START, PAD, PAD, PAD, END), PAD)
@@ -113,25 +113,25 @@ def test_a_picture_that_would_be_resized_is_refused(size):
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=12))
 def test_questions_unfold_to_the_prompts_in_order(keys):
     shown = pictures(3)
-    asked = as_questions([[prompt] for prompt, _ in keys], [shown[picture] for _, picture in keys])
-    unfolded = [(q.ids[0], q.picture) for q in asked for _ in range(q.k)]
+    asked = as_questions([[prompt] for prompt, _ in keys], [[shown[picture]] for _, picture in keys])
+    unfolded = [(q.ids[0], *q.pictures) for q in asked for _ in range(q.k)]
     assert unfolded == [(prompt, shown[picture]) for prompt, picture in keys]
-    assert all((a.ids, a.picture) != (b.ids, b.picture) for a, b in pairwise(asked))
+    assert all((a.ids, a.pictures) != (b.ids, b.pictures) for a, b in pairwise(asked))
 
 
 def test_equal_pixels_are_one_question_though_they_are_two_objects():
     (picture,) = pictures(1)
-    assert [q.k for q in as_questions([[1]] * 4, [picture, picture.copy(), picture, picture.copy()])] == [4]
+    assert [q.k for q in as_questions([[1]] * 4, [[each] for each in (picture, picture.copy()) * 2])] == [4]
 
 
 def test_noise_is_torchs():
     shown = pictures(3)
     torch.manual_seed(5)
-    first = [q.seed for q in as_questions([[1], [2], [3]], shown)]
+    first = [q.seed for q in as_questions([[1], [2], [3]], [[each] for each in shown])]
     torch.manual_seed(5)
-    assert [q.seed for q in as_questions([[1], [2], [3]], shown)] == first
+    assert [q.seed for q in as_questions([[1], [2], [3]], [[each] for each in shown])] == first
     assert len(set(first)) == 3
-    assert [q.seed for q in as_questions([[1], [2], [3]], shown)] != first
+    assert [q.seed for q in as_questions([[1], [2], [3]], [[each] for each in shown])] != first
 
 
 @pytest.mark.parametrize("given", [{"note": " word" * 50}, json.dumps({"note": " word" * 50})], ids=["dict", "text"])
@@ -398,7 +398,7 @@ def test_a_server_is_sent_each_picture_once_and_answers_come_back_in_order(serve
     prompts = prompts_of(processor, shown)
     rows = [0, 0, 1, 1, 2, 2, 2, 2]  # the last picture appears twice in the batch
     torch.manual_seed(5)
-    seeds = [question.seed for question in as_questions([[1], [2], [3]], shown)]
+    seeds = [question.seed for question in as_questions([[1], [2], [3]], [[each] for each in shown])]
     torch.manual_seed(5)
     _, answers, logps, _ = served.generate([prompts[i] for i in rows], [[shown[i]] for i in rows], 2)
     noise = [seeds[i] + k for i, k in zip(rows, [0, 1, 0, 1, 0, 1, 2, 3], strict=True)]  # as in colocate

@@ -85,14 +85,14 @@ def sampling(processor, temperature=1.0, max_tokens=48):
 
 def questions(prompts, examples, k=1):
     pairs = enumerate(zip(prompts, examples, strict=True))
-    return [Question(ids, example["image"], k, 1000 * i) for i, (ids, example) in pairs]
+    return [Question(ids, [example["image"]], k, 1000 * i) for i, (ids, example) in pairs]
 
 
 @torch.inference_mode()
 def logits_of(model, processor, question, answer):
     """What the trained model says at every token of an answer, (tokens, vocabulary)."""
     ids = torch.tensor([question.ids + answer])
-    pixels = processor.image_processor([question.picture], return_tensors="pt")
+    pixels = processor.image_processor(question.pictures, return_tensors="pt")
     kinds = (ids == processor.image_token_id).int()
     return model(input_ids=ids, mm_token_type_ids=kinds, **pixels).logits[0, len(question.ids) - 1 : -1]
 
@@ -135,7 +135,7 @@ def test_greedy_is_transformers_greedy_but_for_ties(engine, model, processor, pr
     greedy = sampling(processor, temperature=0.0)
     same = 0
     for question, (drawn,) in zip(asked, engine.ask(asked, greedy), strict=True):
-        pixels = processor.image_processor([question.picture], return_tensors="pt")
+        pixels = processor.image_processor(question.pictures, return_tensors="pt")
         ids = torch.tensor([question.ids])
         made = model.generate(
             input_ids=ids,
@@ -174,7 +174,7 @@ def test_the_same_seed_draws_the_same_answers(engine, model, processor, prompts,
     again = [[d.ids for d in of_one] for of_one in engine.ask(asked, sampling(processor))]
     assert again == first
     assert all(len({tuple(ids) for ids in of_one}) > 1 for of_one in first)  # K answers, not one K times
-    shifted = [Question(q.ids, q.picture, 2, q.seed + 1) for q in asked]
+    shifted = [Question(q.ids, q.pictures, 2, q.seed + 1) for q in asked]
     following = [[d.ids for d in of_one] for of_one in engine.ask(shifted, sampling(processor))]
     assert sum(of_one == theirs[1:] for of_one, theirs in zip(following, first, strict=True)) >= len(asked) - 1
 

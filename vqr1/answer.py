@@ -16,6 +16,10 @@ _PUBLISHED = (
     "What is your overall rating on the quality of this picture? "
     f"The rating should be a float between 1 and 5, rounded to two decimal places, {_SCALE}"
 )
+_BESIDE_REFERENCE = (
+    "The first image is the reference, of perfect quality. The second image is a distorted version of it. "
+    f"Rate the overall visual quality of the second image. The rating should be a float between 1 and 5, {_SCALE}"
+)
 _THINKING = (
     "First output the thinking process in <think> </think> tags and then output the final answer with only "
     "one score in <answer> </answer> tags."
@@ -26,7 +30,9 @@ PROMPTS: dict[str, str] = {
     "paper": _TASK + _PAPER + _THINKING,  # VisualQuality-R1, Table 1
     "published": _TASK + _PUBLISHED + _THINKING,  # what its code asks
     "no_thinking": _TASK + _PUBLISHED + _NO_THINKING,  # what its code asks for a score alone
+    "reference": _TASK + _BESIDE_REFERENCE + _THINKING,  # ours, after the paper's
 }
+OF_TWO_PICTURES = ("reference",)  # of PROMPTS: the others speak of one picture
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -40,7 +46,7 @@ _SCORE = re.compile(r"[1-4](\.[0-9]+)?|5(\.0+)?")
 
 
 def build_prompt(form_or_text: str) -> list[dict[str, str]]:
-    """The conversation that asks for a score: one user message, before whose text TRL puts the image.
+    """The conversation that asks for a score: one user message, before whose text TRL puts the images.
 
     Args:
         form_or_text: a name in `PROMPTS`, or a prompt of one's own that asks for `<answer>` tags.
@@ -55,6 +61,23 @@ def build_prompt(form_or_text: str) -> list[dict[str, str]]:
         [{'role': 'user', 'content': 'How good is it, from 1 to 5? Reply in <answer> tags.'}]
     """
     return [{"role": "user", "content": _prompt_text(form_or_text)}]
+
+
+def check_pictures(form_or_text: str, reference: bool, setting: str = "data.reference") -> None:
+    """Raises UserError for a name in `PROMPTS` that speaks of one picture where a reference is shown, or of two.
+
+    Args:
+        form_or_text: as for `build_prompt`; what a text of one's own speaks of is not known.
+        reference: whether the reference is shown before the picture.
+        setting: what shows it, for the message.
+    """
+    if form_or_text in PROMPTS and reference != (form_or_text in OF_TWO_PICTURES):
+        raise UserError(
+            f"prompt {form_or_text} speaks of one picture, and {setting}=true shows two: set the prompt to reference, "
+            "or to a text that says that the first image is the reference and the second is to be rated"
+            if reference
+            else f"prompt {form_or_text} speaks of two pictures: set {setting}=true, or another prompt"
+        )
 
 
 def prompt_warning(form_or_text: str) -> str | None:

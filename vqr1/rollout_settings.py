@@ -203,9 +203,9 @@ def check_read(trainer: dict[str, Any], engine: TrainingEngine, correction: Corr
             raise UserError(f"trainer.{key}={trainer[key]} has no effect with {cause}; leave it out")
 
 
-def longest_sequence(text_tokens: int, max_pixels: int, token_pixels: int, max_tokens: int) -> int:
-    """Tokens of the longest prompt and answer: the text, the largest picture, the longest answer."""
-    return text_tokens + max_pixels // token_pixels**2 + max_tokens
+def longest_sequence(text_tokens: int, max_pixels: int, token_pixels: int, max_tokens: int, pictures: int = 1) -> int:
+    """Tokens of the longest prompt and answer: the text, the largest pictures, the longest answer."""
+    return text_tokens + pictures * (max_pixels // token_pixels**2) + max_tokens
 
 
 def sequence_limit(asked: int | None, needed: int) -> int:

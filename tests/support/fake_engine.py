@@ -27,8 +27,9 @@ class FakeEngine:
         self.log.append("ask")
         self.asked.append(list(questions))
         for question in questions:
-            if "limits" in self.settings:
-                check_limits(question.picture, *self.settings["limits"])
+            for picture in question.pictures if "limits" in self.settings else ():
+                check_limits(picture, *self.settings["limits"])
+            assert len(question.pictures) <= self.settings.get("pictures", len(question.pictures))
         return [self._answers(question, sampling) for question in questions]
 
     def _answers(self, question: Question, sampling: Sampling) -> list[Drawn]:
@@ -44,7 +45,7 @@ class FakeEngine:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 mm_token_type_ids=(ids == self.processor.image_token_id).int(),
-                **self.processor.image_processor([question.picture], return_tensors="pt"),
+                **self.processor.image_processor(question.pictures, return_tensors="pt"),
                 **(sampled if sampling.temperature else {"do_sample": False}),
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=list(sampling.stop),

@@ -70,8 +70,8 @@ def find_served(url: str, settings: AnswerSettings) -> Model:
 def check_length(model: Model, processor: Any, max_tokens: int) -> None:
     """Raises UserError where the server has no room for the longest prompt and answer."""
     assert model.served
-    text = text_tokens(processor, model.prompt)
-    longest = longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, max_tokens)
+    text = text_tokens(processor, model.prompt, pictures=model.pictures)
+    longest = longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, max_tokens, model.pictures)
     if longest > model.served.length:
         raise UserError(
             f"{model.served.url} reads {model.served.length} tokens at most, and a picture of "
@@ -107,17 +107,21 @@ class ServerEngine:
 
         Raises UserError for a server that is lost, refuses, or reads other tokens than the policy does.
         """
-        pictures = {id(question.picture): question.picture for question in questions}
+        pictures = {id(picture): picture for question in questions for picture in question.pictures}
         pool = ThreadPoolExecutor(self._at_once)
         try:
             urls = dict(zip(pictures, pool.map(data_url, pictures.values()), strict=True))
-            asked = [pool.submit(self._answers, each, urls[id(each.picture)], sampling) for each in questions]
+            asked = [
+                pool.submit(self._answers, each, [urls[id(picture)] for picture in each.pictures], sampling)
+                for each in questions
+            ]
             return [each.result() for each in asked]
         finally:
             pool.shutdown(cancel_futures=True)  # after an error the questions that are not sent yet are not sent
 
-    def _answers(self, question: Question, picture: str, sampling: Sampling) -> list[Drawn]:
-        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": self._prompt}]
+    def _answers(self, question: Question, pictures: Sequence[str], sampling: Sampling) -> list[Drawn]:
+        shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+        content = [*shown, {"type": "text", "text": self._prompt}]
         asked: dict[str, Any] = {
             "model": self._served.id,
             "messages": [{"role": "user", "content": content}],

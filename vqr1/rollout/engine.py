@@ -25,10 +25,10 @@ class RolloutError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt with its picture, and how many answers are wanted."""
+    """A prompt with its pictures, and how many answers are wanted."""
 
     ids: list[int]  # as the trained model reads it: one image token for every 28 x 28 pixels
-    picture: Image.Image
+    pictures: Sequence[Image.Image]  # in the order of their tokens
     k: int
     seed: int  # the k-th answer's noise is a function of seed + k alone
 

@@ -27,12 +27,12 @@ BYTES = 1 << 30  # beside what the process has already
 CHARACTERS = 200_000  # of a rendered prompt
 
 
-def check_prompt(processor: Any, prompt: str, template: dict[str, Any] | None = None) -> None:
-    """Raises UserError where a prompt holds tokens of the model's own, or its template has no one place for a picture.
+def check_prompt(processor: Any, prompt: str, template: dict[str, Any] | None = None, pictures: int = 1) -> None:
+    """Raises UserError where a prompt holds tokens of the model's own, or its template has no place for each picture.
 
     ``prompt`` is a name of vqr1.answer.PROMPTS or a text; ``template`` is what the chat template is given besides.
     """
-    check_message(processor, build_prompt(prompt), template)
+    check_message(processor, build_prompt(prompt), template, pictures)
 
 
 def check_message(

@@ -190,7 +190,7 @@ class SyncedGeneration(VLLMGeneration):
         if self.mode == "colocate" and self._llm_weights_sleeping:
             self.sync_weights()
         sampling = Sampling(self.temperature, self.max_completion_length, self._stop, self._never)
-        questions = as_questions(prompts, [picture for of_prompt in images for picture in of_prompt or ()])
+        questions = as_questions(prompts, [of_prompt or [] for of_prompt in images])
         with profiler or nullcontext():
             answers = self._ask_server(questions) if self.mode == "server" else self._ask(questions, sampling)
         flat = [answer for of_one in answers for answer in of_one]
@@ -228,7 +228,7 @@ class SyncedGeneration(VLLMGeneration):
     def _from_server(self, questions: list[Question]) -> list[list[Drawn]] | None:
         if not self.accelerator.is_main_process:
             return None
-        features = self.vllm_client.image_features([[question.picture] for question in questions])
+        features = self.vllm_client.image_features([list(question.pictures) for question in questions])
         placed = [self._place_features(each, q.ids) for each, q in zip(features, questions, strict=True)]
 
         def ask(question: Question, features: Any) -> list[Drawn]:
@@ -292,13 +292,13 @@ def environment(values: dict[str, str], *others: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def as_questions(prompts: Sequence[Sequence[int]], pictures: Sequence[Image.Image]) -> list[Question]:
+def as_questions(prompts: Sequence[Sequence[int]], pictures: Sequence[Sequence[Image.Image]]) -> list[Question]:
     """Runs of equal prompts with equal pictures as one question each, seeded from torch's global generator."""
     firsts: list[int] = []
     counts: list[int] = []
-    for i, picture in enumerate(pictures):
+    for i, of_prompt in enumerate(pictures):
         before = firsts[-1] if firsts else None
-        if before is not None and prompts[before] == prompts[i] and pictures[before] == picture:
+        if before is not None and prompts[before] == prompts[i] and list(pictures[before]) == list(of_prompt):
             counts[-1] += 1
         else:
             firsts.append(i)

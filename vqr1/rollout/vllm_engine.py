@@ -28,7 +28,7 @@ class VllmEngine:
 
     ``limits``: the policy's smallest and largest number of pixels; vLLM would otherwise read them from the model's
     folder. ``parallel``: GPUs that share the weights; with ``colocated`` these are processes that all ask the same.
-    ``lora_rank``: of the adapters that will be loaded beside the weights, if any.
+    ``pictures``: in one prompt, at most. ``lora_rank``: of the adapters that will be loaded beside the weights, if any.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class VllmEngine:
         sleep: bool = False,
         colocated: bool = False,
         lora_rank: int | None = None,
+        pictures: int = 1,
     ):
         prepare()
         from vllm import LLM
@@ -63,7 +64,7 @@ class VllmEngine:
             tensor_parallel_size=parallel,
             gpu_memory_utilization=memory_share,
             enable_sleep_mode=sleep,
-            limit_mm_per_prompt={"image": 1, "video": 0},
+            limit_mm_per_prompt={"image": pictures, "video": 0},
             mm_processor_kwargs={"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}},
             logprobs_mode="processed_logprobs",  # of the distribution that is drawn from
             generation_config="vllm",  # nothing of the folder's sampling settings
@@ -73,18 +74,19 @@ class VllmEngine:
         )
 
     def ask(self, questions: Sequence[Question], sampling: Sampling) -> list[list[Drawn]]:
-        """The answers to each question. One picture is sent and encoded per question, whatever its k.
+        """The answers to each question, whose pictures are sent and encoded once, whatever its k.
 
         Raises ValueError for a picture that vLLM reads as other tokens than the trained model does.
         """
         from vllm import SamplingParams
 
         for question in questions:
-            check_limits(question.picture, *self._limits)
+            for picture in question.pictures:
+                check_limits(picture, *self._limits)
         inputs = [
             {
                 "prompt_token_ids": collapse_placeholders(question.ids, self._image_token),
-                "multi_modal_data": {"image": question.picture},
+                "multi_modal_data": {"image": list(question.pictures)},
             }
             for question in questions
         ]

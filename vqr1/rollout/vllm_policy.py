@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vqr1.rollout.engine import MAX_SEED, Asks, Question, Sampling, vision_tokens
-from vqr1.rollout.offline import encode_prompts
+from vqr1.rollout.offline import encode_prompts, pictures_of
 
 
 class VllmPolicy:
@@ -36,14 +36,14 @@ class VllmPolicy:
         ids = encode_prompts(self._processor, [run[0] for run in runs], padding=False)["input_ids"]
         if "answer_seed" in examples[0]:
             questions = [
-                Question(list(prompt), example["image"], 1, example["answer_seed"])
+                Question(list(prompt), pictures_of(example), 1, example["answer_seed"])
                 for prompt, run in zip(ids, runs, strict=True)
                 for example in run
             ]
         else:
             drawn = torch.randint(MAX_SEED, (len(runs),)).tolist()
             questions = [
-                Question(list(prompt), run[0]["image"], len(run), run[0].get("seed", seed))
+                Question(list(prompt), pictures_of(run[0]), len(run), run[0].get("seed", seed))
                 for prompt, run, seed in zip(ids, runs, drawn, strict=True)
             ]
         temperature = self._sampling.temperature if temperature is None else temperature
