@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A vLLM server that vqr1 train rollout=vllm_server draws its answers from and keeps up to date.
 #   CUDA_VISIBLE_DEVICES=6,7 launch/vllm_server.sh Qwen/Qwen2.5-VL-7B-Instruct --tensor-parallel-size 2
+# PICTURES=2 for a run with data.reference=true, and twice the MAX_LENGTH that a picture takes.
 set -euo pipefail
 MODEL=${1:?usage: launch/vllm_server.sh MODEL [flags of vllm serve]}
 shift
@@ -15,7 +16,7 @@ exec vllm serve "$MODEL" \
   --port "${PORT:-8000}" \
   --gpu-memory-utilization "${MEMORY_SHARE:-0.9}" \
   --max-model-len "${MAX_LENGTH:-2048}" \
-  --limit-mm-per-prompt '{"image": 1, "video": 0}' \
+  --limit-mm-per-prompt "{\"image\": ${PICTURES:-1}, \"video\": 0}" \
   --weight-transfer-config '{"backend": "nccl"}' \
   --logprobs-mode processed_logprobs \
   --max-logprobs -1 \

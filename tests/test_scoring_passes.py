@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
@@ -55,8 +56,10 @@ def letters(completions, **_):
     return [float(sum(map(ord, completion[0]["content"])) % 7) for completion in completions]
 
 
-def trainer_of(folder, policy_folder, engine=None, canary=None, dropout=None, packing=None, **settings):
-    """A trainer whose answers an engine draws; with ``dropout``, of a LoRA adapter."""
+def trainer_of(
+    folder, policy_folder, engine=None, canary=None, dropout=None, packing=None, reference=False, **settings
+):
+    """A trainer whose answers an engine draws; with ``dropout``, of a LoRA adapter; one ``reference`` for all."""
     policy = PolicyConfig(path=str(policy_folder), **TINY)
     processor = load_processor(policy)
     rows = [
@@ -64,6 +67,10 @@ def trainer_of(folder, policy_folder, engine=None, canary=None, dropout=None, pa
         | {"image_id": f"p{i}"}
         for i in range(PICTURES)
     ]
+    if reference:
+        original = Image.new("RGB", (84, 56), (9, 99, 200))
+        rows = [{**row, "images": [original, row["image"]], "prompt": build_prompt("reference")} for row in rows]
+        rows = [{name: value for name, value in row.items() if name != "image"} for row in rows]
     fixed = {"per_device_train_batch_size": K * PICTURES // PASSES, "num_generations": K}
     asked = {"gradient_accumulation_steps": PASSES, "beta": 0.04, "loss_type": "grpo", "learning_rate": 1e-3}
     asked |= {"max_steps": 3, "vllm_importance_sampling_clip_max": 3.0, "max_completion_length": 12, **settings}
@@ -81,7 +88,7 @@ def trainer_of(folder, policy_folder, engine=None, canary=None, dropout=None, pa
         cohorts=[i for _ in range(4 * PASSES) for i in range(PICTURES) for _ in range(K)],
         packing=packing or Packing(),
     )
-    share_work(trainer)
+    share_work(trainer, references=reference)
     generation = SyncedGeneration(
         model=trainer.model,
         accelerator=trainer.accelerator,
@@ -153,6 +160,28 @@ def test_it_is_the_same_however_answers_are_laid_out(trainer, monkeypatch, packi
     losses, _, figures = one_generation(trainer, True, monkeypatch)
     assert losses == pytest.approx(trls, rel=1e-5, abs=1e-7)
     assert figures[RATIO] == pytest.approx(trls_figures[RATIO], rel=1e-5)
+
+
+def test_beside_one_reference_it_is_what_trls_rows_give_and_the_reference_is_encoded_once(
+    tmp_path, policy_folder, monkeypatch
+):
+    trainer, found, seen = trainer_of(tmp_path, policy_folder, reference=True), [], []
+    trainer.model.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    rows = [trainer.train_dataset[i]["images"] for i in range(PICTURES)]
+    cut = trainer.processor.image_processor
+    reference, *patches = (len(cut([picture])["pixel_values"]) for picture in [rows[0][0], *(row[1] for row in rows)])
+    for packing in (None, Packing("mask"), Packing("segments")):
+        monkeypatch.setattr(trainer, "packing", packing)
+        seen.clear()
+        found.append(one_generation(trainer, False, monkeypatch))
+        assert set(seen) <= {reference + sum(some) for n in range(1, 5) for some in combinations(patches, n)}
+    questions = [question for asked in trainer.vllm_generation.engine.asked for question in asked]
+    assert all(len(question.pictures) == 2 and question.k == K for question in questions)
+    for losses, gradients, _ in found[1:]:
+        assert losses == pytest.approx(found[0][0], rel=1e-5, abs=1e-7)
+        norm = torch.cat([gradient.flatten() for gradient in found[0][1].values()]).norm()
+        assert norm > 0.01
+        assert all((gradients[name] - each).norm() <= 1e-5 * norm for name, each in found[0][1].items())
 
 
 def passes_without_gradient(trainer, monkeypatch, **attributes):

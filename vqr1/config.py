@@ -98,12 +98,18 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)  # the best checkpoint is chosen by these sets' mean SRCC
     test: list[str] = field(default_factory=list)  # read at the start and at the end only
+    reference: bool = False  # show the undistorted picture before each: sets that have one, rollout.prompt=reference
     shuffle_mos: bool = False  # a control: training pictures get the opinion scores of others of their set
     mix_temperature: float = 1.0  # 1 mixes training sets by size, larger values more evenly
     split_ratio: list[float] = field(default_factory=lambda: [6.0, 2.0, 2.0])  # of sets without an official split
     split_seed: int = 0
     partial: bool = False  # true: a published set may have other than its published number of pictures
     cache: str | None = None  # a folder that keeps resized pictures for the next run; None = in memory only
+
+    @property
+    def pictures(self) -> int:
+        """Pictures in a prompt."""
+        return 2 if self.reference else 1
 
 
 @dataclass
@@ -135,7 +141,7 @@ class RolloutConfig:
     """What is asked and how answers are drawn."""
 
     k: int = 6  # answers to each picture
-    prompt: str = "paper"  # paper, published, no_thinking, or a text of your own
+    prompt: str = "paper"  # paper, published, no_thinking, reference, or a text of your own
     temperature: float = 1.0
     max_tokens: int = 256
     stop_unreadable: int | None = 20  # steps in a row without a readable answer that end a run; null or 0: never
@@ -288,7 +294,7 @@ class Config:
     @property
     def pictures_in_prompt(self) -> int:
         """At most."""
-        return 2 if self.objective in (Objective.comparison, Objective.depict) else 1
+        return 2 if self.objective in (Objective.comparison, Objective.depict) else self.data.pictures
 
 
 # What earlier versions did not have, and what it was then.

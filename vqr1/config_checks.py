@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig
 
-from vqr1.answer import build_prompt
+from vqr1.answer import build_prompt, check_pictures
 from vqr1.config import (
     ComparisonConfig,
     Config,
@@ -177,6 +177,7 @@ def check(config: Config) -> None:
     if config.rollout.k < 2:
         raise UserError(f"rollout.k={config.rollout.k}: an advantage compares answers; set rollout.k to 2 or more")
     _check_objective_is_used(config)
+    check_pictures(config.rollout.prompt, config.data.reference)
     if config.reward.cohort_size < 2:
         raise UserError(f"reward.cohort_size={config.reward.cohort_size}: a picture needs a rival; set it to 2 or more")
     if not config.data.train:
@@ -227,6 +228,8 @@ def _check_objective_is_used(config: Config) -> None:
             changed(other.value, own, type(own)(), set(), objective)
     if config.draws_answers:
         return
+    if config.data.reference:
+        refuse("data.reference", True, objective)
     if idle := idle_vllm(config.rollout.vllm):
         raise UserError(f"{idle} has no effect with {objective}; leave it out")
     sections = {

@@ -21,7 +21,7 @@ FORMAT = 1
 class Exported:
     """The fields are those of the file."""
 
-    prompt: str  # in full, without the picture
+    prompt: str  # in full, without the pictures
     min_pixels: int
     max_pixels: int
     max_tokens: int  # of the longest answer
@@ -30,6 +30,7 @@ class Exported:
     split_ratio: list[float]  # how these were divided: train, validation, test
     split_seed: int
     splits: dict[str, str]  # the hash of each set's split
+    reference: bool = False  # whether the reference picture is shown before the picture
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # vqr1.evaluation.scale.Scale's records, by set
     objective: str = "rl2r"  # of vqr1.config.Objective, that it has learnt by: what it is asked and how it is read
 
@@ -45,6 +46,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "split_ratio": (list,),
     "split_seed": (int,),
     "splits": (dict,),
+    "reference": (bool,),
     "scales": (dict,),
     "objective": (str,),
 }

@@ -82,17 +82,18 @@ def ask_server(config: AnswerSettings, model: Model, served: Served) -> Answerer
 
 def start_vllm(config: AnswerSettings, model: Model, processor: Any, at_once: int) -> Engine:
     """vLLM with the model's weights; with an adapter they are merged on the CPU and handed over."""
-    text = text_tokens(processor, model.prompt)
+    text = text_tokens(processor, model.prompt, pictures=model.pictures)
     engine = VllmEngine(
         find_weights(model.policy.path),
         processor,
         limits=(model.policy.min_pixels, model.policy.max_pixels),
-        max_length=longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, config.max_tokens),
+        max_length=longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, config.max_tokens, model.pictures),
         max_answers=at_once,
         dtype=str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
         memory_share=config.memory_share,
         parallel=config.tensor_parallel,
         colocated=False,
+        pictures=model.pictures,
     )
     if model.adapter:
         engine.load(load_weights(model).named_parameters())

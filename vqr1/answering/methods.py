@@ -23,6 +23,8 @@ from vqr1.rating_statistics import Moments, StoppingRule, moments, score_and_std
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import Policy, encode_prompts
 
+Shown = Image.Image | Sequence[Image.Image]  # a picture alone, or after others
+
 READABLE = 0.5  # the probability of a readable score from which an answer that was not drawn to its end is readable
 
 
@@ -88,15 +90,17 @@ class _Answer(NamedTuple):
 
 
 def answer_pictures(
-    answerer: Answerer, pictures: Sequence[Image.Image], asked: Asked, at_once: int | None = None
+    answerer: Answerer, pictures: Sequence[Shown], asked: Asked, at_once: int | None = None
 ) -> list[Answered]:
     """The answers to pictures that fit the policy's grid, in order; of each picture and ``asked`` alone.
 
+    A picture that is shown with others is the last of them: its reference comes before it. The noise is the picture's.
     ``at_once``: answers that are asked for together, None: all. By the methods expected and levels the attention of a
     policy under transformers is another during the call, so no other thread may use it then.
     """
     prompt = conversation(asked.method, answerer.model.prompt)
-    digests = [picture_digest(picture) for picture in pictures]
+    shown = [[each] if isinstance(each, Image.Image) else list(each) for each in pictures]
+    digests = [picture_digest(each[-1]) for each in shown]
     rule = None if asked.until is None else StoppingRule(asked.until, most=asked.most)
     answer: Callable[[Answerer, list[dict[str, Any]]], list[_Answer]]
     answer = {Method.expected: _expected, Method.levels: _levels}.get(asked.method, _drawn)
@@ -112,7 +116,7 @@ def answer_pictures(
         step = at_once or len(missing)
         for first in range(0, len(missing), step):
             now = missing[first : first + step]
-            examples = [{"image": pictures[i], "prompt": prompt, "image_id": i, "answer_seed": seed} for i, seed in now]
+            examples = [{"images": shown[i], "prompt": prompt, "image_id": i, "answer_seed": seed} for i, seed in now]
             for (i, _), each in zip(now, answer(answerer, examples), strict=True):
                 answers[i].append(each)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from vqr1.answer import build_prompt, prompt_warning
+from vqr1.answer import build_prompt, check_pictures, prompt_warning
 from vqr1.answering.settings import (
     USUAL_PROMPTS,
     AnswerSettings,
@@ -70,7 +70,13 @@ class Model:
     seen: Seen = field(default_factory=Seen)  # how those sets were divided
     objective: str | None = None  # of vqr1.config.Objective, that it learnt by; None: not stated
     names_prompt: bool = True  # False: nothing says what it was trained to be asked, and prompt is the usual one
+    reference: bool = False  # whether each picture's reference is shown before it
     served: Served | None = None  # whoever answers for it; its weights need not be here
+
+    @property
+    def pictures(self) -> int:
+        """Pictures in a prompt."""
+        return 2 if self.reference else 1
 
     def files(self) -> list[Path]:
         """The files that hold its weights; none where a server answers for it."""
@@ -107,6 +113,7 @@ def find_model(config: AnswerSettings, weights: bool = True) -> Model:
         name=config.name or model.name,
         prompt=config.prompt or (model.prompt if model.objective == asks else USUAL_PROMPTS[asks]),
         names_prompt=model.names_prompt or config.prompt is not None,
+        reference=config.method.draws and (model.reference if config.reference is None else config.reference),
         trained_on=model.trained_on if config.trained_on is None else config.trained_on,
     )
 
@@ -140,8 +147,10 @@ def check_model(model: Model, method: Method = Method.greedy) -> str | None:
         check_folder(find_weights(model.policy.path))
         if model.adapter:
             check_adapter_files(model.adapter)
-    message = conversation(method, model.prompt)
-    check_message(load_processor(model.policy), message, pictures=pictures_shown(method))
+    if method.draws:
+        check_pictures(model.prompt, model.reference, "reference")
+    pictures = model.pictures if method.draws else pictures_shown(method)
+    check_message(load_processor(model.policy), conversation(method, model.prompt), pictures=pictures)
     warnings = [prompt_warning(model.prompt)] if method.draws else []
     if model.objective and model.objective != objective_of(method):
         warnings.append(
@@ -197,6 +206,7 @@ def _asked_facts(settings: AnswerSettings, model: Model) -> dict[str, Any]:
         "temperature": 0.0 if greedy else settings.temperature,
         "seed": None if greedy else settings.seed,
         "prompt": prompt_text(method, model.prompt),
+        **({"reference": True} if model.reference else {}),
         "max_tokens": settings.max_tokens,
         "min_pixels": model.policy.min_pixels,
         "max_pixels": model.policy.max_pixels,
@@ -249,7 +259,8 @@ def _of_export(path: str, exported: Exported) -> Model:
     limits = {name: getattr(exported, name) for name in ("dtype", "min_pixels", "max_pixels")}
     seen = Seen(SplitRule(tuple(exported.split_ratio), exported.split_seed), exported.splits)
     policy = PolicyConfig(path=path, **limits)
-    return Model(Path(path).name, policy, None, exported.prompt, exported.trained_on, seen, exported.objective)
+    asked: dict[str, Any] = {"objective": exported.objective, "reference": exported.reference}
+    return Model(Path(path).name, policy, None, exported.prompt, exported.trained_on, seen, **asked)
 
 
 def weights_of_run(path: str) -> Path:
@@ -290,11 +301,13 @@ def _of_run(run: Path, weights: Path) -> Model:
         objective = settings.get("objective", "rl2r")  # the only one of runs from before it was a setting
         prompt = _asked(objective, settings)
         rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
+        reference = bool(data.get("reference"))  # runs from before it was a setting show none
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
-    return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")), objective)
+    asked: dict[str, Any] = {"objective": objective, "reference": reference}
+    return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")), **asked)
 
 
 def _asked(objective: str, settings: dict[str, Any]) -> str:

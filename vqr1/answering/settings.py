@@ -85,7 +85,8 @@ class AnswerSettings:
     max_k: int | None = None  # answers at most, with until; null: 48
     temperature: float = 1.0  # of drawn answers
     seed: int = 0
-    prompt: str | None = None  # paper, published, no_thinking, or a text of your own; null: the run's, else usual
+    prompt: str | None = None  # paper, published, no_thinking, reference, or your own text; null: the run's, else usual
+    reference: bool | None = None  # show each picture's reference before it, with a prompt for two; null: as the run
     max_tokens: int = 256
     engine: ScoringEngine = ScoringEngine.auto  # transformers, vllm, or auto: vllm where there are it and a GPU
     memory_share: float = 0.9  # vllm: of each GPU's memory, for weights and cache
@@ -167,7 +168,7 @@ def _check_method(settings: AnswerSettings) -> None:
         raise UserError(f"k={settings.k} and until={settings.until} both say how many answers are drawn; leave one out")
     if not settings.method.draws:
         usual = {"k": None, "until": None, "temperature": 1.0, "max_tokens": AnswerSettings.max_tokens}
-        usual |= {} if settings.method is Method.votes else {"seed": 0}
+        usual |= {"reference": None} if settings.method is Method.votes else {"reference": None, "seed": 0}
         for name, value in usual.items():
             if getattr(settings, name) != value:
                 raise UserError(

@@ -17,7 +17,7 @@ from vqr1.errors import UserError
 from vqr1.evaluation.results import Evaluation
 from vqr1.evaluation.scale import Scale, answers_of, options_of, rmse_on
 from vqr1.evaluation.summary import Outcome, outcome_of
-from vqr1.export.asking import client_lines, levels_lines, server_line, transformers_lines
+from vqr1.export.asking import ORIGINAL, client_lines, levels_lines, server_line, transformers_lines
 from vqr1.exported import Exported
 
 FILE = "README.md"
@@ -111,30 +111,32 @@ def _ask(exported: Exported, length: int) -> str:
                 "vLLM's server answers with a word, such as *good*, and does not give the five probabilities.",
             ]
         )
+    beside = f" --reference {ORIGINAL.strip(chr(34))}" if exported.reference else ""
+    shown = "the undistorted reference and the picture" if exported.reference else "the picture"
     return "\n".join(
         [
-            "It is asked the prompt that it was trained with, behind the picture. The score, from 1 to 5, is the "
+            f"It is asked the prompt that it was trained with, behind {shown}. The score, from 1 to 5, is the "
             "number in `<answer> </answer>`; an answer without one is no score. " + picture,
             "",
             "With vqr1:",
             "",
-            "    vqr1 rate photo.jpg --model FOLDER",
+            f"    vqr1 rate photo.jpg --model FOLDER{beside}",
             "",
             "With transformers alone:",
             "",
             "```python",
-            transformers_lines(exported.prompt) + "```",
+            transformers_lines(exported.prompt, original=ORIGINAL if exported.reference else None) + "```",
             "",
             "With vLLM's server:",
             "",
-            f"    {server_line(length, exported.dtype)}",
+            f"    {server_line(length, exported.dtype, 2 if exported.reference else 1)}",
             "",
             "```python",
-            client_lines(exported.prompt, exported.max_tokens) + "```",
+            client_lines(exported.prompt, exported.max_tokens, exported.reference) + "```",
             "",
             "or with vqr1 as its client:",
             "",
-            "    vqr1 rate photo.jpg --server http://localhost:8000 --model FOLDER",
+            f"    vqr1 rate photo.jpg --server http://localhost:8000 --model FOLDER{beside}",
             "",
             "Without `temperature=0` vLLM draws the answer. vqr1 resizes pictures over the limits itself, the "
             "processor by another implementation of the same filter: such pictures may get slightly other scores.",

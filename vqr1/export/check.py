@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vqr1.data.pictures import fit_to_grid
 from vqr1.errors import UserError
@@ -29,17 +29,33 @@ def check_picture(min_pixels: int, max_pixels: int) -> Image.Image:
     return fit_to_grid(Image.fromarray(pixels.astype(np.uint8)), min_pixels, max_pixels)
 
 
+def check_reference(picture: Image.Image) -> Image.Image:
+    """Another picture of that size, for a policy that is shown one before it."""
+    return ImageOps.mirror(picture)
+
+
 def ask_without_vqr1(
-    folder: Path, prompt: str, picture: Image.Image, lines: Callable[[str, str, str], str] = transformers_lines
+    folder: Path,
+    prompt: str,
+    picture: Image.Image,
+    reference: Image.Image | None = None,
+    lines: Callable[..., str] = transformers_lines,
 ) -> str:
     """The answer of an exported folder to a picture, by transformers alone, offline. ``lines``: of the card.
+
+    ``reference``: what it is shown first.
 
     Raises UserError, with the process's last words, where the folder cannot be asked.
     """
     with tempfile.TemporaryDirectory() as place:
         photo, reply = Path(place) / "photo.png", Path(place) / "answer.txt"
         picture.save(photo)
-        asking = lines(prompt, repr(str(folder.resolve())), repr(str(photo)))
+        shown = [repr(str(photo))]
+        if reference is not None:
+            original = Path(place) / "original.png"
+            reference.save(original)
+            shown.append(repr(str(original)))
+        asking = lines(prompt, repr(str(folder.resolve())), *shown)
         kept = f"from pathlib import Path\nPath({str(reply)!r}).write_text(answer, encoding='utf-8')\n"
         done = subprocess.run(
             [sys.executable, "-I", "-c", WITHOUT + asking + kept],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import GenerationConfig
 
 from vqr1.answering.model import (
@@ -28,7 +29,7 @@ from vqr1.evaluation.results import SETTINGS, Evaluation, read_evaluation
 from vqr1.evaluation.scale import fit_scales
 from vqr1.export.asking import levels_lines, transformers_lines
 from vqr1.export.card import FILE, export_card, read_card
-from vqr1.export.check import ask_without_vqr1, check_picture
+from vqr1.export.check import ask_without_vqr1, check_picture, check_reference
 from vqr1.exported import Exported, write_exported
 from vqr1.folder_writer import NEW, put_in_place, remove
 from vqr1.policy.level_scores import level_scores
@@ -96,12 +97,14 @@ def export(asked: Asked) -> Done:
     processor = load_processor(model.policy)
     length = 0
     if method.draws:
-        text = text_tokens(processor, exported.prompt)
-        length = longest_sequence(text, exported.max_pixels, TOKEN_PIXELS, exported.max_tokens)
+        text = text_tokens(processor, exported.prompt, pictures=model.pictures)
+        length = longest_sequence(text, exported.max_pixels, TOKEN_PIXELS, exported.max_tokens, model.pictures)
     readme = export_card(model.name, card, exported, length, evaluations, scales)
     loaded = load_weights(model)
     picture = check_picture(exported.min_pixels, exported.max_pixels)
-    expected = _answer(loaded, processor, exported, picture, method) if asked.check else None
+    reference = check_reference(picture) if exported.reference else None
+    shown = [picture] if reference is None else [reference, picture]
+    expected = _answer(loaded, processor, exported, shown, method) if asked.check else None
     new = folder.with_name(folder.name + NEW)
     try:
         remove(new)
@@ -116,7 +119,7 @@ def export(asked: Asked) -> Done:
         gc.collect()
         torch.cuda.empty_cache()
         lines = levels_lines if method is Method.levels else transformers_lines
-        answer = ask_without_vqr1(new, exported.prompt, picture, lines) if asked.check else None
+        answer = ask_without_vqr1(new, exported.prompt, picture, reference, lines) if asked.check else None
         if warning := difference(answer, expected, exported.dtype, method):
             notes.append(warning)
         put_in_place(folder)
@@ -145,6 +148,7 @@ def _described(model: Model, method: Method, max_tokens: int) -> Exported:
         split_ratio=list(rule.ratio),
         split_seed=rule.seed,
         splits=dict(model.seen.hashes),
+        reference=model.reference,
     )
 
 
@@ -154,9 +158,9 @@ def _of_these_weights(option: str, path: Path, model: Model, exported: Exported)
     Raises UserError unless they are of these weights, asked this prompt.
     """
     evaluation = read_evaluation(path)
-    here = {"weights_sha256": files_hash(model.files()), "prompt": exported.prompt}
+    here = {"weights_sha256": files_hash(model.files()), "prompt": exported.prompt, "reference": exported.reference}
     for name, value in here.items():
-        found = evaluation.settings.get(name)
+        found = evaluation.settings.get(name, False if name == "reference" else None)
         if found != value:
             raise UserError(
                 f"{option} {path}: {name} in its {SETTINGS} is {found}, and that of the exported weights is {value}; "
@@ -197,12 +201,12 @@ def generation_config(own: Any, processor: Any, max_tokens: int) -> GenerationCo
     )
 
 
-def _answer(loaded: Any, processor: Any, exported: Exported, picture: Any, method: Method) -> str:
+def _answer(loaded: Any, processor: Any, exported: Exported, shown: Sequence[Image.Image], method: Method) -> str:
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    example = {"prompt": conversation(method, exported.prompt), "images": shown}
     if method is Method.levels:
-        example = {"prompt": conversation(method, exported.prompt), "image": picture}
         inputs = encode_prompts(processor, [example]).to(loaded.device)
         return f"{level_scores(loaded.eval(), processor.tokenizer, inputs).score.item():.4f}"
     policy = Policy(loaded, processor, max_tokens=exported.max_tokens, temperature=0.0)
-    (answer,) = policy.answer([{"prompt": conversation(method, exported.prompt), "image": picture}])
+    (answer,) = policy.answer([example])
     return answer

@@ -94,7 +94,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-k", type=count, metavar="K", help="answers at most, with --until (48)")
     made.add_argument("--seed", type=int, default=0, help="of drawn answers")
     made.add_argument("--temperature", type=float, default=1.0, help="of drawn answers")
-    made.add_argument("--prompt", help="paper, published, no_thinking, or a text; the model's own unless given")
+    made.add_argument(
+        "--prompt", help="paper, published, no_thinking, reference, or a text; the model's own unless given"
+    )
+    made.add_argument("--reference", metavar="FILE", help="the undistorted picture of all, if the model is shown one")
     made.add_argument("--scale", metavar="SET", help="scores as MOS of SET too, by the curve that an export stores")
     made.add_argument("--engine", choices=["auto", "transformers", "vllm"], default="auto")
     made.add_argument("--batch", type=count, metavar="N", help="answers asked for at once; fewer need less memory")
@@ -121,6 +124,7 @@ def rate(
 
     from vqr1.answering.model import answer_facts
     from vqr1.answering.settings import AnswerSettings
+    from vqr1.data.pictures import digest
     from vqr1.evaluation.scale import answers_in_words
     from vqr1.provenance import versions
     from vqr1.rating.rater import find, load_found
@@ -130,6 +134,7 @@ def rate(
         torch.set_num_threads(asked.threads)
     names = "k", "until", "max_k", "seed", "temperature", "prompt", "batch", "min_pixels", "max_pixels"
     given = {name: getattr(asked, name) for name in names}
+    given["reference"] = None if asked.reference is None else True
     settings = AnswerSettings(model=asked.model or "", engine=ScoringEngine[asked.engine], **given)
     settings, model = ranks.first_before_others(lambda: find(settings, asked.method, asked.server))
     if model.served:
@@ -142,8 +147,9 @@ def rate(
         say(f"warning: --scale {asked.scale} was fitted to the method {scale.answers}, and this is {answers}")
     rated: dict[str, Rating] = {}
     if unfinished:
+        of_all = {} if asked.reference is None else {"reference_picture": digest(asked.reference)}
         packages = {f"{name} version": versions()[name] for name in ("torch", "transformers")}
-        rated = ranks.by_first(partial(unfinished.open, {**answer_facts(settings, model), **packages}))
+        rated = ranks.by_first(partial(unfinished.open, {**answer_facts(settings, model), **of_all, **packages}))
     left = [each for each in paths if each not in rated]
     done = len(paths) - len(left)
     if done:
@@ -151,7 +157,7 @@ def rate(
     if not left:
         return rated
     try:
-        rater = load_found(settings, model)
+        rater = load_found(settings, model, asked.reference)
         at_once = ranks.at_once(len(left), rater.at_once)
         batches = [left[i : i + at_once] for i in range(0, len(left), at_once)]
         with tqdm(total=len(paths), initial=done, unit="picture", leave=False, disable=None) as progress:

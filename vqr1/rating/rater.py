@@ -36,12 +36,19 @@ class Rater:
     """
 
     lower_better = False
-    metric_mode = "NR"  # no reference picture
+    metric_mode = "NR"  # no reference picture; FR where one is given
     score_range = "1, 5"
 
-    def __init__(self, answerer: Answerer, settings: AnswerSettings):
-        """``settings`` are settled (:func:`find`)."""
+    def __init__(self, answerer: Answerer, settings: AnswerSettings, reference: Picture | None = None):
+        """``settings`` are settled (:func:`find`). ``reference``: the undistorted picture of all that will be rated.
+
+        Raises UserError for a reference that cannot be opened.
+        """
         assert settings.batch
+        policy = answerer.model.policy
+        self._reference = None if reference is None else load(reference, policy.min_pixels, policy.max_pixels)[0]
+        if self._reference is not None:
+            self.metric_mode = "FR"
         self.method = settings.method
         self.model = answerer.model
         self.shrunk = 0  # pictures so far that had more pixels than the policy reads
@@ -170,7 +177,8 @@ class Rater:
             if whole and not self._checked:
                 self._answerer.check(whole)
                 self._checked = True
-            return answer_pictures(self._answerer, whole, self._asked, self._batch)
+            first = [] if self._reference is None else [self._reference]
+            return answer_pictures(self._answerer, [[*first, each] for each in whole], self._asked, self._batch)
 
 
 def _device(given: Picture | Iterable[Picture]) -> torch.device | None:
@@ -188,6 +196,7 @@ def load_rater(
     seed: int = 0,
     temperature: float = 1.0,
     prompt: str | None = None,
+    reference: Picture | None = None,
     max_tokens: int = 256,
     engine: str = "auto",
     batch: int | None = None,
@@ -210,7 +219,9 @@ def load_rater(
         k: answers to each picture; unless given 6 for a mean, and 1 for expected.
         until: in place of ``k``: answers are drawn, 6 at least and ``max_k`` (48) at most, until the standard error of
             the picture's mean is at most this.
-        prompt: paper, published, no_thinking, or a text of your own; what the model was trained with unless given.
+        prompt: paper, published, no_thinking, reference, or a text of your own; what the model was trained with unless
+            given.
+        reference: the undistorted picture of all that will be rated, for a model that was trained beside references.
         engine, batch, memory_share and on: as the settings of vqr1 evaluate of these names.
 
     Raises UserError for settings and models that do not fit.
@@ -229,6 +240,7 @@ def load_rater(
         seed=seed,
         temperature=temperature,
         prompt=prompt,
+        reference=None if reference is None else True,
         max_tokens=max_tokens,
         engine=engines[engine],
         batch=batch,
@@ -239,7 +251,7 @@ def load_rater(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
-    return load_found(*find(settings, method, server))
+    return load_found(*find(settings, method, server), reference)
 
 
 def find(settings: AnswerSettings, method: str | None, server: str | None = None) -> tuple[AnswerSettings, Model]:
@@ -278,12 +290,17 @@ def find(settings: AnswerSettings, method: str | None, server: str | None = None
         raise UserError(
             "which model? Give a run's folder, one of weights, a hub id or tiny, or a server that serves one"
         )
+    if model.reference and not settings.reference:
+        raise UserError(
+            f"{model.name} was trained beside references: give the undistorted picture of those that are rated, with "
+            "--reference FILE or reference=FILE; vqr1 evaluate rates sets that name theirs"
+        )
     if warning := check_model(model, settings.method):
         print(warning, file=sys.stderr)
     check_method(settings.method, model)
     return settings, model
 
 
-def load_found(settings: AnswerSettings, model: Model) -> Rater:
-    """What :func:`find` found, loaded."""
-    return Rater(load_answerer(settings, model), settings)
+def load_found(settings: AnswerSettings, model: Model, reference: Picture | None = None) -> Rater:
+    """What :func:`find` found, loaded. ``reference``: of all that will be rated, where the settings ask for one."""
+    return Rater(load_answerer(settings, model), settings, reference)

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vqr1.answering.answerer import Answerer, check_adapter, load_answerer
-from vqr1.answering.methods import Answered, Asked, answer_pictures
+from vqr1.answering.methods import Answered, Asked, Shown, answer_pictures
 from vqr1.answering.model import Model, answer_facts, check_method, check_model, find_model
 from vqr1.answering.settings import Method, objective_of, settle
 from vqr1.data.ahead import opened
@@ -42,7 +42,7 @@ from vqr1.scoring.sets import EvaluatedSet, read_sets
 from vqr1.scoring.settings import EvaluateConfig, Orders
 from vqr1.sharing import Ranks, joined
 
-Answer = Callable[[Sequence[Image.Image]], list[Answered]]
+Answer = Callable[[Sequence[Any]], list[Answered]]  # of Shown; a method that shows no reference takes pictures
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[Evaluat
     check_method(config.method, model)
     root = Path(config.root).expanduser()
     whole_unless = "" if config.partial else "partial"
-    sets = read_sets(config.data, root, model.trained_on or [], config.limit, model.seen, whole_unless, config.part)
+    sets = read_sets(
+        config.data, root, model.trained_on or [], config.limit, model.seen, whole_unless, config.part, model.reference
+    )
     if config.method is Method.votes:
         sets = [voting.ready(each, config.limit_per_reference) for each in sets]
     anchors = []
@@ -137,7 +139,8 @@ def default_folder(config: EvaluateConfig, model: Model) -> str:
     drawn = f"{often}-seed{config.seed}"
     drawn = {Method.mean: drawn, Method.expected: f"expected-{drawn}"}.get(config.method, config.method.value)
     how = "-".join([drawn, *_compared(config)])
-    return f"evaluations/{model.name}-{how}{f'-{config.part.value}' if config.part else ''}"
+    beside = "-reference" if model.reference else ""
+    return f"evaluations/{model.name}-{how}{f'-{config.part.value}' if config.part else ''}{beside}"
 
 
 def _compared(config: EvaluateConfig) -> Iterator[str]:
@@ -208,13 +211,13 @@ def rate_all(
 
     def rated(mine: Sequence[PictureBatch]) -> Iterator[list[ResultRow]]:
         checked = False
-        coming = opened([[sample.image for sample in batch.samples] for batch in mine], load)
-        for batch, pictures in zip(mine, coming, strict=True):
-            whole = [picture for picture in pictures if isinstance(picture, Image.Image)]
+        coming = opened([[path for sample in batch.samples for path in sample.pictures] for batch in mine], load)
+        for batch, found in zip(mine, coming, strict=True):
+            whole = [picture for picture in found if isinstance(picture, Image.Image)]
             if whole and not checked:
                 answerer.check(whole)
                 checked = True
-            yield rate(batch, pictures, answers[batch.name])
+            yield rate(batch, found, answers[batch.name])
 
     left = batches[done:]
     with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
@@ -254,20 +257,33 @@ def answers_of(
     return anchored.answers_by_set(sets, anchors, ranks.by_first(solved), load, answerer, both, at_once)
 
 
-def rate(batch: PictureBatch, pictures: Sequence[Image.Image | str], answer: Answer) -> list[ResultRow]:
-    """The rows of a batch. A picture that cannot be opened is missing, and the others go on."""
-    answered = iter(answer([picture for picture in pictures if isinstance(picture, Image.Image)]))
+def rate(batch: PictureBatch, found: Sequence[Image.Image | str], answer: Answer) -> list[ResultRow]:
+    """The rows of a batch. ``found``: what each sample shows, one after the other, or why it cannot be opened.
+
+    A sample with a picture that cannot be opened is missing, and the others go on.
+    """
+    left = iter(found)
+    shown = [_shown([next(left) for _ in sample.pictures]) for sample in batch.samples]
+    answered = iter(answer([each for each in shown if not isinstance(each, str)]))
     rows = []
-    for sample, picture in zip(batch.samples, pictures, strict=True):
+    for sample, pictures in zip(batch.samples, shown, strict=True):
         of_whom = sample.image_id, sample.dataset, sample.group, sample.mos
-        if isinstance(picture, str):
-            rows.append(make_row(*of_whom, [], picture))
+        if isinstance(pictures, str):
+            rows.append(make_row(*of_whom, [], pictures))
             continue
         each = next(answered)
         stds = None if each.weights is None else each.stds
         numbers: dict[str, Any] = {"stds": stds, "weights": each.weights, "tokens": each.tokens, "passes": each.passes}
         rows.append(make_row(*of_whom, each.scores, each.reasoning, **numbers))
     return rows
+
+
+def _shown(found: Sequence[Image.Image | str]) -> Shown | str:
+    """The pictures of a sample, or why one of them cannot be opened."""
+    pictures = [each for each in found if isinstance(each, Image.Image)]
+    if len(pictures) < len(found):
+        return next(each for each in found if isinstance(each, str))
+    return pictures if len(pictures) > 1 else pictures[0]
 
 
 def print_table(folder: ResultFolder) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqr1.data import Sample, check_size, find_spec, read_dataset
+from vqr1.data.reference_pictures import with_references, without_references
 from vqr1.data.sample import some_of
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, Seen, split_hash
@@ -36,14 +37,22 @@ def read_sets(
     training: Seen | None = None,
     whole_unless: str = "",
     part: Part | None = None,
+    reference: bool = False,
 ) -> list[EvaluatedSet]:
-    """The sets to evaluate, or one ``part`` of each. A published set must be whole where ``whole_unless`` names the
-    setting that allows a part.
+    """The sets to evaluate, or one ``part`` of each; with ``reference``, pictures with their references.
+
+    A published set must be whole where ``whole_unless`` names the setting that allows a part.
 
     Raises what :func:`vqr1.data.read_dataset` raises, and UserError for an empty split or one that is not the split
-    the model was trained by.
+    the model was trained by, or a reference that is not there.
     """
-    return [_read(name, root, name in trained_on, limit, training or Seen(), whole_unless, part) for name in names]
+    sets = [_read(name, root, name in trained_on, limit, training or Seen(), whole_unless, part) for name in names]
+    if not reference:
+        return [replace(each, samples=without_references(each.samples)) for each in sets]
+    return [
+        replace(each, samples=with_references(find_spec(each.name, root), root / each.name, each.samples, "reference"))
+        for each in sets
+    ]
 
 
 def _read(

@@ -19,7 +19,7 @@ from vqr1.data.pictures import Load
 from vqr1.machine_choices import MachineChoices
 from vqr1.policy import segments, windows
 from vqr1.policy.load import base_model, load_policy, lora_config
-from vqr1.policy.read_once import read_each_prompt_once, take_bytes
+from vqr1.policy.read_once import encode_each_picture_once, read_each_prompt_once, take_bytes
 from vqr1.policy.shared_prefix import Packing
 from vqr1.reward import FormatReward, RankingReward, RegressionReward
 from vqr1.training.run_data import as_dataset
@@ -108,7 +108,7 @@ def make_trainer(
         grpo.per_device_train_batch_size, text, config.policy.gradient_checkpointing
     )
     trainer.remove_callback(PrinterCallback)
-    share_work(trainer)
+    share_work(trainer, references=config.data.reference)
     return trainer
 
 
@@ -129,16 +129,19 @@ def packing(step: StepSettings) -> Packing | None:
     return Packing(step.shared_prefix_attention, step.shared_prefix_tokens) if step.shared_prefix else None
 
 
-def share_work(trainer: RankingTrainer) -> None:
-    """The policy reads each prompt once for the answers it gives; it and the reference, once for those they score.
+def share_work(trainer: RankingTrainer, references: bool = False) -> None:
+    """The policy reads each prompt once for the answers it gives; it and the start policy, once for those they score.
 
     Both take pictures as the trainer's processor cuts them, and their vision towers attend to all windows at once.
+    ``references``: a picture that several prompts of a pass show is encoded once.
     """
     policy, reference = (
         model and base_model(trainer.accelerator.unwrap_model(model)) for model in (trainer.model, trainer.ref_model)
     )
     read_each_prompt_once(policy, in_step=trainer.is_fsdp_enabled)
     for model in filter(None, (policy, reference)):
+        if references:
+            encode_each_picture_once(model.model.visual)
         take_bytes(model.model.visual, trainer.processor.image_processor)
         windows.attend_at_once(model)
         if trainer.packing is not None:

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from vqr1.answer import read_score
-from vqr1.data.pictures import load_many
+from vqr1.data.pictures import load_shown
 from vqr1.data.sample import Sample
 from vqr1.evaluation.bootstrap import correlation_intervals
 from vqr1.evaluation.correlation import plcc, srcc
@@ -131,10 +131,10 @@ class Evaluator:
         return Ratings(samples, texts, np.array(scores, dtype=float).reshape(len(samples), k))
 
     def _answers(self, name: str, samples: Sequence[Sample], k: int, temperature: float | None) -> list[list[str]]:
-        pictures = load_many(self._load, [sample.image for sample in samples])
+        pictures = load_shown(self._load, [sample.pictures for sample in samples])
         examples: list[dict[str, Any]] = [
-            {"image": picture, "prompt": self._prompt, "image_id": sample.image_id}
-            for sample, picture in zip(samples, pictures, strict=True)
+            {"images": shown, "prompt": self._prompt, "image_id": sample.image_id}
+            for sample, shown in zip(samples, pictures, strict=True)
             for _ in range(k)
         ]
         own_device = [torch.cuda.current_device()] if torch.cuda.is_available() else []

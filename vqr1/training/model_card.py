@@ -181,7 +181,8 @@ def _prompt(config: Config) -> str:
         where, text = "rollout.prompt", config.rollout.prompt
     else:
         where, text = "levels.question", config.levels.question
-    return f"The prompt it was trained with is `{where}` of `config.yaml` in the run folder: `{text}`."
+    beside = " Each picture was shown after its undistorted reference." if config.data.reference else ""
+    return f"The prompt it was trained with is `{where}` of `config.yaml` in the run folder: `{text}`.{beside}"
 
 
 def _set(name: str, config: Config, sizes: dict[str, int]) -> str:

@@ -26,7 +26,7 @@ from vqr1.rollout.prompt_checks import check_prompt
 def check_policy(config: Config, choices: MachineChoices, processor: Any, picture: Image.Image) -> list[str]:
     """Raises UserError for what can be put right; returns what to warn of. ``picture`` is one of the run's."""
     warnings = [prompt_warning(config.rollout.prompt)]
-    check_prompt(processor, config.rollout.prompt, chat_template(config))
+    check_prompt(processor, config.rollout.prompt, chat_template(config), config.data.pictures)
     return [warning for warning in [*warnings, *check_files(config, choices, processor, picture)] if warning]
 
 
@@ -40,7 +40,8 @@ def check_files(config: Config, choices: MachineChoices, processor: Any, picture
     sizes = read_sizes(choices.policy)
     asked = question(config, sizes, picture.size)
     if config.draws_answers:
-        asked = replace(asked, text=text_tokens(processor, config.rollout.prompt, chat_template(config)))
+        text = text_tokens(processor, config.rollout.prompt, chat_template(config), config.data.pictures)
+        asked = replace(asked, text=text)
     devices = Devices(gpu=False, ranks=choices.processes)
     method = choices.method
     how, share = training(config, sizes, method, devices, asked), passes(config, choices.batches, devices, asked)

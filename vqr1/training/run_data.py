@@ -15,7 +15,8 @@ from datasets import Dataset
 
 from vqr1.config import Config, Preference, RewardKind
 from vqr1.data import Sample, SplitRule, Splits, check_size, find_spec, read_dataset
-from vqr1.data.pictures import Load, PictureLoader, decoders, load_many
+from vqr1.data.pictures import Load, PictureLoader, decoders, load_many, load_shown
+from vqr1.data.reference_pictures import with_references, without_references
 from vqr1.data.sample import some_of
 from vqr1.data.splits import described
 from vqr1.errors import UserError
@@ -40,16 +41,22 @@ def read_data(config: Config) -> RunData:
     names = set_names(config)
     rule = SplitRule(tuple(config.data.split_ratio), config.data.split_seed)
     splits = {name: read_dataset(name, root, rule) for name in names}
+
+    def shown(name: str, samples: list[Sample]) -> list[Sample]:
+        if config.data.reference:
+            return with_references(find_spec(name, root), root / name, samples, "data.reference")
+        return without_references(samples)
+
     for name, split in splits.items():
         if not config.data.partial:
             check_size(name, root, split, "data.partial")
     _check_shared(config, splits)
     limit = config.evaluation.max_pictures
-    train = [sample for name in config.data.train for sample in splits[name].train]
+    train = [sample for name in config.data.train for sample in shown(name, splits[name].train)]
     data = RunData(
         train=shuffled_mos(train, config.seed) if config.data.shuffle_mos else train,
-        validation={name: some_of(splits[name].validation, limit) for name in config.data.validation},
-        test={name: some_of(splits[name].test, limit) for name in config.data.test},
+        validation={name: shown(name, some_of(splits[name].validation, limit)) for name in config.data.validation},
+        test={name: shown(name, some_of(splits[name].test, limit)) for name in config.data.test},
         splits={name: described(split) for name, split in splits.items()},
     )
     for name in config.data.train:
@@ -133,7 +140,7 @@ def check_pictures(data: RunData, load: PictureLoader, screen: Screen) -> None:
     From then on ``load`` refuses a picture whose file has another content. Collective.
     """
     sets = [data.train, *data.validation.values(), *data.test.values()]
-    paths = list(dict.fromkeys(sample.image for samples in sets for sample in samples))
+    paths = list(dict.fromkeys(path for samples in sets for sample in samples for path in sample.pictures))
     state = PartialState()
     own = paths[state.process_index :: state.num_processes]
     mine = f", {len(own)} of them here" if state.num_processes > 1 else ""
@@ -155,6 +162,7 @@ def picture_rows(data: RunData, load: PictureLoader) -> list[dict[str, Any]]:
             "mos": sample.mos,
             "mos_std": sample.mos_std,
             "content": load.expected(sample.image),
+            **({"reference": load.expected(sample.reference)} if sample.reference is not None else {}),
         }
         for part, samples in parts
         for sample in samples
@@ -172,13 +180,19 @@ def as_dataset(samples: Sequence[Sample], prompt: list[dict[str, str]], load: Lo
                 "dataset": sample.dataset,
                 "group": sample.group,
                 "image_id": sample.image_id,
+                **({"reference": sample.reference} if sample.reference is not None else {}),
             }
             for sample in samples
         ]
     )
 
     def open_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pictures = load_many(load, batch["image"])
-        return {**batch, "image": pictures, "prompt": [prompt] * len(pictures)}
+        """Pictures as TRL's column ``image``; beside their references, both as its column ``images``."""
+        count = len(batch["image"])
+        prompts = [prompt] * count
+        if "reference" not in batch:
+            return {**batch, "image": load_many(load, batch["image"]), "prompt": prompts}
+        pairs = list(zip(batch.pop("reference"), batch.pop("image"), strict=True))
+        return {**batch, "images": load_shown(load, pairs), "prompt": prompts}
 
     return rows.with_transform(open_pictures)

@@ -403,7 +403,8 @@ def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> st
         return "is new" if before is None else "is gone"
     said = {"mos": "score", "mos_std": "spread"}
     found = [f"had {said[key]} {before[key]} and has {now[key]}" for key in said if before[key] != now[key]]
-    return ", ".join([*found, *(["has another content"] if before["content"] != now["content"] else [])])
+    contents = {"content": "has another content", "reference": "has another reference"}
+    return ", ".join([*found, *(said for key, said in contents.items() if before.get(key) != now.get(key))])
 
 
 def _line(row: dict[str, Any]) -> str:

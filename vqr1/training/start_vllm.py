@@ -47,8 +47,8 @@ def check_engine(config: Config, choices: MachineChoices, processor: Any) -> int
     if config.rollout.temperature > MAX_VLLM_TEMPERATURE:
         raise UserError(f"rollout.temperature={config.rollout.temperature}: vLLM takes at most {MAX_VLLM_TEMPERATURE}")
     policy = config.policy
-    text = text_tokens(processor, config.rollout.prompt, chat_template(config))
-    needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens)
+    text = text_tokens(processor, config.rollout.prompt, chat_template(config), config.data.pictures)
+    needed = longest_sequence(text, policy.max_pixels, TOKEN_PIXELS, config.rollout.max_tokens, config.data.pictures)
     length = sequence_limit(settings.max_length, needed)
     weights = choices.policy
     if engine is TrainingEngine.vllm_server:
@@ -97,6 +97,7 @@ def use_vllm(
             sleep=settings.sleep,
             colocated=True,
             lora_rank=config.policy.lora.r if adapter_alone else None,
+            pictures=config.data.pictures,
         )
 
     generation = SyncedGeneration(

@@ -42,6 +42,7 @@ from trl.trainer.utils import split_tensor_dict
 from vqr1.policy.load import base_model, drops_out
 from vqr1.policy.read_once import OncePerPrompt, numbered, of_rows
 from vqr1.policy.shared_prefix import AnswerBatch, Packing, log_probabilities
+from vqr1.rollout.offline import pictures_of
 from vqr1.rollout.synced import SyncedGeneration
 from vqr1.training.canary import LARGEST, LOGP_DIFFERENCE, RATIO, Canary, PassByPass, importance_ratio, logp_difference
 from vqr1.training.groups import FirstGroups, shuffled_groups
@@ -112,7 +113,7 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
         set_seed(self.args.seed, device_specific=True)  # vLLM's start has set one of its own
 
     def answer(self, examples: Sequence[dict[str, Any]], temperature: float | None = None) -> list[str]:
-        """One answer of the current policy to each example (``image``, ``prompt``, ``image_id``), in order.
+        """One answer of the current policy to each example (``prompt``, ``image_id``, ``image`` or ``images``).
 
         Collective: every rank calls it, each with examples of its own. Draws from torch's global generator.
 
@@ -120,7 +121,7 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
         from ``vllm_generation`` or ``generation_config`` at every call.
         """
         self._asked = examples
-        prompts = [prepare_multimodal_messages(e["prompt"], images=[e["image"]]) for e in examples]
+        prompts = [prepare_multimodal_messages(e["prompt"], images=pictures_of(e)) for e in examples]
         prompt_ids, images, fields = self._tokenize_prompts(prompts)
         model = self.model
         assert model is not None
@@ -247,6 +248,7 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
         if self.packing is None:
             pixels = more["pixel_values"]
             more["pixel_values"] = pixels if isinstance(pixels, torch.Tensor) else torch.cat(pixels)
+            more["image_grid_thw"] = more["image_grid_thw"].view(-1, 3)
             return super()._get_per_token_logps_and_entropies(model, ids, mask, kept, size, entropy, **more)[:2]
         batch = AnswerBatch.of_rows(ids, mask, kept, **more)
         positions = base_model(self.accelerator.unwrap_model(model)).model.get_rope_index
@@ -291,7 +293,8 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
             reward_R = (self._rewards_RF * weights_F).nansum(1)[first:]
             self.groups.take(inputs, scored["completion_ids"], reward_R, scored["advantages"])
         scored["image_id"] = [example["image_id"] for example in inputs]
-        _, number = numbered([id(example["image"]) for example in inputs])
+        _, number = numbered([tuple(map(id, pictures_of(example))) for example in inputs])
+        scored["image_grid_thw"] = scored["image_grid_thw"].view(len(inputs), -1, 3)  # by answer, to be shuffled
         scored["pixel_values"] = of_rows(scored["pixel_values"], scored["image_grid_thw"], number)
         if self.unreadable is not None:
             unreadable, clipped = (self._metrics["train"][name][-1] for name in (UNREADABLE, CLIPPED))
