@@ -265,7 +265,7 @@ def text(plan: Plan, words: Sequence[str]) -> str:
     """For people. Everything but the sizes is an estimate."""
     sizes, found, settings, usual = plan.sizes, plan.memory, plan.settings, plan.usual
     prompt, packed = usual.prompt(sizes), usual.packed(sizes, usual.k)
-    with_what = "it" if usual.pictures == 1 else f"{usual.pictures} of them"
+    with_them = "it" if usual.pictures == 1 else f"{usual.pictures} of them"
     where = plan.from_file or "as published"
     machines = f"{_count(settings.nodes, 'machine')} with {_count(settings.gpus, 'GPU')}"
     total = sum(plan.operations.values()) * plan.ranks
@@ -281,7 +281,7 @@ def text(plan: Plan, words: Sequence[str]) -> str:
             f"{_count(plan.passes, 'pass', 'passes')} of {plan.answers_per_device} answers"
         ],
         "tokens": [
-            f"{usual.patches} patches a picture; {prompt} tokens a prompt with {with_what}, {usual.answer} an answer "
+            f"{usual.patches} patches a picture; {prompt} tokens a prompt with {with_them}, {usual.answer} an answer "
             f"(at most {plan.longest.answer});",
             f"a picture with its answers {packed}",
         ],
