@@ -30,9 +30,9 @@ class Exported:
     split_ratio: list[float]  # how these were divided: train, validation, test
     split_seed: int
     splits: dict[str, str]  # the hash of each set's split
-    reference: bool = False  # whether the reference picture is shown before the picture
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # vqr1.evaluation.scale.Scale's records, by set
     objective: str = "rl2r"  # of vqr1.config.Objective, that it has learnt by: what it is asked and how it is read
+    reference: bool = False  # whether the reference picture is shown before the picture
 
 
 # What a value of the file is, by its field.
