@@ -158,10 +158,13 @@ format: $(MADE) ## format the code with ruff
 bench-rating: $(MADE) ## the ways to a score side by side (ARGS="runs/NAME")
 	$(BIN)/python -m vqr1.bench.rating $(ARGS)
 
+compare-methods: $(MADE) ## RL2R, levels, comparisons and votes trained and scored side by side (about an hour on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m vqr1.bench.methods $(ARGS)
+
 wheel: $(MADE) ## build dist/*.whl
 	rm -rf dist
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
 	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation \
-	bench-rating prove-vllm check format wheel
+	bench-rating compare-methods prove-vllm check format wheel

@@ -3,16 +3,18 @@
 Every training is a run of ``vqr1 train`` and every scoring one of ``vqr1 evaluate``, two at a time, each on one torch
 thread. What is done is not done again, and what was stopped goes on, so that the same command ends what it began. At
 the end, or with --table at once, the table of what there is: SRCC and PLCC with 95 % intervals (of several seeds their
-mean and standard deviation), tokens drawn and passes of the policy for a picture, and seconds of training and scoring.
+mean and standard deviation), SRCC within each reference averaged, tokens drawn and passes of the policy for a picture,
+and the processor time of training and of scoring, start included: seconds by the clock would depend on what else the
+machine does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,24 +25,27 @@ from typing import Any
 
 from vqr1.bench.rollout import machine
 from vqr1.demo.specs import register_demonstration
+from vqr1.evaluation.measures import measure
 from vqr1.evaluation.render import markdown_grid
 from vqr1.evaluation.results import read_evaluation
-from vqr1.evaluation.summary import Outcome, outcome_of, over_runs
+from vqr1.evaluation.summary import Outcome, outcome_of, over_runs, rated
 from vqr1.evaluation.table import Grid, interval_text, number_text
 from vqr1.packaged import data_root
 from vqr1.provenance import finite, versions
 
 SETS = ("demo_five", "demo_hundred")
-# What is trained: the words of vqr1 train, and seeds. The run's own figures are left out: the table has them.
+# The run's own figures are left out: the table has them.
+QUIET = ("logger=disabled", "evaluation.every=0", "evaluation.proof=false")
+DRAWN = ("evaluation.test_k=1",)
+# What is trained: the words of vqr1 train, and seeds.
 TRAININGS: dict[str, tuple[tuple[str, ...], int]] = {
-    "rl2r": (("experiment=demo",), 3),
-    "reference": (("experiment=demo_reference",), 1),
-    "regression": (("experiment=demo", "reward=regression"), 1),
+    "rl2r": (("experiment=demo", *DRAWN), 3),
+    "reference": (("experiment=demo_reference", *DRAWN), 1),
+    "regression": (("experiment=demo", "reward=regression", *DRAWN), 1),
     "hard": (("experiment=demo_levels",), 3),
     "soft": (("experiment=demo_levels", "levels.labels=soft", "levels.pair_weight=1"), 1),
     "comparison": (("experiment=demo_comparison",), 1),
 }
-QUIET = ("logger=disabled", "evaluation.every=0", "evaluation.proof=false", "evaluation.test_k=1")
 
 
 @dataclass(frozen=True)
@@ -70,36 +75,43 @@ ROWS = (
 )
 
 
-def vqr1(words: Sequence[str], log: Path) -> float:
-    """Run a command with its output in ``log``. Returns its seconds; raises CalledProcessError where it fails."""
-    began = time.monotonic()
+def vqr1(words: Sequence[str], log: Path, seconds: Path) -> None:
+    """Run a command with its output in ``log``; add the seconds of processor time it took to those in ``seconds``.
+
+    Raises CalledProcessError where it fails.
+    """
+    command = [sys.executable, "-m", "vqr1", *words]
     with log.open("a", encoding="utf-8") as said:
-        subprocess.run([sys.executable, "-m", "vqr1", *words], check=True, stdout=said, stderr=said)
-    return time.monotonic() - began
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+    before = json.loads(seconds.read_text()) if seconds.is_file() else 0.0
+    seconds.write_text(json.dumps(before + used.ru_utime + used.ru_stime))
+    if process_code := os.waitstatus_to_exitcode(status):
+        raise subprocess.CalledProcessError(process_code, command)
 
 
-def trained(training: str, seed: int, asked: argparse.Namespace) -> Path:
+def trained(training: str, seed: int, asked: argparse.Namespace) -> None:
     """The run, trained or gone on with."""
     words, _ = TRAININGS[training]
-    name = f"{training}-{seed}"
-    run = asked.out / name
-    if not (run / "summary.json").is_file():
-        more = ["resume=true"] if (run / "config.yaml").is_file() else []
-        data = f"data.root={asked.root}"
-        vqr1(["train", *words, *QUIET, data, f"seed={seed}", f"name={name}", f"runs={asked.out}", *more], log_of(run))
-    return run
+    run = run_of(training, seed, asked)
+    if (run / "summary.json").is_file():
+        return
+    more = [f"data.root={asked.root}", f"seed={seed}", f"name={run.name}", f"runs={asked.out}", *asked.training]
+    more += ["resume=true"] if (run / "config.yaml").is_file() else []
+    vqr1(["train", *words, *QUIET, *more], log_of(run), seconds_of(run))
 
 
 def scored(row: Row, seed: int, asked: argparse.Namespace) -> None:
     """The result folder of a row and seed, whose run is trained."""
-    run, folder = asked.out / f"{row.training}-{seed}", result_of(row, seed, asked)
+    run, folder = run_of(row.training, seed, asked), result_of(row, seed, asked)
     if (folder / "table.json").is_file():
         return
-    fresh = not folder.exists()
-    words = [f"model={run}", f"data=[{','.join(SETS)}]", f"root={asked.root}", "threads=1", "yes=true"]
-    seconds = vqr1(["evaluate", *words, *row.words, f"name={row.name}", f"folder={folder}"], log_of(folder))
-    if fresh:
-        (folder / "seconds.json").write_text(json.dumps(seconds))
+    words = [f"model={run}", f"data=[{','.join(SETS)}]", f"root={asked.root}", "threads=1", "yes=true", *asked.scoring]
+    vqr1(["evaluate", *words, *row.words, f"name='{row.name}'", f"folder={folder}"], log_of(folder), seconds_of(folder))
+
+
+def run_of(training: str, seed: int, asked: argparse.Namespace) -> Path:
+    return Path(asked.out) / f"{training}-{seed}"
 
 
 def result_of(row: Row, seed: int, asked: argparse.Namespace) -> Path:
@@ -109,6 +121,10 @@ def result_of(row: Row, seed: int, asked: argparse.Namespace) -> Path:
 def log_of(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder.with_name(f"{folder.name}.log")
+
+
+def seconds_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.seconds.json")
 
 
 def all_of(training: str, seed: int, rows: Sequence[Row], asked: argparse.Namespace) -> str:
@@ -125,8 +141,8 @@ def all_of(training: str, seed: int, rows: Sequence[Row], asked: argparse.Namesp
 
 def table(rows: Sequence[Row], asked: argparse.Namespace) -> Grid:
     """A line for each row and set of which there are results."""
-    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "seeds", "tokens", "passes",
-              "training, s", "scoring, s"]  # fmt: skip
+    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "SRCC within", "seeds", "tokens", "passes",
+              "training, CPU s", "scoring, CPU s"]  # fmt: skip
     lines = []
     for row in rows:
         folders = [result_of(row, seed, asked) for seed in range(TRAININGS[row.training][1])]
@@ -136,10 +152,19 @@ def table(rows: Sequence[Row], asked: argparse.Namespace) -> Grid:
             cells = [row.name if i == 0 else "", name]
             for figure in ("srcc", "plcc"):
                 cells += figure_and_interval(outcomes, figure)
-            rated = [each for evaluation in done for each in evaluation.rows[name]]
-            tokens, passes = (fmean(getattr(each, of) or 0 for each in rated) for of in ("tokens", "passes"))
-            shown = [f"{len(done)}", f"{tokens:.1f}", f"{passes:.1f}", *seconds_of(row, len(done), asked)]
-            lines.append(cells + (shown if i == 0 else [*shown[:3], "", ""]))
+            within = [measure(*rated(each.rows[name]), per_group=True, rounds=1).figures["srcc"] for each in done]
+            pictures = [each for evaluation in done for each in evaluation.rows[name]]
+            tokens, passes = (fmean(getattr(each, of) or 0 for each in pictures) for of in ("tokens", "passes"))
+            runs = [run_of(row.training, seed, asked) for seed in range(len(done))]
+            shown = [
+                number_text(fmean(within)),
+                f"{len(done)}",
+                f"{tokens:.1f}",
+                f"{passes:.1f}",
+                mean_seconds(runs),
+                mean_seconds(folders),
+            ]
+            lines.append(cells + (shown if i == 0 else [*shown[:4], "", ""]))
     return Grid(header, lines)
 
 
@@ -151,13 +176,10 @@ def figure_and_interval(outcomes: Sequence[Outcome], figure: str) -> list[str]:
     return [number_text(known.mean), interval_text(outcomes[0].measures.intervals[figure])]
 
 
-def seconds_of(row: Row, seeds: int, asked: argparse.Namespace) -> list[str]:
-    """Of training and of scoring, the mean over seeds; - where it was not done in one go."""
-    summaries = [asked.out / f"{row.training}-{seed}" / "summary.json" for seed in range(seeds)]
-    training = [json.loads(path.read_text())["seconds"]["train"] for path in summaries]
-    timed = [result_of(row, seed, asked) / "seconds.json" for seed in range(seeds)]
-    scoring = [json.loads(path.read_text()) for path in timed if path.is_file()]
-    return [f"{fmean(training):.0f}", f"{fmean(scoring):.0f}" if len(scoring) == seeds else "-"]
+def mean_seconds(folders: Sequence[Path]) -> str:
+    """Of the commands that made them, with those that were stopped by a signal or went on."""
+    known = [json.loads(path.read_text()) for folder in folders if (path := seconds_of(folder)).is_file()]
+    return f"{fmean(known):.0f}" if known else "-"
 
 
 def bench(asked: argparse.Namespace) -> int:
@@ -185,6 +207,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], metavar="ROW", help="these alone")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side")
     parser.add_argument("--table", action="store_true", help="train and score nothing")
+    parser.add_argument("--training", nargs="+", default=[], metavar="KEY=VALUE", help="of every training, too")
+    parser.add_argument("--scoring", nargs="+", default=[], metavar="KEY=VALUE", help="of every scoring, too")
     parser.add_argument("--root", type=Path, default=Path(data_root()))
     parser.add_argument("--out", type=Path, default=Path("runs/compare-methods"), metavar="FOLDER")
     return parser.parse_args(words)
