@@ -35,6 +35,7 @@ MADE = {
         "splits.json",
         "pictures.jsonl",
         "policy.json",
+        "taught.json",
         "versions.json",
         "stopped.json",
         "summary.json",

@@ -203,6 +203,7 @@ class DepictConfig(PairsConfig):
     """What is taught of pictures named by tags; with objective=depict only."""
 
     short: float = 0.5  # share of the questions that ask for a short answer
+    reference: bool = True  # the undistorted picture is shown too, in half of the questions on pictures that have one
     content: str | None = None  # a file of rows on what pictures show, against forgetting: docs/configuration.md
     content_share: float = 0.0  # of the examples that are such rows
 
@@ -293,8 +294,10 @@ class Config:
 
     @property
     def pictures_in_prompt(self) -> int:
-        """At most."""
-        return 2 if self.objective in (Objective.comparison, Objective.depict) else self.data.pictures
+        """At most; what rows of depict.content show is known by the file alone."""
+        if self.objective is Objective.depict:
+            return 3 if self.depict.reference else 2
+        return 2 if self.objective is Objective.comparison else self.data.pictures
 
 
 # What earlier versions did not have, and what it was then.
@@ -303,6 +306,7 @@ ADDED: dict[str, Any] = {
     "levels": LevelsConfig(),
     "comparison": ComparisonConfig(),
     "depict": DepictConfig(),
+    "data": {"reference": False},
 }
 
 

@@ -12,10 +12,13 @@ from vqr1.data.spec import DatasetSpec
 from vqr1.errors import UserError
 
 
-def with_references(spec: DatasetSpec, folder: Path, samples: Sequence[Sample], setting: str) -> list[Sample]:
+def with_references(
+    spec: DatasetSpec, folder: Path, samples: Sequence[Sample], setting: str, *, optional: bool = False
+) -> list[Sample]:
     """Records of one set whose references are files, found in whatever case of letters the labels name them.
 
-    Raises UserError, naming set and picture, where one has none, or it is not there. ``setting`` asked for them.
+    Raises UserError, naming set and picture, where one has none, unless that is ``optional``, or it is not there.
+    ``setting`` asked for them.
     """
     if spec.draw_references is not None:
         spec.draw_references(folder)
@@ -23,6 +26,8 @@ def with_references(spec: DatasetSpec, folder: Path, samples: Sequence[Sample], 
     found: dict[str, str] = {}
     for sample in samples:
         named = sample.reference
+        if named is None and optional:
+            continue
         if named is None:
             raise UserError(
                 f"{setting}=true: {spec.name} names no reference picture of {sample.image_id}; {_none(spec)}"
@@ -35,10 +40,12 @@ def with_references(spec: DatasetSpec, folder: Path, samples: Sequence[Sample], 
         if file is None:
             raise UserError(
                 f"{setting}=true: {named}, the reference of {sample.image_id}, is missing from {spec.name}; put it "
-                f"there, or leave the set or {setting} out"
+                f"there, or leave the set out, or set {setting}=false"
             )
         found[named] = str(file)
-    return [replace(sample, reference=found[sample.reference]) for sample in samples if sample.reference is not None]
+    return [
+        sample if sample.reference is None else replace(sample, reference=found[sample.reference]) for sample in samples
+    ]
 
 
 def without_references(samples: Sequence[Sample]) -> list[Sample]:

@@ -17,7 +17,7 @@ from vqr1.rollout.prompt_checks import check_message
 from vqr1.training.anchor_rater import AnchorRater
 from vqr1.training.build_trainer import cohort_sampler
 from vqr1.training.policy_checks import check_files
-from vqr1.training.shown_examples import Example, ShownCollator, as_rows
+from vqr1.training.shown_examples import Example, ShownCollator, as_rows, digests_by_set
 from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import WordTrainer
 from vqr1.training.training_pairs import anchors_of, pairs_of
@@ -35,6 +35,9 @@ class ComparisonRecipe(SupervisedRecipe):
         self._pairs = pairs_of(self.config, settings, samples)
         self._anchors = anchors_of(samples, settings.anchors)
         return cohort_sampler(self.config, self._pairs, self.choices.batches, 1)
+
+    def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:
+        return {"examples": digests_by_set((pair.dataset, [pair.name, pair.word]) for pair in self._pairs)}
 
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         check_message(processor, PROMPT, pictures=2)

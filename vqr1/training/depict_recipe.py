@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from vqr1.cohorts import CohortSampler
 from vqr1.data import Sample
-from vqr1.data.pictures import Load, PictureLoader
+from vqr1.data.pictures import Load, PictureLoader, digest
 from vqr1.depiction import LETTERS, OPENING, TAGS, ask_which
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.rollout.prompt_checks import check_message
@@ -20,7 +21,7 @@ from vqr1.training.build_trainer import cohort_sampler
 from vqr1.training.content_rows import read_content
 from vqr1.training.depict_examples import examples_of
 from vqr1.training.policy_checks import check_files
-from vqr1.training.shown_examples import ShownCollator, as_rows
+from vqr1.training.shown_examples import ShownCollator, as_rows, digests_by_set
 from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import WordTrainer
 from vqr1.training.training_pairs import anchors_of, pairs_of
@@ -42,14 +43,26 @@ class DepictRecipe(SupervisedRecipe):
         self._anchors = anchors_of(samples, settings.anchors)
         return cohort_sampler(self.config, self._examples, self.choices.batches, 1)
 
+    def pictures(self) -> list[str]:
+        return [path for example in self._content for path in example.pictures]
+
+    def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:
+        examples = digests_by_set(
+            (of.dataset, [of.name, of.prompt, of.answer, *map(load.expected, of.pictures)]) for of in self._examples
+        )
+        content = self.config.depict.content
+        if content is None:
+            return {"examples": examples}
+        file = Path(content)
+        shown = {os.path.relpath(path, file.parent): load.expected(path) for path in self.pictures()}
+        return {"files": {file.name: digest(file), **shown}, "examples": examples}
+
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         check_message(processor, ask_which(), pictures=2)
         self._answers = LevelAnswers.of(processor.tokenizer, OPENING, LETTERS)
         return check_files(self.config, self.choices, processor, picture)
 
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> WordTrainer:
-        for path in dict.fromkeys(path for example in self._content for path in example.pictures):
-            load(path)  # a broken one stops the run now
         told = dict(zip((f"{tag}." for tag in TAGS), self._answers.answers, strict=True))
         rows = as_rows(self._examples, load)
         self._trainer = self.make(

@@ -17,7 +17,7 @@ from vqr1.levels import level_of, on_level_scale, soft_label
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.read_once import of_rows
 from vqr1.rollout.offline import encode_prompts
-from vqr1.training.shown_examples import with_answers
+from vqr1.training.shown_examples import digests_by_set, with_answers
 
 
 def build_question(text: str) -> list[dict[str, str]]:
@@ -63,6 +63,13 @@ class Levels:
             std=dict(zip(names, std.tolist(), strict=True)) if soft else {},
             mos=dict(zip(names, on_scale.tolist(), strict=True)),
             number={name: i for i, name in enumerate(config.data.train)},
+        )
+
+    def digests(self) -> dict[str, str]:
+        """Of what is taught of each set's pictures. Labels are solved for: their last digits are the machine's."""
+        return digests_by_set(
+            (name.split("/")[0], [name, level] if self.soft is None else [name, self.soft[name].round(6).tolist()])
+            for name, level in self.level.items()
         )
 
 

@@ -43,6 +43,9 @@ class LevelRecipe(SupervisedRecipe):
         self._levels = Levels.of(self.config, samples)
         return super().order(samples)
 
+    def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:
+        return {"examples": self._levels.digests()}
+
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         check_message(processor, self._question)
         self._answers = LevelAnswers.of(processor.tokenizer)

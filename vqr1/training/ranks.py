@@ -59,11 +59,18 @@ def difference(of_ranks: Sequence[tuple[str, Mapping[str, str | None]]]) -> str 
     return None
 
 
-def digests(splits: Mapping[str, Any], pictures: Sequence[Any], policy: Mapping[str, str]) -> dict[str, str]:
-    """What a run's nodes must have in common, by name: splits and pictures of its data, the policy's files."""
+def digests(
+    splits: Mapping[str, Any],
+    pictures: Sequence[Any],
+    policy: Mapping[str, str],
+    taught: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, str]:
+    """What a run's nodes must have in common, by name: splits and pictures of its data, the policy's files, what is
+    ``taught`` (vqr1.training.recipe.Recipe.taught)."""
     rows = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
     return {
         **{f"the split of {name}": split["hash"] for name, split in splits.items()},
         "the hash of the pictures and their scores": rows,
         **{f"the hash of {name} of the policy": value for name, value in policy.items()},
+        **{f"the hash of {name} ({kind})": value for kind, of in (taught or {}).items() for name, value in of.items()},
     }

@@ -45,6 +45,18 @@ class Recipe(ABC):
         """What is evaluated when, and by how many answers."""
         return self.config.evaluation
 
+    def pictures(self) -> list[str]:
+        """Paths of what is shown beside the sets' pictures. After :meth:`order`."""
+        return []
+
+    def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:
+        """What is learnt from beside the sets' scores and pictures, by digests: a resumed run has to find it again.
+
+        ``files`` by their names in the setting that names them, and ``examples`` by set. After :meth:`order`, and after
+        ``load`` has opened all :meth:`pictures`.
+        """
+        return {}
+
     @abstractmethod
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         """Raises UserError where the policy's files do not do; returns what to warn of. ``picture``: one of the run."""

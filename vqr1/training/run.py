@@ -105,25 +105,25 @@ def _train(
     screen.note(f"reading labels of {', '.join(set_names(config))}")
     with state.main_process_first():
         data = read_data(config)
-    load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
-    check_pictures(data, load, screen)
-    screen.note(f"loading the policy {config.policy.path}")
     order = recipe.order(data.train)
+    load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
+    check_pictures(data, load, screen, recipe.pictures())
+    screen.note(f"loading the policy {config.policy.path}")
     check_precision(config.policy, choices.tuning, choices.launcher)
     processor = load_processor(config.policy)
     check_grid(processor, load(data.train[0].image), config.policy)
     for warning in recipe.check_policy(processor, load(data.train[0].image)):
         screen.say(warning)
 
-    pictures = picture_rows(data, load)
+    pictures, taught = picture_rows(data, load), recipe.taught(load)
     # Each node's own files, read by one of its ranks.
     hashes = policy_hashes(choices.policy) if state.is_local_main_process else {}
     if state.num_processes > 1:
-        check_same(digests(data.splits, pictures, hashes))
+        check_same(digests(data.splits, pictures, hashes, taught))
     fault = partial(checkpoint_fault, processes=state.num_processes, launcher=choices.launcher)
 
     def opened() -> list[str]:
-        return folder.open(settled, data.splits, fault, pictures, hashes)
+        return folder.open(settled, data.splits, fault, pictures, hashes, taught)
 
     for note in on_first_rank(opened):
         screen.say(note)

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from vqr1.config import Config, Preference, RewardKind
+from vqr1.config import Config, Objective, Preference, RewardKind
 from vqr1.data import Sample, SplitRule, Splits, check_size, find_spec, read_dataset
 from vqr1.data.pictures import Load, PictureLoader, decoders, load_many, load_shown
 from vqr1.data.reference_pictures import with_references, without_references
@@ -47,12 +47,17 @@ def read_data(config: Config) -> RunData:
             return with_references(find_spec(name, root), root / name, samples, "data.reference")
         return without_references(samples)
 
+    def learnt(name: str, samples: list[Sample]) -> list[Sample]:
+        if config.objective is Objective.depict and config.depict.reference:
+            return with_references(find_spec(name, root), root / name, samples, "depict.reference", optional=True)
+        return shown(name, samples)
+
     for name, split in splits.items():
         if not config.data.partial:
             check_size(name, root, split, "data.partial")
     _check_shared(config, splits)
     limit = config.evaluation.max_pictures
-    train = [sample for name in config.data.train for sample in shown(name, splits[name].train)]
+    train = [sample for name in config.data.train for sample in learnt(name, splits[name].train)]
     data = RunData(
         train=shuffled_mos(train, config.seed) if config.data.shuffle_mos else train,
         validation={name: shown(name, some_of(splits[name].validation, limit)) for name in config.data.validation},
@@ -134,13 +139,15 @@ def shuffled_mos(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return dealt
 
 
-def check_pictures(data: RunData, load: PictureLoader, screen: Screen) -> None:
-    """Open every picture once, so that a broken one stops the run now and not in its third hour.
+def check_pictures(data: RunData, load: PictureLoader, screen: Screen, more: Sequence[str] = ()) -> None:
+    """Open every picture once, and those at the paths ``more``, so that a broken one stops the run now and not in its
+    third hour.
 
     From then on ``load`` refuses a picture whose file has another content. Collective.
     """
     sets = [data.train, *data.validation.values(), *data.test.values()]
-    paths = list(dict.fromkeys(path for samples in sets for sample in samples for path in sample.pictures))
+    paths = [path for samples in sets for sample in samples for path in sample.pictures]
+    paths = list(dict.fromkeys([*paths, *more]))
     state = PartialState()
     own = paths[state.process_index :: state.num_processes]
     mine = f", {len(own)} of them here" if state.num_processes > 1 else ""

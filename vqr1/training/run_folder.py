@@ -7,6 +7,7 @@
       splits.json      which content groups of each set are in which part, with the split's hash
       pictures.jsonl   every picture of the run: part, score, spread, BLAKE2b of its file
       policy.json      SHA-256 of the policy's weights and settings, by file
+      taught.json      BLAKE2b of the examples that are shown with their answers, by set, and of the user's own files
       versions.json    the format of the folder; packages, Python, machine, git commit
       metrics.jsonl    one line per step and per evaluation; byte-equal for two runs with one seed
       timings.jsonl    what differs from run to run: seconds and speeds
@@ -47,6 +48,7 @@ from vqr1.config import ADDED, Config, as_dict
 from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
+from vqr1.training.begun_with import asked, check_contents
 from vqr1.training.reached import Reached, is_evaluation
 
 # Of the folder. 1, written nowhere, is that of vqr1 0.1.0: best/ does not say which step it is of, and a step's
@@ -59,6 +61,7 @@ FORMAT = 2
 FIXED = ("seed", "data", "policy", "rollout", "reward", "evaluation", "trainer", *ADDED)
 FREE = (
     "data.root",  # the content is compared
+    "depict.content",  # the content is compared
     "policy.path",  # the content is compared
     "rollout.vllm.server",
     "rollout.vllm.server_timeout",
@@ -89,7 +92,7 @@ ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
 STATE = "trainer_state.json"
 STOPPED, WANDB, RESUMED = "stopped.json", "wandb.json", "resumed.jsonl"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
-FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", BEGUN)
+FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", "taught.json", BEGUN)
 # All that is there of a start that was interrupted before, and what a run can have been writing when it was killed.
 INTERRUPTED = {LOCK, *FIRST, *(name + NEW for name in FIRST)} - {BEGUN}
 FIGURES = ("curves.png", "curves.pdf", "reasoning.png", "reasoning.pdf")
@@ -114,6 +117,7 @@ class RunFolder:
         fault: Callable[[Path], str | None] = lambda checkpoint: None,
         pictures: Sequence[dict[str, Any]] = (),
         policy: dict[str, str] | None = None,
+        taught: dict[str, dict[str, str]] | None = None,
     ) -> list[str]:
         """Make the folder and hold it, or go on with what it holds where ``config.resume`` says so.
 
@@ -121,10 +125,10 @@ class RunFolder:
 
         What is resumed loses the lines that it will write again. ``fault`` says what is wrong with a checkpoint: it is
         put aside, as ``damaged-checkpoint-N``, where there is an earlier one without fault, and refused otherwise.
-        ``pictures`` and ``policy`` are the data and the policy's files by their content (pictures.jsonl, policy.json).
-        Returns what the user has to know of that. Raises UserError, and changes nothing, where another
-        process holds the folder, where it holds another run, where there is nothing to resume, and for a line that
-        cannot be read.
+        ``pictures``, ``policy`` and ``taught`` are the data, the policy's files and the examples by their content
+        (pictures.jsonl, policy.json, taught.json). Returns what the user has to know of that. Raises UserError, and
+        changes nothing, where another process holds the folder, where it holds another run, where there is nothing to
+        resume, and for a line that cannot be read.
         """
         if not self._writes:
             return []
@@ -133,7 +137,7 @@ class RunFolder:
         self._writer.refuse_held()
         self._check(config, splits)
         if self._begun():
-            notes += self._check_contents(config, pictures, policy or {})
+            notes += check_contents(self.path, config, pictures, policy or {}, taught or {})
         self._writer.acquire()
         try:
             self._check(config, splits)  # another run may have been here in between
@@ -155,6 +159,7 @@ class RunFolder:
                 self.write("splits.json", splits)
                 self._writer.write_text("pictures.jsonl", "".join(map(_line, pictures)))
                 self.write("policy.json", policy or {})
+                self.write("taught.json", taught or {})
                 self._writer.write_text(BEGUN, yaml.safe_dump(as_dict(config), sort_keys=False))
         except BaseException:
             self.close()
@@ -191,12 +196,12 @@ class RunFolder:
             self._check_splits(config, splits)
             if config.trainer.get("sync_ref_model") and self.checkpoints():
                 raise UserError(
-                    f"{_words(config)}, but {self.path} trains with trainer.sync_ref_model=true, and the reference "
+                    f"{asked(config)}, but {self.path} trains with trainer.sync_ref_model=true, and the reference "
                     "that moved is in no checkpoint; start another run"
                 )
             if "summary.json" in found and not self.checkpoints():
                 raise UserError(
-                    f"{_words(config)}, but the run in {self.path} is finished and has no checkpoint to take more "
+                    f"{asked(config)}, but the run in {self.path} is finished and has no checkpoint to take more "
                     "steps from; start another run with policy.path=" + str(self.path / "final")
                 )
         elif others or (not found and config.resume != "auto"):
@@ -209,12 +214,12 @@ class RunFolder:
         remedy = f"resume with the version that began it ({stored.get('vqr1', 'unknown')}), or start another run"
         if found < FORMAT:
             raise UserError(
-                f"{_words(config)}, but {self.path} is of format {found}, and this version resumes format {FORMAT} "
+                f"{asked(config)}, but {self.path} is of format {found}, and this version resumes format {FORMAT} "
                 "only: the order of lines differs, and best/ does not say which step it is of. vqr1 evaluate takes it "
                 f"as it is; to go on, {remedy}"
             )
         if found > FORMAT:
-            raise UserError(f"{_words(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
+            raise UserError(f"{asked(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
         before = {**_flat(as_dict(ADDED)), **_flat(yaml.safe_load((self.path / BEGUN).read_text()))}
@@ -223,7 +228,7 @@ class RunFolder:
             fixed = name.split(".")[0] in FIXED and name not in FREE
             if fixed and before.get(name) != now.get(name):
                 raise UserError(
-                    f"{_words(config)}, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
+                    f"{asked(config)}, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "
                     "resume with the same settings or start another run"
                 )
 
@@ -235,36 +240,9 @@ class RunFolder:
             known = before.get(name, split)["hash"]
             if known != split["hash"]:
                 raise UserError(
-                    f"{_words(config)}, but the split of {name} was {known} and is {split['hash']}: its label file or "
+                    f"{asked(config)}, but the split of {name} was {known} and is {split['hash']}: its label file or "
                     "pictures have changed; put them back or start another run"
                 )
-
-    def _check_contents(self, config: Config, pictures: Sequence[dict[str, Any]], policy: dict[str, str]) -> list[str]:
-        """Raises UserError where scores, spreads, parts, pictures or weights are not those that the run began with.
-
-        Returns a warning where the run began before they were noted.
-        """
-        if not (self.path / "pictures.jsonl").is_file() or not (self.path / "policy.json").is_file():
-            return [f"warning: {self.path} does not say what its data and its policy were, so they are not compared"]
-        before, now = (
-            {(r["image_id"], r["part"]): r for r in rows} for rows in (self.rows("pictures.jsonl"), pictures)
-        )
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if changed:
-            key = next((key for key in changed if key in before and key in now), changed[0])
-            raise UserError(
-                f"{_words(config)}, but {len(changed)} of {len(now)} pictures are not as {self.path} began with them: "
-                f"{key[0]} ({key[1]}) {_difference(before.get(key), now.get(key))}; put the data back or start another "
-                "run"
-            )
-        stored = json.loads((self.path / "policy.json").read_text())
-        other = sorted(name for name in {**stored, **policy} if stored.get(name) != policy.get(name))
-        if other:
-            raise UserError(
-                f"{_words(config)}, but {other[0]} of policy.path={config.policy.path} is not the file that "
-                f"{self.path} began with; give the same policy or start another run"
-            )
-        return []
 
     def _damaged(self, fault: Callable[[Path], str | None]) -> dict[Path, str]:
         """The checkpoints after the last one without fault, and what is wrong with each.
@@ -390,21 +368,6 @@ def is_finished(folder: Path, config: Config) -> bool:
         return bool(done["steps"] >= steps)
     epochs = config.trainer.get("num_train_epochs", 3)  # transformers' own number
     return bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
-
-
-def _words(config: Config) -> str:
-    """What was asked, as on the command line."""
-    return f"resume={str(config.resume).lower()}"
-
-
-def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
-    """What sets two rows of pictures.jsonl apart, in words."""
-    if before is None or now is None:
-        return "is new" if before is None else "is gone"
-    said = {"mos": "score", "mos_std": "spread"}
-    found = [f"had {said[key]} {before[key]} and has {now[key]}" for key in said if before[key] != now[key]]
-    contents = {"content": "has another content", "reference": "has another reference"}
-    return ", ".join([*found, *(said for key, said in contents.items() if before.get(key) != now.get(key))])
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,14 @@ class Example:
     answer: str
     name: str  # what messages call it
     dataset: str  # examples of one are mixed with those of others by its size
+
+
+def digests_by_set(examples: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """BLAKE2b of the examples of each set, in their order: pairs of a set and plain values."""
+    found: dict[str, Any] = {}
+    for name, values in examples:
+        found.setdefault(name, hashlib.blake2b(digest_size=16)).update(f"{json.dumps(values)}\n".encode())
+    return {name: of.hexdigest() for name, of in found.items()}
 
 
 def as_rows(examples: Sequence[Example], load: Load) -> Dataset:
