@@ -54,13 +54,13 @@ def named(names: Sequence[str], question: str) -> list[Message]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": f"\n{question}"}]}]
 
 
-def check_text(text: str) -> None:
+def check_text(text: str, what: str = "a question") -> None:
     """Raises UserError for a text that holds a token of the model's own.
 
     >>> check_text("Is it sharp?")
     """
     if token := MODEL_TOKEN.search(text):
         raise UserError(
-            f"a question holds {token[0]}, which tokenizers read as a token of the model's own and no text; take it "
+            f"{what} holds {token[0]}, which tokenizers read as a token of the model's own and no text; take it "
             "out. Pictures are put where they are named"
         )

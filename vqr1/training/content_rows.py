@@ -2,7 +2,7 @@
 
 An object a line: ``query``, ``answer``, and the pictures, by their paths from the file's folder. Either ``image``, one
 picture without a name, or DepictQA's ``image_ref``, ``image_A`` and ``image_B`` (arXiv 2312.08962), each of which may
-be null.
+be null. An ``id`` is not read, and any other field is refused: a picture under a misspelt name would not be shown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 from vqr1.depiction import REFERENCE, TAGS
 from vqr1.errors import MissingFileError, UserError
-from vqr1.picture_prompts import Message, in_order, named
+from vqr1.picture_prompts import Message, check_text, in_order, named
 from vqr1.training.shown_examples import Example
 
 SET = "content"  # which the rows are of, beside datasets
 TAGGED = {"image_ref": REFERENCE, "image_A": TAGS[0], "image_B": TAGS[1]}
+FIELDS = ("id", "query", "answer", "image", *TAGGED)
 
 
 def read_content(path: Path) -> list[Example]:
@@ -42,6 +43,11 @@ def _example(line: str, path: Path, number: int) -> Example:
         raise UserError(f"{where}: not JSON ({error}); write one object a line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: {line[:80]!r} is no object; write one a line")
+    if unknown := next((name for name in row if name not in FIELDS), None):
+        raise UserError(
+            f"{where}: {unknown} is {str(row[unknown])[:80]!r}, and a row has no such field; it has "
+            f"{', '.join(FIELDS)}. Correct its name, or take it out"
+        )
     query, answer = (_text(row, name, where) for name in ("query", "answer"))
     shown = {name: row[name] for name in ("image", *TAGGED) if row.get(name) is not None}
     if not shown or ("image" in shown and len(shown) > 1):
@@ -50,6 +56,7 @@ def _example(line: str, path: Path, number: int) -> Example:
         )
     pictures = tuple(_picture(value, name, path.parent, where) for name, value in shown.items())
     try:
+        check_text(answer, "an answer")
         prompt: list[Message] = (
             in_order(1, query) if "image" in shown else named([TAGGED[name] for name in shown], query)
         )
