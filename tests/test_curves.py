@@ -42,9 +42,14 @@ def test_a_run_that_was_shown_answers_has_its_loss_in_place_of_rewards():
         {"step": step, "train/loss": 1 / step, "train/token_accuracy": 0.5, "train/grad_norm": 1.0, "train/lr": 0.1}
         for step in (1, 2, 3)
     ]
-    assert titles(rows) == ("loss", "likeliest tokens (share)", "norm of the gradient", "learning rate", *TITLES[4:])
-    axes = drawn(rows)
-    assert all(lines(axis) for axis in axes[:4])
+    of_training = ("loss", "likeliest tokens (share)", "norm of the gradient", "learning rate")
+    plain = [{"step": step, "eval/demo_five/srcc": 0.1, "eval/demo_five/plcc": 0.2} for step in (0, 2, 3)]
+    assert titles([*rows, *plain]) == (*of_training, "PLCC", "SRCC")  # comparisons have no std
+    assert all(lines(axis) for axis in drawn([*rows, *plain]))
+    levels = [{**row, "eval/demo_five/score_std": 0.5} for row in plain]
+    assert titles([*rows, *levels]) == (*of_training, "score std of a drawn level", "SRCC")
+    (line,) = lines(drawn([*rows, *levels])[STD]).values()
+    assert list(line.get_ydata()) == [0.5, 0.5, 0.5]
 
 
 def drawn(rows, proof=None):

@@ -193,7 +193,9 @@ def test_a_rating_is_the_expected_level_and_its_word_the_likeliest():
     np.testing.assert_allclose(found.scores_NK, [[3.5], [5.0]], atol=1e-9)
     np.testing.assert_allclose(found.std_N, [0.5, 0.0], atol=1e-9)
     assert found.texts == [["The quality of the image is fair."], ["The quality of the image is excellent."]]
-    assert found.score_std() == pytest.approx(0.25)
+    figures = found.metrics()
+    assert figures["score_std"] == pytest.approx(0.25)
+    assert "unreadable" not in figures  # nothing was answered
     assert float(level_score([0.0] * 5).score) == 3.0
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from vqr1.config import Config, PolicyConfig
+from vqr1.config import Config, Objective, PolicyConfig
 from vqr1.policy.load import SHIPPED, load_policy, load_processor, lora_config
 from vqr1.training.model_card import CardFacts, model_card
 
@@ -50,6 +50,23 @@ def test_it_says_what_it_was_trained_on_and_how():
     for word in ("0.0375", "3.5e-05", "(rollout.k): 11", "torch 9.9.9", "ranking (fidelity"):
         assert word in text
     assert "vllm" not in text and "None]" not in text
+
+
+def test_scores_that_were_read_have_no_figures_of_answers():
+    shown = facts()
+    shown.config.objective = Objective.depict
+    shown.config.depict.content, shown.config.depict.content_share = "/where/mine.jsonl", 0.2
+    row = {"step": 6, "eval/five/srcc": 0.5, "eval/five/plcc": 0.25, "eval/five/n": 7}
+    text = model_card(shown, 6, [row])
+    assert (
+        "| Set | SRCC | 95 % interval | PLCC | pictures |\n|---|---|---|---|---|\n| five | 0.500 | - | 0.250 | 7 |"
+        in text
+    )
+    assert "answers, their" not in text
+    assert "(depict.short): 0.5" in text and "mine.jsonl, a share of 0.2" in text and "/where" not in text
+    shown.config.objective = Objective.levels
+    text = model_card(shown, 6, [{**row, "eval/five/score_std": 0.125}])
+    assert "| PLCC | score std of a drawn level | pictures |" in text and "| 0.250 | 0.125 | 7 |" in text
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,14 @@ def test_the_figure_shows_first_middle_and_last_with_all_scores_and_ranks(pictur
     assert np.allclose(picture.images[0].get_array()[0, 0], (200, 30, 30), atol=8)
 
 
+def test_a_score_that_was_read_is_no_mean_of_answers(pictures):
+    texts, *_ = drawn(told(rows_of([[[4.5], [-0.00004], [2], [3]], [[4.5], [1], [0.5], [3]]]), pictures)[:1])
+    said = [text.split("\n")[0] for text in texts[1:3]]
+    assert said == ["rank 4, score -4e-05", "rank 3, score 1"]
+    note = texts[3].replace("\n", " ")
+    assert note.startswith("Point: the score.") and "mean" not in note and "answer" not in note
+
+
 def test_unreadable_answers_are_counted_and_many_scores_are_points_alone(pictures):
     texts, _, (strip,) = drawn(
         told(rows_of([[[4, None, 2], 3, 2, 1], [[None], 3, 2, 1], [[5] * 40, 3, 2, 1]]), pictures)[:1]

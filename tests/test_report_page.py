@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.support.made_runs import make_run, make_sweep
+from tests.support.made_runs import make_run, make_sweep, write_lines
 from vqr1.errors import UserError
 from vqr1.report.arms import arms_of, curve, spread_out
 from vqr1.report.command import run as report
 from vqr1.report.page import as_json, duration, fixed, packed, page
-from vqr1.report.probes import Pictures
+from vqr1.report.probes import STRIP, Pictures, strip
 from vqr1.report.remarks import remarks
 from vqr1.report.runs import find_runs, read_run
 from vqr1.report.style import running_mean
@@ -270,6 +271,38 @@ def test_a_run_without_figures_sets_or_pictures(tmp_path: Path) -> None:
     for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "versions.json"):
         (folder / name).unlink()
     assert "No set was evaluated at the end" in Read(page([read_run(folder)])).words
+
+
+def test_a_run_that_was_shown_answers_has_no_figures_of_drawn_ones(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", answers=1, answer="better, similar, worse")
+    drawn = ("score_std", "unreadable")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "objective": "comparison"}))
+    summary = json.loads((folder / "summary.json").read_text())
+    for end in ("start", "final"):
+        summary[end] = {n: {k: v for k, v in row.items() if k not in drawn} for n, row in summary[end].items()}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    rows = [
+        {
+            key: value
+            for key, value in row.items()
+            if key == "step" or (key.startswith("eval/") and not key.endswith(drawn))
+        }
+        for row in map(json.loads, (folder / "metrics.jsonl").open())
+    ]
+    write_lines(folder / "metrics.jsonl", [{**row, "train/loss": 0.5} if len(row) == 1 else row for row in rows])
+    words = Read(page([read_run(folder)])).words
+    assert "by comparisons with a few training pictures" in words and "first of its K" not in words
+    assert "Loss" in words and "no measure of progress" not in words
+    assert "score std" not in words and "unreadable" not in words
+
+
+def test_scores_by_comparisons_fill_their_own_drawing() -> None:
+    steps = [{"scores": [score], "mean": score} for score in (-0.25, 0.75)]
+    height = STRIP[1]
+    assert [y for _, y in strip(steps, 0.5, None)["dots"]] == [height - 4, 4]
+    assert strip(steps, 0.5, None)["mos"] is None  # it is on another scale
+    assert [y for _, y in strip(steps[:1], 2.0, None)["dots"]] == [height / 2]
 
 
 def test_published_rows_stand_beside_sets_that_are_shared(tmp_path: Path) -> None:

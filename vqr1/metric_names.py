@@ -62,8 +62,10 @@ METRICS: dict[str, Metric] = {
     "eval/{set}/srcc_high": Metric("upper end of the SRCC's 95 % interval", "correlation"),
     "eval/{set}/plcc_low": Metric("lower end of the PLCC's 95 % interval", "correlation"),
     "eval/{set}/plcc_high": Metric("upper end of the PLCC's 95 % interval", "correlation"),
-    "eval/{set}/score_std": Metric("mean over pictures of the standard deviation of their scores", "score"),
-    "eval/{set}/unreadable": Metric("share of answers without a readable score", "share"),
+    "eval/{set}/score_std": Metric(
+        "mean over pictures of the standard deviation of their scores, or of a drawn level; not of comparisons", "score"
+    ),
+    "eval/{set}/unreadable": Metric("share of answers without a readable score; where answers are drawn", "share"),
     "eval/{set}/n": Metric("number of pictures", "pictures"),
 }
 

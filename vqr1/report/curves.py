@@ -13,6 +13,7 @@ from vqr1.folder_writer import read_json_lines
 from vqr1.report.fonts import drawable
 from vqr1.report.style import (
     BAND,
+    LEVEL_STD,
     PALE,
     QUALITY,
     RC,
@@ -49,7 +50,8 @@ def draw_curves(folder: Path) -> Path:
 
     From ``metrics.jsonl``: reward, its quality part, share of answers in the asked form; KL, score std and SRCC per
     set. Of a run that was shown answers the loss, a figure beside it, gradient and learning rate in place of the first
-    four. The ceilings of ``summary.json``'s proof, where it has one, are lines in their set's colour.
+    four, and where its scores have no spread PLCC in place of that. The ceilings of ``summary.json``'s proof, where it
+    has one, are lines in their set's colour.
     """
     rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
@@ -79,7 +81,7 @@ def curves(rows: Rows, proof: dict[str, Any] | None = None) -> Any:
         for axis, key in zip(axes[1:4], others, strict=True):
             _training(axis, rows, key)
         _training(axes[4], rows, "rollout/score_std")
-        _sets(axes[4], rows, "score_std", looks)
+        _sets(axes[4], rows, _beside_srcc(rows), looks)
         _sets(axes[5], rows, "srcc", looks)
         _ceilings(axes[5], proof or {}, looks)
         _legend(figure)
@@ -88,12 +90,26 @@ def curves(rows: Rows, proof: dict[str, Any] | None = None) -> Any:
 
 def titles(rows: Rows) -> tuple[str, ...]:
     """What the six panels of these ``metrics.jsonl`` rows are called."""
-    return tuple(map(axis_name, (*_of_training(rows), "eval/{set}/score_std", "eval/{set}/srcc")))
+    beside = _beside_srcc(rows)
+    name = LEVEL_STD if beside == "score_std" and _shown(rows) else axis_name(f"eval/{{set}}/{beside}")
+    first, second, third, fourth = map(axis_name, _of_training(rows))
+    return first, second, third, fourth, name, axis_name("eval/{set}/srcc")
+
+
+def _beside_srcc(rows: Rows) -> str:
+    """The figure of the sets that is drawn before SRCC."""
+    spread = any(value is not None for row in rows for key, value in row.items() if key.endswith("/score_std"))
+    return "plcc" if _shown(rows) and not spread else "score_std"
+
+
+def _shown(rows: Rows) -> str | None:
+    """Of a run that was shown answers the figure beside the loss."""
+    return next((key for key in SHOWN if _points(rows, key)), None)
 
 
 def _of_training(rows: Rows) -> tuple[str, str, str, str]:
     """The keys of the panels of training."""
-    shown = next((key for key in SHOWN if _points(rows, key)), None)
+    shown = _shown(rows)
     if shown is not None:
         return "train/loss", shown, "train/grad_norm", "train/lr"
     return "train/reward", _quality(rows), "reward/format", "policy/kl"

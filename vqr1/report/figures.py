@@ -8,7 +8,7 @@ from typing import Any
 
 from vqr1.report.arms import Arm, Curve, curve
 from vqr1.report.runs import Run, number
-from vqr1.report.style import axis_name
+from vqr1.report.style import LEVEL_STD, axis_name
 
 TEST = "_test"  # ending of a set's name: its test pictures
 
@@ -42,6 +42,14 @@ FIRST = (
     ("reward/regression", "Hits"),
     ("reward/format", "Format"),
 )
+# Before these, of runs that were shown answers; their loss is one to look at.
+SHOWN = (
+    ("train/loss", "Loss"),
+    ("train/token_accuracy", "Likeliest tokens"),
+    ("levels/cross_entropy", "Levels: cross-entropy"),
+    ("levels/text", "Levels: the answer's other words"),
+    ("levels/pair", "Levels: pairs"),
+)
 SPREADS = (
     ("rollout/score_std", "Score std within pictures, in training"),
     ("rollout/score_std_between", "Score std between pictures, in training"),
@@ -74,17 +82,23 @@ AXES = {
 def figures(arms: Sequence[Arm]) -> tuple[list[Figure], list[Figure]]:
     """The figures to look at first, and the others, each with what was logged of it."""
     runs = [run for arm in arms for run in arm.runs]
+    taught = SHOWN if any(was_shown(run) for run in runs) else ()
     first = [
-        *_stepwise(arms, FIRST),
+        *_stepwise(arms, (*taught, *FIRST)),
         *_by_set(arms, runs, "srcc", "SRCC"),
         *_by_set(arms, runs, "score_std", "Score std"),
         *_stepwise(arms, SPREADS),
         *_stepwise(arms, POLICY),
     ]
-    shown = {key for key, _ in (*FIRST, *SPREADS, *POLICY)}
+    shown = {key for key, _ in (*taught, *FIRST, *SPREADS, *POLICY)}
     others = sorted({key for run in runs for key in run.names()} - shown)
     keys = [(key, key) for key in others if not key.startswith("eval/")]
     return first, [*_stepwise(arms, keys), *_by_set(arms, runs, "plcc", "PLCC")]
+
+
+def was_shown(run: Run) -> bool:
+    """Whether the run learnt from answers that it was shown, and drew none."""
+    return run.settings.get("objective", "rl2r") != "rl2r"
 
 
 def curved_sets(runs: Sequence[Run]) -> list[str]:
@@ -134,13 +148,15 @@ def _stepwise(arms: Sequence[Arm], wanted: Sequence[tuple[str, str]]) -> Iterato
     for key, title in wanted:
         series = [(i, arm.name, one) for i, arm in enumerate(arms) if (one := curve(arm, key, smooth=True))]
         if series:
-            yield Figure(title, AXES.get(key, axis_name(key)), series, evaluated=False)
+            axis = axis_name(key) if (key, title) in SHOWN else AXES.get(key, axis_name(key))
+            yield Figure(title, axis, series, evaluated=False)
 
 
 def _by_set(arms: Sequence[Arm], runs: Sequence[Run], figure: str, title: str) -> Iterator[Figure]:
     """A figure per set with a curve per arm; of a single arm one figure with a curve per set."""
     sets = curved_sets(runs)
-    axis = axis_name(f"eval/set/{figure}")
+    levels = figure == "score_std" and all(map(was_shown, runs))
+    axis = LEVEL_STD if levels else axis_name(f"eval/set/{figure}")
     if len(arms) == 1:
         series = [
             (i, name, one) for i, name in enumerate(sets) if (one := curve(arms[0], f"eval/{name}/{figure}", False))

@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from vqr1.evaluation.paper import REMARKS, TABLE2, published
 from vqr1.report.arms import Arm, arms_of, short_names, spread_out
-from vqr1.report.figures import TEST, Figure, ceilings, figures, final, final_sets
+from vqr1.report.figures import TEST, Figure, ceilings, figures, final, final_sets, was_shown
 from vqr1.report.probes import Pictures, probes, samples
 from vqr1.report.remarks import remarks
 from vqr1.report.runs import Run, by_experiment, number
@@ -134,6 +134,8 @@ def _experiment(
         "tables": study_tables(runs),
         "probes": probes(arms, pictures),
         "samples": samples(arms, pictures),
+        "drawn": not all(map(was_shown, runs)),
+        "compared": any(run.settings.get("objective") in ("comparison", "depict") for run in runs),
     }
 
 
@@ -254,7 +256,8 @@ def _finals(arms: Sequence[Arm], places: Sequence[int]) -> dict[str, Any]:
         row["dots"] = [place(value) for value in row["values"]] if row["runs"] > 1 else []
     for each in sets:
         each["lines"] = [(line.name, line.value, place(line.value)) for line in each["ceilings"]]
-    return {"sets": sets, "low": low, "high": high, "several": any(row["runs"] > 1 for row in rows)}
+    more = [key for key in ("score_std", "unreadable") if any(row[key] is not None for row in rows)]
+    return {"sets": sets, "low": low, "high": high, "more": more, "several": any(row["runs"] > 1 for row in rows)}
 
 
 def _final(arms: Sequence[Arm], places: Sequence[int], name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ GROUPS = 2  # groups of answers shown of a step's samples
 SAMPLED = 3  # of the steps
 ARMS = 12  # whose samples are shown
 LONGEST = 600  # letters of an answer
-SCALE = (1.0, 5.0)  # what the prompt asks for
+SCALE = (1.0, 5.0)  # what the prompt asks for, and levels are on
 STRIP = (180, 44)  # pixels
 
 
@@ -59,9 +59,10 @@ def probes(arms: Sequence[Arm], pictures: Pictures) -> list[dict[str, Any]]:
             "mos": number(told["row"].get("mos")),
             "image": pictures([run for _, run, _ in told["arms"].values()], told["row"]),
             "arms": [
-                {"name": arm, "run": run.name, "steps": steps, "strip": strip(steps, number(told["row"].get("mos")))}
+                {"name": arm, "run": run.name, "steps": steps, "strip": strip(steps, mos, _scale(run))}
                 for arm, run, rows in told["arms"].values()
                 for steps in [[_said(row) for row in spread_out(sorted(rows, key=lambda r: r["step"]), STEPS)]]
+                for mos in [number(told["row"].get("mos"))]
             ],
         }
         for (name, image_id), told in list(found.items())[:PICTURES]
@@ -102,10 +103,24 @@ def cut(answer: str) -> str:
     return told if len(told) <= LONGEST else told[:LONGEST] + " …"
 
 
-def strip(steps: Sequence[dict[str, Any]], mos: float | None) -> dict[str, Any]:
-    """Where K scores a step lie in a drawing of :data:`STRIP` pixels: left to right the steps, upwards the score."""
+def _scale(run: Run) -> tuple[float, float] | None:
+    """That of the run's scores; None where they have none but their own range, which says nothing of a MOS."""
+    compares = run.settings.get("objective") in ("comparison", "depict")
+    return None if compares else SCALE
+
+
+def strip(
+    steps: Sequence[dict[str, Any]], mos: float | None, scale: tuple[float, float] | None = SCALE
+) -> dict[str, Any]:
+    """Where K scores a step lie in a drawing of :data:`STRIP` pixels: left to right the steps, upwards the score.
+
+    Without a ``scale`` they fill the drawing, and the opinion score is not in it.
+    """
     width, height = STRIP
-    low, high = SCALE
+    if scale is None:
+        known = [score for step in steps for score in step["scores"] if score is not None] or [0.0]
+        mos, scale = None, (min(known), max(known)) if max(known) > min(known) else (known[0] - 1, known[0] + 1)
+    low, high = scale
 
     def y(value: float) -> float:
         return round(height - 4 - (height - 8) * (min(max(value, low), high) - low) / (high - low), 1)

@@ -45,6 +45,12 @@ NOTE = (
     "The text is the first answer."
 )
 
+# Where a picture has one score, which was read and not drawn.
+NOTE_OF_ONE = (
+    "Point: the score. Rank 1 is the highest score among the probe pictures of the set. Better: the rank is nearer to "
+    "that by opinion score than at the first evaluation; worse: farther. The text has the likeliest words."
+)
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -179,7 +185,8 @@ def reasoning(told: list[Story]) -> Any:
     text, fonts = drawable(everything, "DejaVu Sans Mono")
     blocks = iter(_wrapped(each, CELLS) for each in text.split(r"\x00"))
     texts = [[next(blocks) for _ in moments] for moments in shown]
-    note = textwrap.wrap(NOTE, NOTE_ACROSS)
+    drawn = any(len(moment.scores) > 1 for story in told for moment in story.moments)
+    note = textwrap.wrap(NOTE if drawn else NOTE_OF_ONE, NOTE_ACROSS)
     captions = [_wrapped(drawable(_caption(story), warn=False)[0], ACROSS) for story in told]
     pictures = []
     for story in told:
@@ -306,7 +313,9 @@ def _said(moment: Moment) -> str:
     shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     readable = [score for score in moment.scores if score is not None]
     figures = "no readable score"
-    if moment.mean is not None:
+    if moment.mean is not None and len(moment.scores) == 1:
+        figures = f"rank {_number(moment.rank)}, score {moment.mean:.3g}"
+    elif moment.mean is not None:
         each = " of " + " ".join(f"{score:.2f}" for score in readable) if len(readable) <= LISTED else ""
         figures = f"rank {_number(moment.rank)}, mean {moment.mean:.2f}{each}"
         if len(readable) < len(moment.scores):

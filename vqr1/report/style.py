@@ -61,6 +61,7 @@ QUALITY = {
     "reward/binary": "right order (share)",
     "reward/regression": "hits (share)",
 }
+LEVEL_STD = "score std of a drawn level"  # eval/{set}/score_std of a run that was shown levels
 # What axes are called, by what is logged; {set} is any set's name.
 AXES = {
     "train/reward": "reward",

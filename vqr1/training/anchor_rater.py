@@ -15,7 +15,7 @@ from vqr1.comparison.words import both_orders
 from vqr1.data.pictures import load_many
 from vqr1.data.sample import Sample
 from vqr1.picture_prompts import Message
-from vqr1.training.evaluator import Ratings, in_batches
+from vqr1.training.evaluator import ReadRatings, in_batches
 
 
 class WordSource(Protocol):
@@ -69,7 +69,7 @@ class AnchorRater:
         k: int,
         temperature: float | None = None,
         advance: Callable[[int], None] = lambda pictures: None,
-    ) -> Ratings:
+    ) -> ReadRatings:
         """One rating of each picture of the set ``name``; ``k`` is 1, and there is no temperature. Collective."""
         assert k == 1 and temperature is None
         anchors = self._anchors.get(samples[0].dataset) or next(iter(self._anchors.values()))
@@ -82,7 +82,7 @@ class AnchorRater:
         pictures = max(1, self._batch // (self._orders * len(anchors)))
         found = in_batches(len(samples), pictures, compared, self._before_batch, advance)
         scores = score_against_anchors(np.array([better for better, _ in found]), own)
-        return Ratings(samples, [[text] for _, text in found], scores[:, None])
+        return ReadRatings(samples, [[text] for _, text in found], scores[:, None])
 
     def _solved(self, anchors: Sequence[Sample]) -> np.ndarray:
         """The anchors' scores (A,), from all comparisons among them in both orders."""

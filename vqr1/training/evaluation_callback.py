@@ -113,7 +113,8 @@ class EvaluationCallback(TrainerCallback):
         began = time.perf_counter()
         pictures = sum(len(samples) for _, samples, *_ in sets)
         answers = sum(len(samples) * k for _, samples, k, _ in sets)
-        with self._logger.screen.count(f"evaluating {pictures} pictures at step {step}", answers, "answers") as advance:
+        unit = "answers" if self._config.draws_answers else "pictures"
+        with self._logger.screen.count(f"evaluating {pictures} pictures at step {step}", answers, unit) as advance:
             values = self._rate(step, sets, advance)
         # The weights first: a line of the best step without its weights could not be made good.
         row = {"step": step, **finite(values)}
@@ -143,11 +144,10 @@ class EvaluationCallback(TrainerCallback):
             figures = ratings.metrics()
             values.update({f"eval/{name}/{key}": value for key, value in figures.items()})
             self._keep_probes(step, name, ratings)
-            self._logger.screen.note(
-                f"  step {step}  {name}: SRCC {figures['srcc']:.3f}  PLCC {figures['plcc']:.3f}  score std "
-                f"{figures['score_std']:.3f}  unreadable {figures['unreadable']:.3f}  "
-                f"({len(samples)} pictures, {k} answers)"
-            )
+            told = {"SRCC": "srcc", "PLCC": "plcc", "score std": "score_std", "unreadable": "unreadable"}
+            said = "  ".join(f"{word} {figures[key]:.3f}" for word, key in told.items() if key in figures)
+            drawn = f", {k} answers" if self._config.draws_answers else ""
+            self._logger.screen.note(f"  step {step}  {name}: {said}  ({len(samples)} pictures{drawn})")
         return values
 
     def seconds_to_come(self, step: int, steps: int) -> float | None:

@@ -69,6 +69,19 @@ class Ratings:
         }
 
 
+@dataclass(frozen=True)
+class ReadRatings(Ratings):
+    """One score of each of N pictures, of probabilities that are read: no answer is drawn, so none is unreadable."""
+
+    std_N: np.ndarray | None = None  # of the words that could be drawn; None where a score is no word's
+
+    def metrics(self) -> dict[str, float]:
+        """As of answers, less the figures that only drawn ones have."""
+        figures = super().metrics()
+        del figures["score_std"], figures["unreadable"]
+        return figures if self.std_N is None else {**figures, "score_std": float(self.std_N.mean())}
+
+
 class AnswerSource(Protocol):
     """Anything that answers: the trainer with its current weights, or a policy by itself."""
 

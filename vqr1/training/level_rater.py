@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from vqr1.data.pictures import load_many
 from vqr1.data.sample import Sample
 from vqr1.levels import ENDING, LEVELS, OPENING, level_score
-from vqr1.training.evaluator import Ratings, in_batches
+from vqr1.training.evaluator import ReadRatings, in_batches
 
 
 class LevelSource(Protocol):
@@ -21,17 +20,6 @@ class LevelSource(Protocol):
     def level_log_probabilities(
         self, prompt: list[dict[str, str]], pictures: Sequence[Image.Image]
     ) -> list[list[float]]: ...
-
-
-@dataclass(frozen=True)
-class LevelRatings(Ratings):
-    """One score for each of N pictures, with the spread that its words' probabilities have."""
-
-    std_N: np.ndarray = field(default_factory=lambda: np.empty(0))
-
-    def score_std(self) -> float:
-        """Mean over pictures of the standard deviation of a drawn word's score."""
-        return float(self.std_N.mean())
 
 
 class LevelRater:
@@ -60,7 +48,7 @@ class LevelRater:
         k: int,
         temperature: float | None = None,
         advance: Callable[[int], None] = lambda pictures: None,
-    ) -> LevelRatings:
+    ) -> ReadRatings:
         """One rating of each picture of the set ``name``; ``k`` is 1, and there is no temperature. Collective."""
         assert k == 1 and temperature is None
 
@@ -70,4 +58,4 @@ class LevelRater:
 
         found = level_score(np.array(in_batches(len(samples), self._batch, words, self._before_batch, advance)))
         texts = [[f"{OPENING} {LEVELS[best]}{ENDING}"] for best in found.probabilities.argmax(1)]
-        return LevelRatings(samples, texts, found.score[:, None], found.std)
+        return ReadRatings(samples, texts, found.score[:, None], found.std)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vqr1.comparison.words import QUESTION
-from vqr1.config import Config, LevelLabels, Objective, RewardKind
+from vqr1.config import Config, DepictConfig, LevelLabels, Objective, RewardKind
 from vqr1.config_checks import step_settings
 from vqr1.policy.load import SHIPPED
 from vqr1.provenance import versions
@@ -86,7 +86,7 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
             "",
             "## Measured",
             "",
-            *_measured(step, rows),
+            *_measured(step, rows, facts.config.draws_answers),
             "",
             "## Load",
             "",
@@ -241,20 +241,31 @@ def _pairs(config: Config) -> dict[str, Any]:
         f"anchors of a score ({section}.anchors)": settings.anchors,
         f"orders of a comparison ({section}.both_orders)": 2 if settings.both_orders else 1,
     }
+    if isinstance(settings, DepictConfig):
+        found["share of questions with a short answer (depict.short)"] = f"{settings.short:g}"
+        found["with references (depict.reference)"] = "where a set names them" if settings.reference else "never"
+        if settings.content is not None:
+            of = f"{Path(settings.content).name}, a share of {settings.content_share:g}"
+            found["rows on what pictures show (depict.content)"] = of
+    elif settings.balanced:
+        found["each word as often (comparison.balanced)"] = "yes"
     if settings.spread:
         found[f"spread of ratings ({section}.spread)"] = settings.spread
     return found
 
 
-def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The evaluation of this step, else the last before it, which the text says."""
+def _measured(step: int, rows: Sequence[dict[str, Any]], drawn: bool) -> list[str]:
+    """The evaluation of this step, else the last before it, which the text says; ``drawn``: of answers."""
     if not rows:
         return ["Nothing has been evaluated."]
     row = max((row for row in rows if row["step"] <= step), key=lambda row: row["step"], default=None)
     if row is None:
         return ["Nothing was evaluated up to this step."]
+    figures = {"score_std": "score std over the answers", "unreadable": "unreadable"} if drawn else {}
+    if not drawn and any(key.endswith("/score_std") for key in row):
+        figures = {"score_std": "score std of a drawn level"}
     text = [
-        "SRCC and PLCC of the scores (of several answers their mean) against the opinion scores"
+        f"SRCC and PLCC of the scores{' (of several answers their mean)' if drawn else ''} against the opinion scores"
         + (
             "."
             if row["step"] == step
@@ -262,8 +273,8 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
         )
         + " Validation sets chose the best weights; names that end in `_test` are held-out pictures.",
         "",
-        "| Set | SRCC | 95 % interval | PLCC | score std over the answers | unreadable | pictures |",
-        "|---|---|---|---|---|---|---|",
+        f"| Set | SRCC | 95 % interval | PLCC | {''.join(f'{name} | ' for name in figures.values())}pictures |",
+        "|---" * (5 + len(figures)) + "|",
     ]
     sets = dict.fromkeys(key.split("/", 1)[1].rpartition("/")[0] for key in row if key.startswith("eval/"))
     for name in sets:
@@ -274,7 +285,7 @@ def _measured(step: int, rows: Sequence[dict[str, Any]]) -> list[str]:
 
         low, high = shown("srcc_low"), shown("srcc_high")
         interval = "-" if "-" in (low, high) else f"{low} to {high}"
-        cells = [shown("srcc"), interval, shown("plcc"), shown("score_std"), shown("unreadable")]
+        cells = [shown("srcc"), interval, shown("plcc"), *map(shown, figures)]
         text.append(f"| {name} | {' | '.join(cells)} | {row[f'eval/{name}/n']:.0f} |")
     return text
 

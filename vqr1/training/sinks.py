@@ -82,8 +82,9 @@ def captioned(folder: Path, rows: Iterable[dict[str, Any]]) -> list[tuple[Path, 
 
 def final_table(summary: dict[str, Any]) -> Table:
     """Start and end of each set of ``summary.json``."""
-    figures = ("srcc", "srcc_low", "srcc_high", "plcc", "score_std", "unreadable", "n")
+    figures = ["srcc", "srcc_low", "srcc_high", "plcc", "score_std", "unreadable", "n"]
     ends = [(name, end) for name in summary["final"] for end in ("start", "final") if name in summary[end]]
+    figures = [key for key in figures if any(key in summary[end][name] for name, end in ends)]
     return Table(
         ("set", "end", *figures),
         [[name, end, *(_short(summary[end][name].get(key)) for key in figures)] for name, end in ends],
