@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "prerequisites": {"config", "estimate", "fitting", "gpus", "machine_choices", "policy", "rollout_settings"},
     "estimate": set(),
-    "fitting": {"answer", "batches", "config", "config_checks", "data", "estimate", "rollout_settings"},
+    "fitting": {"answer", "batches", "config", "config_checks", "data", "estimate", "levels", "rollout_settings"},
     "plan": {
         "cohorts",
         "config",

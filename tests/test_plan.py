@@ -57,6 +57,14 @@ def test_sixteen_gpus_train_all_weights_of_the_papers_policy(monkeypatch, capsys
         (["experiment=koniq10k", "policy=qwen2_5_vl_3b"], ("550 steps",)),
         (["experiment=kadid10k_spaq", "plan.picture=1024x768"], ("3996 patches",)),
         (["experiment=demo", "plan.gpus=1"], ("tiny: 1.5 million", "360 steps")),
+        # KonIQ-10k's 7,058 training pictures twice, by 64.
+        (["experiment=levels"], ("64 pictures with an answer each", "220 steps", "3996 patches")),
+        (["experiment=comparison", "plan.picture=512x384"], ("64 pairs with an answer each", "with 2 of them at most")),
+        # 30,000 pairs and a quarter as many rows, once.
+        (
+            ["experiment=depict", "depict.content=x", "depict.content_share=0.2"],
+            ("64 examples with an answer each", "with 3 of them at most", "585 steps", "policy.tuning=lora"),
+        ),
     ],
 )
 def test_other_runs(words, parts, monkeypatch, capsys):
@@ -80,11 +88,53 @@ def test_other_runs(words, parts, monkeypatch, capsys):
         (["plan.gpus=8", "-m"], "-m: vqr1 plan plans one run"),
         (["--json"], "--json needs a file"),
         (["rollout.k=0"], "rollout.k=0"),
+        (["experiment=levels", "plan.answer=50"], "plan.answer=50 has no effect with objective=levels"),
     ],
 )
 def test_what_cannot_be_planned_is_one_message(words, message, monkeypatch, capsys):
     said = planned(monkeypatch, capsys, "experiment=kadid10k", *words, code=2)
     assert message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("objective", ["levels", "comparison", "depict"])
+def test_where_answers_are_shown_none_are_drawn(objective, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "plan.json"
+    said = planned(monkeypatch, capsys, f"experiment={objective}", "plan.picture=512x384", "--json", str(file))
+    assert "rollout" not in said and "generation" not in said and "vLLM" not in said
+    found = json.loads(file.read_text())
+    assert found["seconds"]["step"] == pytest.approx(
+        sum(found["seconds"][part] for part in ("passes", "sending", "rest"))
+    )
+    assert "vllm" not in found["memory_bytes"] or not found["memory_bytes"]["vllm"]
+    assert found["operations"] == {"training": found["operations"]["training"], "reference": 0, "old": 0}
+    pictures = {"levels": 1, "comparison": 2, "depict": 3}[objective]
+    text = found["tokens"]["prompt"] - pictures * found["tokens"]["patches"] // 4
+    assert found["tokens"]["patches"] == 1008 and 30 < text < 80
+
+
+def test_soft_levels_have_all_five_answers_behind_a_prompt(monkeypatch, capsys, tmp_path):
+    found = {}
+    for labels in ("hard", "soft"):
+        file = tmp_path / f"{labels}.json"
+        planned(monkeypatch, capsys, "experiment=levels", f"levels.labels={labels}", "--json", str(file))
+        found[labels] = json.loads(file.read_text())
+    assert found["soft"]["tokens"]["answer"] == 5 * found["hard"]["tokens"]["answer"]
+    assert found["soft"]["memory_bytes"]["activations"] > found["hard"]["memory_bytes"]["activations"]
+
+
+def test_a_reference_is_a_picture_more(monkeypatch, capsys, tmp_path):
+    found = []
+    for words in ([], ["data.reference=true", "rollout.prompt=reference"]):
+        file = tmp_path / f"{len(found)}.json"
+        said = planned(
+            monkeypatch, capsys, "experiment=kadid10k", "trainer.answers_per_device=48", *words, "--json", str(file)
+        )
+        found.append(json.loads(file.read_text()))
+    assert "with 2 of them" in said
+    alone, beside = found
+    assert beside["tokens"]["prompt"] > alone["tokens"]["prompt"] + 1008 // 4
+    assert beside["memory_bytes"]["pictures"] == 2 * alone["memory_bytes"]["pictures"]
+    assert beside["operations"]["training"] > 1.2 * alone["operations"]["training"]
 
 
 def test_words_that_are_not_the_plans_are_trains():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,10 +20,14 @@ from tests.support.qwen import SPECIAL, hub_name, published_config, published_se
 from vqr1.answer import build_prompt, read_score
 from vqr1.bench.shapes import SHAPES, shape_config
 from vqr1.comparison.words import ANSWER, WORDS
-from vqr1.config import LoraSettings, PolicyConfig
+from vqr1.comparison.words import QUESTION as COMPARED
+from vqr1.config import Config, LevelsConfig, LoraSettings, Objective, PolicyConfig
+from vqr1.data.kadid10k import KINDS
 from vqr1.demo.tiny_policy import make_config
-from vqr1.depiction import LETTERS, OPENING
+from vqr1.depiction import LETTERS, OPENING, Distortion, how_much_better, what_degrades, which_is_better
 from vqr1.errors import UserError
+from vqr1.estimate.sizes import PUBLISHED
+from vqr1.fitting import question
 from vqr1.levels import LEVELS, word_tokens
 from vqr1.picture_prompts import in_order
 from vqr1.policy.comparison_scores import comparison_answers
@@ -32,6 +37,7 @@ from vqr1.policy.load import lora_config
 from vqr1.policy.weight_files import current_name
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import encode_prompts, text_tokens
+from vqr1.training.level_examples import build_question
 from vqr1.training.policy_checks import lora_targets
 
 PAPER = build_prompt("paper")[0]["content"]
@@ -356,3 +362,36 @@ def test_several_pictures_stand_where_they_are_named(processor):
     place = "<|vision_start|>PICTURE<|vision_end|>"
     asked = f"The first image: {place} The second image: {place}\nWhich is sharper?"
     assert f"<|im_start|>user\n{asked}<|im_end|>" in text
+
+
+def test_plans_count_the_longest_prompts_and_answers(processor, tokenizer):
+    """Of each objective whose answers are shown, in the published vocabulary; not by far too much."""
+    draw = np.random.default_rng(0)
+    worst = Distortion(max(KINDS, key=lambda name: len(tokenizer.encode(name))), 5, 5)
+    asked = [
+        what(*words, draw, short=short, reference=True, **more)
+        for short in (True, False)
+        for _ in range(20)
+        for what, words, more in (
+            (which_is_better, (True,), {"why": (worst, worst)}),
+            (how_much_better, (0,), {}),
+            (what_degrades, (worst,), {}),
+        )
+    ]
+    of = {
+        Objective.levels: (
+            build_question(LevelsConfig().question),
+            [f"The quality of the image is {w}." for w in LEVELS],
+        ),
+        Objective.comparison: (in_order(2, COMPARED), [f"{ANSWER} {word}." for word in WORDS]),
+        Objective.depict: (max((a.prompt for a in asked), key=lambda p: len(str(p))), [a.answer for a in asked]),
+    }
+    sizes = PUBLISHED["7B"]
+    for objective, (prompt, answers) in of.items():
+        config = Config(objective=objective, policy=PolicyConfig(path="Qwen/Qwen2.5-VL-7B-Instruct"))
+        counted = question(config, sizes, (56, 56))
+        picture = Image.new("RGB", (56, 56))
+        found = encode_prompts(processor, [{"images": [picture] * counted.pictures, "prompt": prompt}])["input_ids"]
+        assert found.shape[1] <= counted.prompt(sizes) <= found.shape[1] + 30, objective
+        longest = max(len(tokenizer.encode(answer)) + 1 for answer in answers)
+        assert longest <= counted.answer <= 2 * longest, objective

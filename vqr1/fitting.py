@@ -11,7 +11,7 @@ from typing import Any
 
 from vqr1.answer import build_prompt
 from vqr1.batches import BatchPlan, plan_batches
-from vqr1.config import Config, Objective, Tuning
+from vqr1.config import Config, LevelLabels, Objective, Tuning
 from vqr1.config_checks import step_settings
 from vqr1.data import DATASETS
 from vqr1.errors import UserError
@@ -28,6 +28,7 @@ from vqr1.estimate.memory import (
 )
 from vqr1.estimate.sizes import Sizes, picture_patches
 from vqr1.estimate.work import Scoring
+from vqr1.levels import LEVELS
 from vqr1.rollout_settings import Correction, TrainingEngine, check_memory
 
 # A prompt's turns and tags, the system's turn among them, and letters to a token of English (Qwen's vocabulary).
@@ -71,6 +72,8 @@ def question(config: Config, sizes: Sizes, picture: tuple[int, int] | None = Non
     # The first picture's begin and end are counted among the turns.
     text = TURNS + 2 * (pictures - 1) + round(_letters(config) / LETTERS)
     answer = config.rollout.max_tokens if config.draws_answers else ANSWER_TOKENS[config.objective]
+    if config.objective is Objective.levels and config.levels.labels is LevelLabels.soft:
+        answer *= len(LEVELS)  # behind one copy of the prompt hang the answers with all five words
     patches = policy.max_pixels // sizes.patch**2
     if picture is not None:
         patches = picture_patches(*picture, policy.min_pixels, policy.max_pixels, sizes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.cohorts import cohorts_per_epoch
-from vqr1.config import Config, Launcher
+from vqr1.config import Config, Launcher, Objective
 from vqr1.config_checks import step_settings
 from vqr1.data import DATASETS, read_dataset
 from vqr1.errors import MissingFileError, UserError
@@ -114,6 +114,7 @@ class Plan:
     """What a run needs. Bytes, seconds and operations of one rank, of one step, unless they say otherwise."""
 
     policy: str
+    objective: Objective
     sizes: Sizes
     from_file: str | None  # where the sizes are from; None: as published
     settings: PlanSettings
@@ -134,6 +135,11 @@ class Plan:
     checkpoint: float  # bytes on the disk
 
     @property
+    def drawn(self) -> bool:
+        """Whether answers are drawn; else one is shown with each example."""
+        return self.objective is Objective.rl2r
+
+    @property
     def step_seconds(self) -> float:
         return sum(self.seconds.values())
 
@@ -145,10 +151,11 @@ class Plan:
 def make_plan(config: Config, settings: PlanSettings) -> Plan:
     """Raises UserError for what cannot be: settings, sizes, a policy that does not fit; MissingFileError for a policy
     that is neither here nor published."""
-    if not config.draws_answers:
+    drawn = config.draws_answers
+    if not drawn and settings.answer != PlanSettings.answer:
         raise UserError(
-            f"vqr1 plan counts the time in which answers are drawn, and objective={config.objective.value} draws none; "
-            "name an experiment with objective=rl2r"
+            f"plan.answer={settings.answer} has no effect with objective={config.objective.value}, whose answers are "
+            "shown; leave it out"
         )
     sizes, found = policy_sizes(config.policy.path)
     ranks = settings.gpus * settings.nodes
@@ -156,7 +163,7 @@ def make_plan(config: Config, settings: PlanSettings) -> Plan:
     devices = Devices(gpu=True, ranks=ranks, memory=memory)
     engine = config.rollout.engine
     if engine is TrainingEngine.auto:
-        engine = TrainingEngine.vllm_colocate
+        engine = TrainingEngine.vllm_colocate if drawn else TrainingEngine.transformers
     launcher = None if config.launcher is Launcher.auto else config.launcher
     if launcher is Launcher.none:
         devices, ranks = replace(devices, ranks=1), 1
@@ -165,15 +172,21 @@ def make_plan(config: Config, settings: PlanSettings) -> Plan:
     chosen = fitted(config, sizes, engine, devices, launcher, longest)
     method = Method(chosen["tuning"], chosen["launcher"].value, engine)
     batches = chosen["batches"]
-    usual = replace(longest, answer=min(settings.answer, longest.answer))
+    usual = replace(longest, answer=min(settings.answer, longest.answer)) if drawn else longest
     how, share = training(config, sizes, method, devices, usual), passes(config, batches, devices, usual)
     scored = scoring(config, method)
     vllm = {TrainingEngine.vllm_colocate: "colocate", TrainingEngine.vllm_server: "server"}.get(engine, "none")
     sent = traffic(how, share, share.count * (scored.old + scored.reference), vllm)
     operations = step(how, share, scored)
     speed = Speed(tflops=settings.tflops, utilisation=settings.utilisation)
+    parallel = config.rollout.vllm.tensor_parallel
+    total = sum(operations.values())
+    spent = seconds(how, share, total, sent.total, longest.answer, settings.nodes, parallel, speed)
+    if not drawn:
+        del spent["generation"]
     return Plan(
         policy=config.policy.path,
+        objective=config.objective,
         sizes=sizes,
         from_file=found,
         settings=settings,
@@ -188,16 +201,7 @@ def make_plan(config: Config, settings: PlanSettings) -> Plan:
         usual=usual,
         longest=longest,
         operations=operations,
-        seconds=seconds(
-            how,
-            share,
-            sum(operations.values()),
-            sent.total,
-            longest.answer,
-            settings.nodes,
-            config.rollout.vllm.tensor_parallel,
-            speed,
-        ),
+        seconds=spent,
         sent=sent,
         steps=run_steps(config, settings),
         checkpoint=checkpoint_bytes(how),
@@ -219,15 +223,23 @@ def policy_sizes(path: str) -> tuple[Sizes, str | None]:
 
 
 def run_steps(config: Config, settings: PlanSettings) -> int:
-    """Optimiser steps of the whole run. Raises UserError for a dataset that is neither published nor here."""
+    """Optimiser steps of the whole run. Raises UserError for a dataset that is neither published nor here.
+
+    Pairs of one reference, and pairs of which each word is to come as often, may be fewer than are counted.
+    """
     steps = config.trainer.get("max_steps", -1)
     if steps > 0:
         return int(steps)
-    images, cohort = step_settings(config.trainer).images_per_step, config.reward.cohort_size
+    images, cohort = step_settings(config.trainer).images_per_step, config.together
     if settings.pictures is not None:
         counts = [settings.pictures]
     else:
         counts = [training_pictures(name, config) for name in config.data.train]
+    if config.objective in (Objective.comparison, Objective.depict):
+        most = config.comparison.pairs if config.objective is Objective.comparison else config.depict.pairs
+        counts = [min(most, count * (count - 1) // 2) for count in counts]
+        share = config.depict.content_share
+        counts += [round(share / (1 - share) * sum(counts))] if share else []
     batches = sum(cohorts_per_epoch(counts, cohort, config.data.mix_temperature)) // max(1, images // cohort)
     return int(batches * config.trainer.get("num_train_epochs", 3) * config.trainer.get("num_iterations", 1))
 
@@ -248,7 +260,7 @@ def training_pictures(name: str, config: Config) -> int:
 def command(plan: Plan, words: Sequence[str]) -> list[str]:
     """What starts the run with ``words``: one line, or for several machines one under Slurm and one without."""
     chosen = _choice(plan)
-    del chosen["rollout.engine"]  # chosen again where the run starts
+    chosen.pop("rollout.engine", None)  # chosen again where the run starts
     given = [word for word in words if word.partition("=")[0].lstrip("+") not in chosen]
     run = shlex.join([*given, *(f"{key}={value}" for key, value in chosen.items())])
     nodes, gpus = plan.settings.nodes, plan.settings.gpus
@@ -270,20 +282,28 @@ def text(plan: Plan, words: Sequence[str]) -> str:
     machines = f"{_count(settings.nodes, 'machine')} with {_count(settings.gpus, 'GPU')}"
     total = sum(plan.operations.values()) * plan.ranks
     done = {name: f"{part * plan.ranks / 1e15:.2f}" for name, part in plan.operations.items() if part}
-    sent = {"gradients": plan.sent.gradients, "weights": plan.sent.weights, "to vLLM": plan.sent.sync}
+    sent = {"gradients": plan.sent.gradients, "weights": plan.sent.weights}
+    sent |= {"to vLLM": plan.sent.sync} if plan.drawn else {}
+    examples = {Objective.levels: "pictures", Objective.comparison: "pairs"}.get(plan.objective, "examples")
+    each = f"pictures with {usual.k} answers" if plan.drawn else f"{examples} with an answer"
     lines = {
         "policy": [f"{plan.policy}: {_parameters(sizes.parameters)}, {where}; trained: {_parameters(plan.trained)}"],
         "machine": [f"{machines} of {_gb(plan.memory_of_gpu)}; ranks: {plan.ranks}"],
         "choice": [" ".join(f"{key}={value}" for key, value in _choice(plan).items())],
         "command": command(plan, words),
         "step": [
-            f"{plan.images_per_step} pictures with {usual.k} answers each; on every GPU "
+            f"{plan.images_per_step} {each} each; on every GPU "
             f"{_count(plan.passes, 'pass', 'passes')} of {plan.answers_per_device} answers"
         ],
         "tokens": [
             f"{usual.patches} patches a picture; {prompt} tokens a prompt with {with_them}, {usual.answer} an answer "
             f"(at most {plan.longest.answer});",
             f"a picture with its answers {packed}",
+        ]
+        if plan.drawn
+        else [
+            f"{usual.patches} patches a picture; {prompt} tokens a prompt with {with_them} at most, {usual.answer} an "
+            "answer at most"
         ],
         "memory": [
             f"{_gb(found.total)} of each GPU's {_gb(plan.memory_of_gpu)}, with the longest answers:",
@@ -313,7 +333,7 @@ def _choice(plan: Plan) -> dict[str, Any]:
     return {
         "policy.tuning": plan.method.tuning.value,
         "launcher": plan.method.launcher,
-        "rollout.engine": plan.method.engine.value,
+        **({"rollout.engine": plan.method.engine.value} if plan.drawn else {}),
         "trainer.answers_per_device": plan.answers_per_device,
     }
 
