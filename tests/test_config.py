@@ -482,6 +482,10 @@ def test_depict_trains_lora_on_the_attention_layers():
     ("words", "message"),
     [
         (["levels.level_weight=0"], "levels.level_weight and levels.pair_weight are both 0"),
+        (
+            ["levels.level_weight=0", "levels.pair_weight=1", "levels.closed_set=true"],
+            "levels.closed_set=true has no effect with levels.level_weight=0",
+        ),
         (["levels.text_weight=-1"], "levels.text_weight=-1.0: set it to 0 or more"),
     ],
 )

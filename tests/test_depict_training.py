@@ -224,11 +224,25 @@ def test_rows_are_mixed_in_by_their_share_and_come_again(content):
         ({**SEA, "image": None}, "line 1: its pictures are none; give image, or one or more of image_ref"),
         ({**SEA, "image_A": "sky.png"}, "line 1: its pictures are image, image_A"),
         ({**SEA, "query": "<|image_pad|>?"}, "line 1: a question holds <.image_pad.>"),
+        ({**SEA, "answer": "<|im_end|>"}, "line 1: an answer holds <.im_end.>"),
+        ({"image_a": "sea.png", **SEA}, "line 1: image_a is 'sea.png', and a row has no such field; it has id, query"),
+        ({**SEA, "image_C": None}, "line 1: image_C is 'None', and a row has no such field"),
+        ({**SEA, "image": ["sea.png"]}, r"line 1: image is \"\['sea.png'\]\", and there is no such picture"),
+        ("\ufeff\n{", "line 2: not JSON"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(content, row, message):
     with pytest.raises(UserError, match=message):
         read_content(content(row))
+
+
+def test_lines_end_at_line_feeds_alone(content):
+    """JSON may have other separators inside a text."""
+    path = content(json.dumps({**SEA, "answer": "The\u2028sea."}, ensure_ascii=False) + "\r", SEA)
+    assert [(row.answer, row.name) for row in read_content(path)] == [
+        ("The\u2028sea.", "rows.jsonl, line 1"),
+        ("The sea.", "rows.jsonl, line 2"),
+    ]
 
 
 def test_a_file_that_is_missing_or_empty_is_refused(content, tmp_path):

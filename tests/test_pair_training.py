@@ -113,6 +113,24 @@ def test_a_set_without_spread_is_refused_until_one_is_stated():
         assert pair.word == compare_mos(pair.first.mos, pair.second.mos, 0.6)
 
 
+def test_a_set_without_some_spreads_takes_the_stated_one_throughout():
+    """What the message asks for is not refused in its turn."""
+    samples = [sample(0, 1.0, std=None), sample(1, 2.0), sample(2, 3.0)]
+    with pytest.raises(UserError, match="for 1 of 3 pictures"):
+        pairs_of(config_of(), ComparisonConfig(), samples)
+    for pair in pairs_of(config_of(), ComparisonConfig(spread={"demo_five": 0.6}), samples):
+        assert pair.word == compare_mos(pair.first.mos, pair.second.mos, 0.6)
+
+
+def test_a_run_says_what_it_learns_from_and_where_it_has_no_anchor(tmp_path):
+    config = replace(config_of(), trainer={"images_per_step": 2})
+    recipe = ComparisonRecipe(config, choices_for(config), tmp_path)
+    recipe.order([sample(0, 1.0), sample(1, 3.0), sample(2, 5.0)])
+    pairs, anchors = recipe.notes
+    assert pairs.startswith("3 pairs: ") and " 0 similar" in pairs
+    assert anchors == "demo_five: 3 anchors in 5 intervals: no picture has a MOS in (1.8, 2.6], (3.4, 4.2]"
+
+
 def test_no_pair_is_of_two_references_whose_scores_do_not_compare(monkeypatch):
     samples = [sample(i, 1.0 + i / 4, group=f"scene{i % 3}") for i in range(9)]
     every = pairs_of(config_of(), ComparisonConfig(), samples)

@@ -156,6 +156,23 @@ def test_questions_show_the_references_of_the_sets_that_have_them(tmp_path):
         read_data(config)
 
 
+def test_the_pairs_of_a_pass_are_not_divided_otherwise(tmp_path):
+    """Their fidelity is of the pictures in a pass: for other losses its size changes nothing."""
+    soft = replace(config_of("levels", **SOFT), trainer={"images_per_step": 8, "answers_per_device": 8})
+    for weight in (0.0, 1.0):
+        config = replace(soft, levels=replace(soft.levels, pair_weight=weight))
+        folder = RunFolder(tmp_path / f"{weight}", writes=True)
+        folder.open(config)
+        folder.close()
+        other = replace(config, resume=True, trainer={**config.trainer, "answers_per_device": 4})
+        if weight:
+            with pytest.raises(UserError, match="trainer.answers_per_device was 8 in .* and is 4"):
+                folder.open(other)
+        else:
+            assert folder.open(other) == []
+        folder.close()
+
+
 # Whole runs, of an untrained policy.
 
 STEPS = {"trainer__max_steps": 4, "trainer__save_steps": 3, "evaluation__every": 2}

@@ -256,6 +256,8 @@ def _check_levels(levels: LevelsConfig, changed: Callable[..., None]) -> None:
             raise UserError(f"levels.{name}={getattr(levels, name)}: set it to 0 or more")
     if levels.labels is LevelLabels.hard:
         changed("levels", levels, LevelsConfig(), {"question", "labels"}, "levels.labels=hard")
+    elif levels.closed_set and levels.level_weight == 0:
+        raise UserError("levels.closed_set=true has no effect with levels.level_weight=0; leave it out")
     elif levels.level_weight == levels.pair_weight == 0:
         raise UserError("levels.level_weight and levels.pair_weight are both 0: no level would be learnt")
     if not levels.question.strip():

@@ -211,7 +211,8 @@ def training_pairs(
         dataset_N: the dataset of each picture.
         per_dataset: how many pairs of each, or all that it has.
         seed: not negative.
-        spread: one s for a dataset without standard deviations, by its name. A dataset is given one or has the others.
+        spread: one s for a dataset without standard deviations, or without some, by its name; all its pairs take it. A
+            dataset that has all is given none.
         balanced: whether every word comes equally often, or as often as there are pairs of it. Of a large dataset a
             million random pairs are looked at.
         reference_N: the reference of each picture where pairs are of one reference each; None, or the same for all
@@ -264,7 +265,7 @@ def _words(name: str, mos_M2: np.ndarray, std_M2: np.ndarray, std: np.ndarray, s
             f"dataset {name} has no std of the ratings for {missing} of {len(std)} pictures, and a comparison needs a "
             "spread: state one spread for the dataset, or leave it out"
         )
-    if s is not None and missing < len(std):
+    if s is not None and not missing:
         raise UserError(f"dataset {name} has stds of its ratings and is given a spread of {s}: leave the spread out")
     if s is not None and not 0 < s < math.inf:
         raise UserError(f"the spread of dataset {name} is {s}: give a positive number on the scale of its MOS")

@@ -262,7 +262,7 @@ def _draw_scores(strip: Any, parts: Parts, scores: list[float]) -> None:
         strip.axhspan(below, below + _height(block) - LINE / 2, color="grey", alpha=BAND / 3, linewidth=0)
         middle = below + LINE * BLOCK / 2
         readable = [score for score in moment.scores if score is not None]
-        if moment.mean is not None:
+        if moment.mean is not None and len(moment.scores) > 1:
             strip.plot([moment.mean] * 2, [middle - 1.3 * LINE, middle + 1.3 * LINE], color="black", linewidth=1.2)
         # Beside each other, for equal ones would hide each other.
         beside = np.linspace(-0.8, 0.8, len(readable)) * LINE if len(readable) > 1 else np.zeros(len(readable))

@@ -20,7 +20,7 @@ from vqr1.training.policy_checks import check_files
 from vqr1.training.shown_examples import Example, ShownCollator, as_rows, digests_by_set
 from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import WordTrainer
-from vqr1.training.training_pairs import anchors_of, pairs_of
+from vqr1.training.training_pairs import anchors_of, in_words, pairs_of
 
 PROMPT = in_order(2, QUESTION)
 ANSWERS = tuple(f"{ANSWER} {word}." for word in WORDS)
@@ -34,6 +34,7 @@ class ComparisonRecipe(SupervisedRecipe):
         settings = self.config.comparison
         self._pairs = pairs_of(self.config, settings, samples)
         self._anchors = anchors_of(samples, settings.anchors)
+        self.notes = in_words(self._pairs, samples, settings.anchors)
         return cohort_sampler(self.config, self._pairs, self.choices.batches, 1)
 
     def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:

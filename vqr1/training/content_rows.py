@@ -26,7 +26,7 @@ def read_content(path: Path) -> list[Example]:
     if not path.is_file():
         raise MissingFileError(f"depict.content={path} is missing; name a file with an object a line, or leave it out")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON has in texts
     except UnicodeDecodeError as error:
         raise UserError(f"depict.content={path} is no text in UTF-8 ({error}); write an object a line") from error
     found = [_example(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]

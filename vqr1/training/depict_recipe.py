@@ -24,7 +24,7 @@ from vqr1.training.policy_checks import check_files
 from vqr1.training.shown_examples import ShownCollator, as_rows, digests_by_set
 from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import WordTrainer
-from vqr1.training.training_pairs import anchors_of, pairs_of
+from vqr1.training.training_pairs import anchors_of, in_words, pairs_of
 
 
 def confidence(log_MW: np.ndarray) -> np.ndarray:
@@ -39,8 +39,10 @@ class DepictRecipe(SupervisedRecipe):
         """The order of examples. Raises UserError, as a Recipe's, where a set cannot be paired, and for wrong rows."""
         settings = self.config.depict
         self._content = [] if settings.content is None else read_content(Path(settings.content))
-        self._examples = examples_of(self.config, pairs_of(self.config, settings, samples), self._content)
+        pairs = pairs_of(self.config, settings, samples)
+        self._examples = examples_of(self.config, pairs, self._content)
         self._anchors = anchors_of(samples, settings.anchors)
+        self.notes = in_words(pairs, samples, settings.anchors)
         return cohort_sampler(self.config, self._examples, self.choices.batches, 1)
 
     def pictures(self) -> list[str]:

@@ -33,6 +33,7 @@ class Recipe(ABC):
 
     args: Any  # TRL's configuration
     generates = False  # whether the policy answers while it trains
+    notes: Sequence[str] = ()  # lines on what is learnt from; after order()
 
     def __init__(self, config: Config, choices: MachineChoices, folder: Path):
         """Raises UserError naming the setting and the remedy."""

@@ -106,6 +106,8 @@ def _train(
     with state.main_process_first():
         data = read_data(config)
     order = recipe.order(data.train)
+    for note in recipe.notes:
+        screen.note(note)
     load = picture_loader(config.policy.min_pixels, config.policy.max_pixels, config.data.cache)
     check_pictures(data, load, screen, recipe.pictures())
     screen.note(f"loading the policy {config.policy.path}")

@@ -226,6 +226,8 @@ class RunFolder:
         now = _flat(as_dict(config))
         for name in sorted({*before, *now}, key=lambda name: (name != "objective", name)):  # the cause before the rest
             fixed = name.split(".")[0] in FIXED and name not in FREE
+            # Whose fidelity is learnt are the pairs of a pass.
+            fixed = fixed or (name == "trainer.answers_per_device" and config.levels.pair_weight > 0)
             if fixed and before.get(name) != now.get(name):
                 raise UserError(
                     f"{asked(config)}, but {name} was {before.get(name)} in {self.path} and is {now.get(name)}; "

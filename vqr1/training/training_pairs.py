@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqr1.comparison.anchors import choose_anchors
+import numpy as np
+
+from vqr1.comparison.anchors import Anchors, choose_anchors
 from vqr1.config import ComparisonConfig, Config, DepictConfig
 from vqr1.data import Sample, find_spec
 from vqr1.errors import UserError
-from vqr1.pairing import check_pairs, training_pairs
+from vqr1.pairing import TrainingPairs, check_pairs, training_pairs
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,21 @@ def pairs_of(config: Config, settings: ComparisonConfig | DepictConfig, samples:
 def anchors_of(samples: Sequence[Sample], intervals: int) -> Mapping[str, list[Sample]]:
     """The anchors of each training set, from worse to better. Raises UserError for a set with fewer than two."""
     anchors: dict[str, list[Sample]] = {}
-    for name in dict.fromkeys(sample.dataset for sample in samples):
-        own = [sample for sample in samples if sample.dataset == name]
-        std = [float("nan") if sample.mos_std is None else sample.mos_std for sample in own]
-        chosen = choose_anchors([sample.mos for sample in own], std, [sample.image_id for sample in own], intervals)
+    for name, own, chosen in _chosen(samples, intervals):
         anchors[name] = [own[i] for i in chosen.pictures]
         if len(chosen.pictures) < 2:
             raise UserError(f"{name}: {chosen.in_words()}; a score comes of comparisons with two or more: ask for more")
     return anchors
+
+
+def in_words(pairs: Sequence[Compared], samples: Sequence[Sample], intervals: int) -> list[str]:
+    """Lines on what a run learns from and scores by: how many pairs have which word, and the anchors of each set."""
+    made = TrainingPairs(np.empty((len(pairs), 2), dtype=int), np.array([pair.word for pair in pairs]))
+    return [made.in_words(), *(f"{name}: {chosen.in_words()}" for name, _, chosen in _chosen(samples, intervals))]
+
+
+def _chosen(samples: Sequence[Sample], intervals: int) -> Iterator[tuple[str, list[Sample], Anchors]]:
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        own = [sample for sample in samples if sample.dataset == name]
+        std = [float("nan") if sample.mos_std is None else sample.mos_std for sample in own]
+        yield name, own, choose_anchors([one.mos for one in own], std, [one.image_id for one in own], intervals)
