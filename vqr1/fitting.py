@@ -33,7 +33,7 @@ from vqr1.rollout_settings import Correction, TrainingEngine, check_memory
 
 # A prompt's turns and tags, the system's turn among them, and letters to a token of English (Qwen's vocabulary).
 TURNS, LETTERS = 21, 4.6
-PAIR_LETTERS = 200  # of a question on two pictures and of their names, at most
+PAIR_LETTERS = 220  # of a question on two or three pictures and of their names, at most
 # Of the longest answer that is shown, the end of the turn among them. Descriptions of content are as long as their
 # authors made them.
 ANSWER_TOKENS = {Objective.levels: 12, Objective.comparison: 12, Objective.depict: 52}
