@@ -196,6 +196,7 @@ ROOMS: dict[str, set[str]] = {
     "bench": {
         "answer",
         "answering",
+        "comparison",
         "config",
         "data",
         "demo",
@@ -205,6 +206,7 @@ ROOMS: dict[str, set[str]] = {
         "gpus",
         "machine_choices",
         "packaged",
+        "pairing",
         "policy",
         "provenance",
         "rating_statistics",

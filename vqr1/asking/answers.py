@@ -8,14 +8,19 @@ from functools import partial
 from PIL import Image
 
 from vqr1.answering.answerer import Answerer
+from vqr1.answering.letters import likeliest_letters
 from vqr1.asking.prompts import Prompt
 from vqr1.data.ahead import opened
 from vqr1.data.pictures import load_fitted
 from vqr1.errors import UserError
 
 
-def answers(prompts: Sequence[Prompt], answerer: Answerer, at_once: int) -> Iterator[list[tuple[Prompt, str]]]:
+def answers(
+    prompts: Sequence[Prompt], answerer: Answerer, at_once: int, likeliest: bool = False
+) -> Iterator[list[tuple[Prompt, str]]]:
     """The answers as they come, the next batch's pictures being opened meanwhile.
+
+    ``likeliest``: the likeliest of the letters of a prompt's options, in place of what the policy writes.
 
     A picture that comes several times in a batch is opened, cut and encoded once. Raises UserError, naming it, for a
     picture that cannot be opened.
@@ -37,4 +42,8 @@ def answers(prompts: Sequence[Prompt], answerer: Answerer, at_once: int) -> Iter
         examples = [
             {"images": [pictures[path] for path in prompt.pictures], "prompt": prompt.messages} for prompt in batch
         ]
-        yield list(zip(batch, answerer.policy.answer(examples), strict=True))
+        if likeliest:
+            given = likeliest_letters(answerer, examples, [prompt.options for prompt in batch])
+        else:
+            given = answerer.policy.answer(examples)
+        yield list(zip(batch, given, strict=True))

@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     choices.add_argument(
         "--submission", type=path, metavar="FILE", help="the rows with response, which Q-Bench's authors take"
     )
+    choices.add_argument(
+        "--likeliest", action="store_true", help="take the likeliest of the letters, in place of what the model writes"
+    )
     for each in (pairs, choices):
         each.add_argument("--model", required=True, metavar="MODEL", help="a run's folder, one of weights, a hub id")
         each.add_argument("--images", type=path, metavar="FOLDER", help="of the file's pictures: where the file is")
@@ -159,7 +162,7 @@ def ask_choices(asked: argparse.Namespace, load: Load | None) -> None:
     what = f"{len(test.questions):,} of {test.name}{'' if asked.one_order else ', each in all its rotations'}"
     announce(len(test.prompts()), what, published.left_out, asked.yes)
     settings, model = find(asked)
-    with Answering(asked, test, settings, model) as answering:
+    with Answering(asked, test, settings, model, asked.likeliest) as answering:
         answers = answering.all(load)
         if asked.submission:
             write_lines("--submission", asked.submission, test.submission(answers))
@@ -203,7 +206,10 @@ class Answering:
     When the block ends without an error, the file of answers is written and nothing is unfinished any more.
     """
 
-    def __init__(self, asked: argparse.Namespace, test: Asked, settings: AnswerSettings, model: Model):
+    def __init__(
+        self, asked: argparse.Namespace, test: Asked, settings: AnswerSettings, model: Model, likeliest: bool = False
+    ):
+        self._likeliest = likeliest
         self._asked, self._test, self._settings, self._model = asked, test, settings, model
         self._unfinished = Unfinished(asked.jsonl) if asked.jsonl else None
         self._found: dict[str, str] = {}
@@ -224,6 +230,8 @@ class Answering:
         prompts = self._test.prompts()
         if self._unfinished:
             what = {**facts(self._settings, self._model, self._test.form), "questions": prompts_hash(prompts)}
+            if self._likeliest:
+                what["read"] = "the likeliest letter"
             self._found = self._unfinished.open(what, {prompt.key: prompt for prompt in prompts})
         if self._found:
             say(f"going on: {len(self._found):,} of {len(prompts):,} questions are answered")
@@ -246,7 +254,7 @@ class Answering:
         answerer = (load or load_answerer)(self._settings, self._model)
         done = len(self._found)
         with tqdm(total=number, initial=done, unit="question", leave=False, disable=None) as progress:
-            for fresh in answers(left, answerer, self._asked.batch):
+            for fresh in answers(left, answerer, self._asked.batch, self._likeliest):
                 self._found.update((prompt.key, answer) for prompt, answer in fresh)
                 if self._unfinished:
                     self._unfinished.append(fresh)

@@ -22,6 +22,7 @@ class Prompt:
     key: str  # of its own among a command's
     pictures: tuple[str, ...]  # paths, in the order of their places
     messages: list[Message]
+    options: int = 0  # that have letters; 0 for a pair
 
 
 def pair_prompts(asked: PairSet, form: Form, orders: Sequence[str], references: bool) -> list[Prompt]:
@@ -44,7 +45,12 @@ def choice_prompts(question: ChoiceQuestion, every: bool) -> list[Prompt]:
     """A question in its rotations, or in rotation 0 alone."""
     n = len(question.pictures)
     return [
-        Prompt(choice_key(question, k), question.pictures, in_order(n, question.wording(question.rotated(k))))
+        Prompt(
+            choice_key(question, k),
+            question.pictures,
+            in_order(n, question.wording(question.rotated(k))),
+            len(question.options),
+        )
         for k in range(len(question.options) if every else 1)
     ]
 

@@ -45,15 +45,20 @@ class LevelAnswers:
     answers: tuple[tuple[int, ...], ...]  # whole, the end of the turn among them
 
     @classmethod
-    def of(cls, tokenizer: Any, opening: str = OPENING, words: Sequence[str] = LEVELS) -> LevelAnswers:
-        """Raises UserError for words that the vocabulary does not know or cannot tell apart."""
+    def of(
+        cls, tokenizer: Any, opening: str = OPENING, words: Sequence[str] = LEVELS, *, blank: bool = True
+    ) -> LevelAnswers:
+        """``blank``: whether one comes before the word.
+
+        Raises UserError for words that the vocabulary does not know or cannot tell apart.
+        """
 
         def ids(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
         begin, ending = ids(opening), (*ids(ENDING), tokenizer.eos_token_id)
-        told = word_tokens(tokenizer, words, blank=True, end=ENDING)
-        whole = ((*begin, *ids(f" {word}"), *ending) for word in words)
+        told = word_tokens(tokenizer, words, blank=blank, end=ENDING)
+        whole = ((*begin, *ids(" " * blank + word), *ending) for word in words)
         return cls(begin, tuple(map(tuple, told)), tuple(whole))
 
 
