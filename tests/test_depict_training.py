@@ -27,9 +27,9 @@ from vqr1.depiction import (
     which_is_better,
 )
 from vqr1.errors import UserError
+from vqr1.policy.comparison_scores import confidence
 from vqr1.training.content_rows import read_content
 from vqr1.training.depict_examples import distortion_of, examples_of
-from vqr1.training.depict_recipe import confidence
 from vqr1.training.training_pairs import Compared
 
 BLUR, JPEG = Distortion("Gaussian blur", 3, 5), Distortion("JPEG compression", 1, 5)

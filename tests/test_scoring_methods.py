@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from vqr1 import depiction
 from vqr1.answering.model import check_model, find_model, load_model
 from vqr1.answering.settings import AnswerSettings, Method, check_answers, conversation
 from vqr1.comparison.anchors import score_against_anchors
@@ -380,17 +381,60 @@ def test_a_run_is_asked_what_it_was_taught_and_otherwise_the_usual(levels_run):
     assert find_model(own).prompt == "Well?"
 
 
-@pytest.mark.parametrize("objective", [Objective.comparison, Objective.depict])
-def test_a_run_that_learnt_of_pairs_is_compared_by_the_usual_question(tmp_path, policy_folder, objective):
+def pair_run(folder, policy_folder, objective: Objective) -> str:
+    """A run that learnt of pairs, whose final weights are the untrained policy's."""
     config = Config(policy=PolicyConfig(path="base", min_pixels=3136, max_pixels=50176), objective=objective)
     config.data.train, config.data.validation, config.data.test = ["kadid10k"], [], []
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
-    (tmp_path / "final").symlink_to(policy_folder)
-    model = find_model(AnswerSettings(str(tmp_path), method=Method.comparison))
-    assert (model.objective, model.prompt) == (objective.value, QUESTION)
-    said = check_model(model, Method.comparison)
-    assert (said is None) == (objective is Objective.comparison)  # nothing reads depict's own questions
-    assert find_model(AnswerSettings(str(tmp_path))).prompt == "paper"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    (folder / "final").symlink_to(policy_folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("method", [Method.comparison, Method.votes])
+@pytest.mark.parametrize(
+    ("objective", "question"), [(Objective.comparison, QUESTION), (Objective.depict, depiction.QUESTION)]
+)
+def test_a_run_that_learnt_of_pairs_is_asked_as_it_was_taught(tmp_path, policy_folder, objective, question, method):
+    folder = pair_run(tmp_path, policy_folder, objective)
+    model = find_model(AnswerSettings(folder, method=method))
+    assert (model.objective, model.prompt) == (objective.value, question)
+    assert check_model(model, method) is None
+    assert find_model(AnswerSettings(folder)).prompt == "paper"
+    assert find_model(AnswerSettings(folder, method=method, prompt="Well?")).prompt == "Well?"
+
+
+def test_votes_of_a_run_that_learnt_letters_are_by_its_letters(kadid, policy_folder, tmp_path, capsys):
+    """The first picture's part is the probability of Image A's letter over both, read here from whole rows."""
+    run = pair_run(tmp_path / "run", policy_folder, Objective.depict)
+    config = config_of(run, kadid, Method.votes, tmp_path / "v", limit_per_reference=2, batch=3)
+    evaluation = read_evaluation(evaluate(config))
+    assert "trained by" not in capsys.readouterr().out
+    assert (evaluation.settings["prompt"], evaluation.settings["asks"]) == (depiction.QUESTION, "depict")
+
+    settings = AnswerSettings(run, method=Method.votes, **LIMITS)
+    model, processor = load_model(find_model(settings))
+    paths = {sample.image_id: sample.image for sample in read_dataset("kadid10k", kadid).all()}
+    first, second = evaluation.rows["kadid10k"][:2]
+    shown = [Image.open(paths[row.image_id]).convert("RGB") for row in (first, second)]
+    parts = []
+    for pair in (shown, shown[::-1]):
+        inputs = encode_prompts(processor, [{"images": pair, "prompt": depiction.ask_which()}])
+        opening = processor.tokenizer.encode("Image", add_special_tokens=False)
+        letters = [processor.tokenizer.encode(f" {letter}", add_special_tokens=False) for letter in "AB"]
+        log_2 = []
+        for letter in letters:
+            told = torch.tensor([opening + letter])
+            row = torch.cat([inputs["input_ids"], told], 1)
+            kinds = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(told)], 1)
+            more = {name: inputs[name] for name in inputs if name not in ("input_ids", "attention_mask")}
+            with torch.no_grad():
+                logits = model(**{**more, "input_ids": row, "mm_token_type_ids": kinds}).logits[0]
+            before = logits[-1 - len(letter) : -1].log_softmax(-1)
+            log_2.append(sum(before[i, token].item() for i, token in enumerate(letter)))
+        parts.append(1 / (1 + np.exp(log_2[1] - log_2[0])))
+    assert first.score == pytest.approx((parts[0] + 1 - parts[1]) / 2, abs=1e-5)
+    assert second.score == pytest.approx(1 - first.score)
 
 
 def test_another_objective_is_warned_of(levels_run):
@@ -418,6 +462,9 @@ def test_a_run_that_ends_names_the_command_that_scores_it(tmp_path):
     (tmp_path / "levels" / "final").mkdir(parents=True)
     told = next_words(config, tmp_path / "levels", 4)
     assert "final 'data=[spaq]' method=levels" in told
+    for objective in (Objective.comparison, Objective.depict):
+        told = next_words(replace(config, objective=objective), tmp_path / "levels", 4)
+        assert "final 'data=[spaq]' part=test method=comparison" in told
 
 
 def test_an_exported_folder_of_a_levels_run_says_so_and_its_card_reads_levels(levels_run, tmp_path):

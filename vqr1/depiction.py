@@ -24,6 +24,7 @@ WHICH = (
     "Compare the quality of Image A and Image B. Which one is higher?",
 )
 WHICH_SHORT = " Answer with Image A or Image B."
+QUESTION = WHICH[0] + WHICH_SHORT  # by whose short answer a policy is read
 WHICH_ANSWERS = ("{better} has the better quality.", "The quality of {better} is higher than that of {worse}.")
 AMOUNT = (
     "How does the quality of Image B compare with that of Image A?",
@@ -63,7 +64,7 @@ class Question:
 
 def ask_which(reference: bool = False) -> list[Message]:
     """The one question, of short answer, by which a policy is read: which of two pictures is better."""
-    return _asked(TAGS, reference, WHICH[0] + WHICH_SHORT)
+    return _asked(TAGS, reference, QUESTION)
 
 
 def which_is_better(

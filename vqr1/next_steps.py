@@ -6,8 +6,17 @@ import shlex
 from pathlib import Path
 
 from vqr1.command_words import quoted
-from vqr1.config import Config
+from vqr1.config import Config, Objective
 from vqr1.packaged import data_root
+
+# How `vqr1 evaluate` reads what an objective trains, as words that follow the sets. Pairs are compared with anchors of
+# the training part, so the test part is rated.
+READ_BY = {
+    Objective.rl2r: "",
+    Objective.levels: " method=levels",
+    Objective.comparison: " part=test method=comparison",
+    Objective.depict: " part=test method=comparison",
+}
 
 
 def going_on(config: Config, name: str) -> str:
@@ -26,8 +35,7 @@ def next_words(config: Config, folder: Path, steps: int) -> str:
     root = "" if config.data.root == data_root() else f" --root {shlex.quote(config.data.root)}"
     threads = f" threads={config.threads}" if config.threads else ""
     sets = shlex.quote(f"data=[{','.join(map(quoted, config.data.test))}]")
-    method = "" if config.draws_answers else f" method={config.objective.value}"
-    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{method}{root}{threads}"
+    words = f"vqr1 evaluate {_word('model', str(weights))} {sets}{READ_BY[config.objective]}{root}{threads}"
     name = folder.relative_to(config.runs)
     lines = {
         "look at": ", ".join(figures),

@@ -25,7 +25,7 @@ from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
 from vqr1.exported import Exported, read_exported
-from vqr1.policy.comparison_scores import comparison_answers
+from vqr1.policy.comparison_scores import pair_form
 from vqr1.policy.expected import NumberTokens
 from vqr1.policy.level_scores import LevelAnswers
 from vqr1.policy.load import (
@@ -106,7 +106,7 @@ def find_model(config: AnswerSettings, weights: bool = True) -> Model:
         if model.adapter is None:
             raise
         raise MissingFileError(f"{model.adapter} holds LoRA weights over a policy that is missing: {error}") from error
-    asks = objective_of(config.method)
+    asks = objective_of(config.method, model.objective)
     return replace(
         model,
         policy=policy,
@@ -150,9 +150,10 @@ def check_model(model: Model, method: Method = Method.greedy) -> str | None:
     if method.draws:
         check_pictures(model.prompt, model.reference, "reference")
     pictures = model.pictures if method.draws else pictures_shown(method)
-    check_message(load_processor(model.policy), conversation(method, model.prompt), pictures=pictures)
+    asked = conversation(method, model.prompt, model.objective)
+    check_message(load_processor(model.policy), asked, pictures=pictures)
     warnings = [prompt_warning(model.prompt)] if method.draws else []
-    if model.objective and model.objective != objective_of(method):
+    if model.objective and model.objective != objective_of(method, model.objective):
         warnings.append(
             f"warning: {model.name} has learnt by objective={model.objective}, and method={method.value} reads what "
             f"objective={objective_of(method)} trains"
@@ -165,8 +166,8 @@ def check_method(method: Method, model: Model) -> None:
     read: dict[Method, Callable[[Any], object]] = {
         Method.expected: NumberTokens.of,
         Method.levels: LevelAnswers.of,
-        Method.comparison: comparison_answers,
-        Method.votes: comparison_answers,
+        Method.comparison: pair_form(model.objective).answers,
+        Method.votes: pair_form(model.objective).answers,
     }
     if method in read:
         read[method](load_processor(model.policy).tokenizer)
@@ -313,10 +314,10 @@ def _of_run(run: Path, weights: Path) -> Model:
 def _asked(objective: str, settings: dict[str, Any]) -> str:
     """What a run's policy was asked. Raises KeyError for an objective that is not known.
 
-    That of objective=depict learnt many questions, and no method asks them: it is compared by the usual one.
+    That of objective=depict learnt many questions, of which one is asked.
     """
     if objective in ("comparison", "depict"):
-        return USUAL_PROMPTS["comparison"]  # no setting changes it
+        return USUAL_PROMPTS[objective]  # no setting changes it
     section, name = {"rl2r": ("rollout", "prompt"), "levels": ("levels", "question")}[objective]
     return str(settings[section][name])
 

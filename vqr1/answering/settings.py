@@ -13,8 +13,10 @@ from vqr1.answer import build_prompt
 from vqr1.comparison.words import QUESTION
 from vqr1.config import LevelsConfig
 from vqr1.config_checks import check_name
+from vqr1.depiction import QUESTION as TAGGED_QUESTION
+from vqr1.depiction import TAGS
 from vqr1.errors import UserError
-from vqr1.picture_prompts import Message, check_text, in_order
+from vqr1.picture_prompts import Message, check_text, in_order, named
 from vqr1.rating_statistics import StoppingRule
 from vqr1.rollout_settings import ScoringEngine, settle_scoring_engine
 
@@ -45,31 +47,42 @@ class Method(Enum):
 OF_ONE_PICTURE = (Method.greedy, Method.mean, Method.expected, Method.levels)  # which need no other pictures
 ANSWERS = {Method.mean: 6}  # to each picture, unless k says how many; by the other methods one
 # What a policy is asked that was not trained to be asked otherwise, by the objective whose question it is.
-USUAL_PROMPTS = {"rl2r": "paper", "levels": LevelsConfig.question, "comparison": QUESTION}
+USUAL_PROMPTS = {
+    "rl2r": "paper",
+    "levels": LevelsConfig.question,
+    "comparison": QUESTION,
+    "depict": TAGGED_QUESTION,
+}
 
 
-def objective_of(method: Method) -> str:
-    """The objective that trains what a method reads."""
+def objective_of(method: Method, learnt: str | None = None) -> str:
+    """The objective that trains what a method reads, off a policy that has ``learnt`` by one.
+
+    Two objectives teach which of two pictures is better: a policy is read by the answers that it was taught.
+    """
     if method.draws:
         return "rl2r"
-    return "levels" if method is Method.levels else "comparison"
+    if method is Method.levels:
+        return "levels"
+    return "depict" if learnt == "depict" else "comparison"
 
 
 def pictures_shown(method: Method) -> int:
     """Pictures in a prompt."""
-    return 2 if objective_of(method) == "comparison" else 1
+    return 2 if method in (Method.comparison, Method.votes) else 1
 
 
-def conversation(method: Method, prompt: str) -> list[Message]:
+def conversation(method: Method, prompt: str, learnt: str | None = None) -> list[Message]:
     """What a policy is asked by a method: one user message, before whose text the picture comes unless it says where.
 
     ``prompt``: for drawn answers a name of vqr1.answer.PROMPTS or a text with answer tags, else a question in full.
-    Raises UserError for another prompt.
+    ``learnt``: the objective by which it has learnt. Raises UserError for another prompt.
     """
     if method.draws:
         return build_prompt(prompt)
     if pictures_shown(method) > 1:
-        return in_order(pictures_shown(method), prompt)
+        tagged = objective_of(method, learnt) == "depict"
+        return named(TAGS, prompt) if tagged else in_order(pictures_shown(method), prompt)
     check_text(prompt)
     return [{"role": "user", "content": prompt}]
 

@@ -186,7 +186,7 @@ def asked(config: EvaluateConfig, model: Model, anchors: Sequence[Anchors] = ())
         **answer_facts(config, model),
         **compared.get(config.method, {}),
         "objective": model.objective,
-        "asks": objective_of(config.method),
+        "asks": objective_of(config.method, model.objective),
         "tensor_parallel": config.tensor_parallel if config.engine is ScoringEngine.vllm else None,
         "limit": config.limit,
     }

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vqr1.cohorts import CohortSampler
 from vqr1.data import Sample
 from vqr1.data.pictures import Load, PictureLoader, digest
-from vqr1.depiction import LETTERS, OPENING, TAGS, ask_which
-from vqr1.policy.level_scores import LevelAnswers
+from vqr1.depiction import TAGS, ask_which
+from vqr1.policy.comparison_scores import confidence, tag_answers
 from vqr1.rollout.prompt_checks import check_message
 from vqr1.training.anchor_rater import AnchorRater
 from vqr1.training.build_trainer import cohort_sampler
@@ -25,11 +24,6 @@ from vqr1.training.shown_examples import ShownCollator, as_rows, digests_by_set
 from vqr1.training.supervised_recipe import SupervisedRecipe
 from vqr1.training.supervised_trainer import WordTrainer
 from vqr1.training.training_pairs import anchors_of, in_words, pairs_of
-
-
-def confidence(log_MW: np.ndarray) -> np.ndarray:
-    """P(Image B) over the two letters alone, from their log-probabilities (M, 2)."""
-    return 1 / (1 + np.exp(log_MW[:, 0] - log_MW[:, 1]))
 
 
 class DepictRecipe(SupervisedRecipe):
@@ -61,7 +55,7 @@ class DepictRecipe(SupervisedRecipe):
 
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         check_message(processor, ask_which(), pictures=2)
-        self._answers = LevelAnswers.of(processor.tokenizer, OPENING, LETTERS)
+        self._answers = tag_answers(processor.tokenizer)
         return check_files(self.config, self.choices, processor, picture)
 
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> WordTrainer:

@@ -12,6 +12,7 @@ import yaml
 from vqr1.comparison.words import QUESTION
 from vqr1.config import Config, DepictConfig, LevelLabels, Objective, RewardKind
 from vqr1.config_checks import step_settings
+from vqr1.next_steps import READ_BY
 from vqr1.policy.load import SHIPPED
 from vqr1.provenance import versions
 from vqr1.training.run_data import RunData, set_names
@@ -115,18 +116,11 @@ def model_card(facts: CardFacts, step: int, rows: Sequence[dict[str, Any]]) -> s
 
 
 def _loaded(config: Config) -> list[str]:
-    """What stands before the lines of Python: the command that rates datasets, where a method reads such weights."""
-    if config.objective is Objective.depict:
-        return ["With `FOLDER` the place of this file:"]
-    words = {
-        Objective.rl2r: "",
-        Objective.levels: " method=levels",
-        Objective.comparison: " part=test method=comparison",  # its anchors are of the training part
-    }[config.objective]
+    """What stands before the lines of Python: the command that rates datasets."""
     return [
         "Rate the pictures of datasets, with `FOLDER` the place of this file, inside its run folder:",
         "",
-        f"    vqr1 evaluate model=FOLDER data=[SET,SET]{words}",
+        f"    vqr1 evaluate model=FOLDER data=[SET,SET]{READ_BY[config.objective]}",
         "",
         "In a program" + (" (`vqr1.load_rater` does all of it):" if config.objective is Objective.levels else ":"),
     ]
