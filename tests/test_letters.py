@@ -6,20 +6,24 @@ import json
 from string import ascii_uppercase
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from tests.support.question_files import micbench, written
-from vqr1.answering.answerer import load_answerer
+from vqr1.answering.answerer import load_answerer, longest_text
 from vqr1.answering.letters import likeliest_letters
 from vqr1.answering.model import find_model
 from vqr1.answering.settings import AnswerSettings, Method, settle
 from vqr1.asking import command
 from vqr1.asking.published import read_choices
 from vqr1.bench import demo_questions
+from vqr1.config import PolicyConfig
 from vqr1.data import Sample
-from vqr1.picture_prompts import in_order
-from vqr1.rollout.offline import encode_prompts
+from vqr1.errors import UserError
+from vqr1.picture_prompts import in_order, named, number_of_pictures
+from vqr1.policy.load import SHIPPED, TINY, load_processor
+from vqr1.rollout.offline import encode_prompts, text_tokens
 
 
 def test_letters_are_those_of_whole_rows_whatever_shares_their_batch(policy_folder):
@@ -69,3 +73,16 @@ def test_questions_about_the_demonstration_by_hand(tmp_path):
         (question,) = published.questions
         assert (published.format, question.options) == ("Q-Bench2", ("Worse", "Similar", "Better"))
         assert question.right == "ABC".index(row["correct_choice"])
+
+
+def test_vllm_gives_no_letters_probabilities(tmp_path):
+    path = written(tmp_path, "rows.json", [micbench()])
+    with pytest.raises(UserError, match=r"--likeliest reads probabilities .*take --engine transformers"):
+        command.run(["mcq", f"--file={path}", "--model", "tiny", "--likeliest", "--engine", "vllm"])
+
+
+def test_no_prompt_is_longer_than_vllm_makes_room_for():
+    processor = load_processor(PolicyConfig(path=str(SHIPPED), **TINY))
+    prompts = [in_order(1, "Sharp? " * 40), in_order(3, "Is the Überblick blurred?"), named(["Image A"], "Why?")]
+    for prompt in prompts:
+        assert text_tokens(processor, prompt, pictures=number_of_pictures(prompt)) <= longest_text(processor, prompts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 
 import pytest
 import torch
@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 
 from vqr1.answer import build_prompt
+from vqr1.answering import answerer
 from vqr1.answering.answerer import Answerer, load_answerer
 from vqr1.answering.model import find_model
 from vqr1.answering.settings import settle
+from vqr1.asking import command
 from vqr1.bench.rollout import differ
 from vqr1.config import Config, LoraSettings, PolicyConfig, as_dict
 from vqr1.demo.datasets import DEMO_DATASETS, make_dataset
@@ -92,7 +94,10 @@ def likeliest(answerer: Answerer, example, ids) -> torch.Tensor:
 
 def same_but_for_ties(theirs: Answerer, ours: Answerer, pictures) -> list[list[int]]:
     """Assert that greedy answers agree up to the first place where transformers' two best tokens tie."""
-    examples = examples_of(pictures)
+    return answer_alike(theirs, ours, examples_of(pictures))
+
+
+def answer_alike(theirs: Answerer, ours: Answerer, examples) -> list[list[int]]:
     drawn = ours.policy.draw(examples, 0.0)
     for example, meant, found in zip(examples, theirs.policy.draw(examples, 0.0), drawn, strict=True):
         if meant != found:
@@ -159,3 +164,41 @@ def test_an_adapters_answers_are_transformers_answers(tmp_path, vllm, pictures):
     drawn = same_but_for_ties(theirs, ours, pictures[:12])
     plain = vllm.policy.draw(examples_of(pictures[:12]), 0.0)
     assert sum(one != other for one, other in zip(drawn, plain, strict=True)) > 6
+
+
+def test_questions_about_several_pictures_are_answered_as_by_transformers_and_encode_each_once(
+    root, tmp_path, monkeypatch
+):
+    """Pairs in both orders, and questions of three and four pictures: transformers' answers, ties of tokens aside."""
+    names = [str(path) for path in sorted((root / "kadid10k" / "images").iterdir())[:4]]
+    rows = [
+        {"images": names[:n], "question": "Which is best?", "candidates": ["Sky", "Sea"], "correct_ans": "Sea"}
+        for n in (3, 4)
+    ]
+    (tmp_path / "mic.json").write_text(json.dumps(rows))
+    rows = [{"image_ref": None, "image_A": a, "image_B": b, "answer": "Image A"} for a, b in combinations(names, 2)]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    for test, file, questions in (("mcq", "mic.json", 4), ("2afc", "pairs.json", 12)):
+        found, encoded, kept = {}, [], {}
+
+        def load(settings, model, prompts=(), kept=kept, encoded=encoded):
+            kept["vllm"] = load_answerer(settings, model, prompts=prompts)
+            tower = kept["vllm"].engine.llm.llm_engine.model_executor.driver_worker.model_runner.model.visual
+            tower.register_forward_pre_hook(
+                lambda module, args, kwargs: encoded.append(len(args[0] if args else kwargs["x"])), with_kwargs=True
+            )
+            return kept["vllm"]
+
+        monkeypatch.setattr(answerer, "load_answerer", load)
+        for engine in ("vllm", "transformers"):
+            if engine == "transformers":
+                monkeypatch.undo()
+            out = tmp_path / f"{test}-{engine}.jsonl"
+            words = [f"--file={tmp_path / file}", "--model=tiny", "--max-tokens=24", "--threads=1", f"--jsonl={out}"]
+            command.run([test, *words, f"--engine={engine}"])
+            found[engine] = [json.loads(line)["answer"] for line in out.read_text().splitlines()]
+        pairs = list(zip(found["vllm"], found["transformers"], strict=True))
+        assert len(pairs) == questions and len(set(found["vllm"])) > 1
+        assert sum(a == b for a, b in pairs) >= questions - 1  # a tie of two tokens
+        sizes = [Image.open(name).size for name in names]
+        assert sum(encoded) == sum(wide * high // 14**2 for wide, high in sizes)

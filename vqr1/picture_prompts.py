@@ -54,6 +54,15 @@ def named(names: Sequence[str], question: str) -> list[Message]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": f"\n{question}"}]}]
 
 
+def number_of_pictures(prompt: list[Message]) -> int:
+    """For how many pictures a prompt of this module has places.
+
+    >>> number_of_pictures(in_order(3, "Which is sharper?"))
+    3
+    """
+    return sum(part["type"] == "image" for part in prompt[0]["content"])
+
+
 def check_text(text: str, what: str = "a question") -> None:
     """Raises UserError for a text that holds a token of the model's own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from vqr1.answering.server import REQUESTS, ServerEngine, check_length
 from vqr1.answering.settings import AnswerSettings, Method
 from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.errors import UserError
+from vqr1.picture_prompts import Message, in_order, number_of_pictures
 from vqr1.policy.load import check_grid, find_weights, load_generation_config, load_processor, resolve_dtype
 from vqr1.rollout.engine import Engine, stop_tokens
 from vqr1.rollout.offline import Policy, text_tokens
@@ -49,8 +50,13 @@ def check_adapter(config: AnswerSettings, model: Model) -> None:
         )
 
 
-def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) -> Answerer:
-    """``model`` with the engine of settled settings (:func:`vqr1.answering.settings.settle`)."""
+def load_answerer(
+    config: AnswerSettings, model: Model, at_once: int = AT_ONCE, prompts: Sequence[list[Message]] = ()
+) -> Answerer:
+    """``model`` with the engine of settled settings (:func:`vqr1.answering.settings.settle`).
+
+    ``prompts``: what will be asked in place of the model's own prompt, each with its number of pictures.
+    """
     if model.served:
         return ask_server(config, model, model.served)
     asked: dict[str, Any] = {
@@ -63,7 +69,7 @@ def load_answerer(config: AnswerSettings, model: Model, at_once: int = AT_ONCE) 
     assert config.engine is ScoringEngine.vllm, "the engine is settled before it is started"
     processor = load_processor(model.policy)
     stop = stop_tokens(load_generation_config(model.policy.path), processor.tokenizer)
-    engine = start_vllm(config, model, processor, at_once)
+    engine = start_vllm(config, model, processor, at_once, prompts)
     return Answerer(model, processor, VllmPolicy(engine, processor, stop, **asked), engine)
 
 
@@ -80,22 +86,35 @@ def ask_server(config: AnswerSettings, model: Model, served: Served) -> Answerer
     return Answerer(model, processor, policy, None)
 
 
-def start_vllm(config: AnswerSettings, model: Model, processor: Any, at_once: int) -> Engine:
+def start_vllm(
+    config: AnswerSettings, model: Model, processor: Any, at_once: int, prompts: Sequence[list[Message]] = ()
+) -> Engine:
     """vLLM with the model's weights; with an adapter they are merged on the CPU and handed over."""
-    text = text_tokens(processor, model.prompt, pictures=model.pictures)
+    if prompts:
+        text, pictures = longest_text(processor, prompts), max(map(number_of_pictures, prompts))
+    else:
+        text, pictures = text_tokens(processor, model.prompt, pictures=model.pictures), model.pictures
     engine = VllmEngine(
         find_weights(model.policy.path),
         processor,
         limits=(model.policy.min_pixels, model.policy.max_pixels),
-        max_length=longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, config.max_tokens, model.pictures),
+        max_length=longest_sequence(text, model.policy.max_pixels, TOKEN_PIXELS, config.max_tokens, pictures),
         max_answers=at_once,
         dtype=str(resolve_dtype(model.policy.dtype)).removeprefix("torch."),
         memory_share=config.memory_share,
         parallel=config.tensor_parallel,
         colocated=False,
-        pictures=model.pictures,
+        pictures=pictures,
     )
     if model.adapter:
         engine.load(load_weights(model).named_parameters())
         engine.forget(pictures=True)
     return engine
+
+
+def longest_text(processor: Any, prompts: Iterable[list[Message]]) -> int:
+    """Tokens of any of the prompts without those of its pictures, at most: none is of less than a byte of text."""
+    prompts = list(prompts)
+    pictures = max(map(number_of_pictures, prompts))
+    longest = max(sum(len(part.get("text", "").encode()) for part in prompt[0]["content"]) for prompt in prompts)
+    return text_tokens(processor, in_order(pictures, ""), pictures=pictures) + longest

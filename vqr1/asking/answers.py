@@ -40,7 +40,8 @@ def answers(
             answerer.check(list(pictures.values()))
             checked = True
         examples = [
-            {"images": [pictures[path] for path in prompt.pictures], "prompt": prompt.messages} for prompt in batch
+            {"images": [pictures[path] for path in prompt.pictures], "prompt": prompt.messages, "image_id": prompt.key}
+            for prompt in batch
         ]
         if likeliest:
             given = likeliest_letters(answerer, examples, [prompt.options for prompt in batch])

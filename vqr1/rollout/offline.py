@@ -41,10 +41,13 @@ def encode_prompts(
     )
 
 
-def text_tokens(processor: Any, prompt: str, template: dict[str, Any] | None = None, pictures: int = 1) -> int:
-    """Tokens of a prompt without those of its pictures."""
+def text_tokens(
+    processor: Any, prompt: str | list[dict[str, Any]], template: dict[str, Any] | None = None, pictures: int = 1
+) -> int:
+    """Tokens of a prompt, or of messages, without those of its pictures."""
     blank = Image.new("RGB", (2 * TOKEN_PIXELS, 2 * TOKEN_PIXELS))
-    example = {"prompt": build_prompt(prompt), "images": [blank] * pictures}
+    messages = build_prompt(prompt) if isinstance(prompt, str) else prompt
+    example = {"prompt": messages, "images": [blank] * pictures}
     (ids,) = encode_prompts(processor, [example], padding=False, template=template)["input_ids"]
     return sum(token != processor.image_token_id for token in ids)
 
