@@ -34,7 +34,7 @@ from vqr1.rating.files import find_pictures
 from vqr1.rating.inputs import as_list
 from vqr1.rating.rater import Rater, find, load_found, load_rater
 from vqr1.rating.rating import Rating, failed, rating_of
-from vqr1.rating.written import Unfinished
+from vqr1.rating.written import row_of, unfinished_ratings
 from vqr1.rating_statistics import StoppingRule, moments
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import OwnNoise, encode_prompts
@@ -561,18 +561,18 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     ok = Rating(3.0, None, [3.0], "", "ok", 1, 9)
     bad = replace(ok, score=None, scores=[], status="failed")
     paths = [str(folder / name) for name in GOOD[:3]]
-    first = Unfinished("--csv", target)
+    first = unfinished_ratings("--csv", target)
     assert first.open({"k": 1}) == {}
-    first.append(zip(paths, (ok, bad, ok), strict=True))
+    first.append(map(row_of, paths, (ok, bad, ok)))
     with pytest.raises(UserError, match="a.csv.unfinished is being written by"):
-        Unfinished("--csv", target).open({"k": 1})
+        unfinished_ratings("--csv", target).open({"k": 1})
     first.close()
     with (first.path / "ratings.jsonl").open("a") as file:
         file.write('{"path": "torn')
     pictures_of()[3].save(paths[2])
-    second = Unfinished("--csv", target)
+    second = unfinished_ratings("--csv", target)
     assert second.open({"k": 1}) == {paths[0]: ok}
-    second.append([(paths[2], ok)])
+    second.append([row_of(paths[2], ok)])
     second.close()
     assert second.open({"k": 1}) == {paths[0]: ok, paths[2]: ok}
     second.finish()
@@ -591,7 +591,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
     other.mkdir()
     (other / "novel.txt").touch()
     with pytest.raises(UserError, match="a.csv.unfinished holds other files"):
-        Unfinished("--csv", tmp_path / "a.csv").open({})
+        unfinished_ratings("--csv", tmp_path / "a.csv").open({})
     assert [file.name for file in other.iterdir()] == ["novel.txt"]
 
 

@@ -15,13 +15,13 @@ from vqr1.asking.forms import FormName
 from vqr1.asking.pair_sets import PARTS, Pairing, Planned, plan_judged, plan_rated, read_judged, read_samples
 from vqr1.asking.prompts import Prompt, prompts_hash
 from vqr1.asking.published import read_choices, read_pairs
-from vqr1.asking.unfinished import Unfinished, write_lines
 from vqr1.command_options import count, path, write_json
 from vqr1.data import find_spec
 from vqr1.data.splits import PAPER
 from vqr1.errors import UserError, printable
 from vqr1.packaged import data_root
 from vqr1.pairing import check_questions, count_questions
+from vqr1.unfinished import Unfinished, stamp, write_lines
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word or file is told before
     from vqr1.answering.answerer import Answerer
@@ -224,7 +224,10 @@ class Answering:
     ):
         self._likeliest = likeliest
         self._asked, self._test, self._settings, self._model = asked, test, settings, model
-        self._unfinished = Unfinished(asked.jsonl) if asked.jsonl else None
+        self._prompts = {prompt.key: prompt for prompt in test.prompts()}
+        self._unfinished = (
+            Unfinished("--jsonl", asked.jsonl, what="answers", again="ask", read=self._read) if asked.jsonl else None
+        )
         self._found: dict[str, str] = {}
 
     def __enter__(self) -> Answering:
@@ -234,18 +237,19 @@ class Answering:
         if self._unfinished:
             try:
                 if kind is None:
-                    self._unfinished.finish(self._test.rows(self._found))
+                    write_lines("--jsonl", self._unfinished.target, self._test.rows(self._found))
+                    self._unfinished.finish()
             finally:
                 self._unfinished.close()
 
     def all(self, load: Load | None) -> dict[str, str]:
         """All answers by their prompts' keys."""
-        prompts = self._test.prompts()
+        prompts = list(self._prompts.values())
         if self._unfinished:
             what = {**facts(self._settings, self._model, self._test.form), "questions": prompts_hash(prompts)}
             if self._likeliest:
                 what["read"] = "the likeliest letter"
-            self._found = self._unfinished.open(what, {prompt.key: prompt for prompt in prompts})
+            self._found = self._unfinished.open(what)
         if self._found:
             say(f"going on: {len(self._found):,} of {len(prompts):,} questions are answered")
         left = [prompt for prompt in prompts if prompt.key not in self._found]
@@ -274,8 +278,17 @@ class Answering:
             for fresh in answers(left, answerer, at_once, self._likeliest):
                 self._found.update((prompt.key, answer) for prompt, answer in fresh)
                 if self._unfinished:
-                    self._unfinished.append(fresh)
+                    self._unfinished.append(self._row(*each) for each in fresh)
                 progress.update(len(fresh))
+
+    def _row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
+        """What is kept of an answer."""
+        return {"key": prompt.key, "answer": answer, "files": [stamp(picture) for picture in prompt.pictures]}
+
+    def _read(self, row: dict[str, Any]) -> tuple[str, str] | None:
+        """An answer that is kept; None where a picture has changed since."""
+        prompt, answer, files = self._prompts[row["key"]], row["answer"], row["files"]
+        return (prompt.key, answer) if files == self._row(prompt, answer)["files"] else None
 
 
 def facts(settings: AnswerSettings, model: Model, form: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told
     from vqr1.rating.files import Found
     from vqr1.rating.rater import Rater
     from vqr1.rating.rating import Rating
-    from vqr1.rating.written import Unfinished
     from vqr1.sharing import Ranks
+    from vqr1.unfinished import Unfinished
 
 METHODS = "one answer, the likeliest; the mean of K drawn; that of the score's distribution; or of levels in words"
 EPILOG = "Exit codes: 0 every picture has a score, 1 some have none, 2 to be put right by you, 130 by Ctrl-C."
@@ -53,12 +53,12 @@ def run(words: Sequence[str]) -> int:
 def rate_and_write(asked: argparse.Namespace, found: Found, ranks: Ranks, scale: Scale | None = None) -> int:
     """The exit code of one process, which counts on the first alone: the others only rate."""
     from vqr1.rating.files import listed
-    from vqr1.rating.written import Unfinished, write_csv, write_jsonl
+    from vqr1.rating.written import unfinished_ratings, write_csv, write_jsonl
 
     if found.others:
         say(f"left out, since they are no pictures: {listed(found.others)}")
     targets = {"--csv": asked.csv, "--jsonl": asked.jsonl}
-    unfinished = next((Unfinished(option, target) for option, target in targets.items() if target), None)
+    unfinished = next((unfinished_ratings(option, target) for option, target in targets.items() if target), None)
     try:
         rated = rate(asked, found.paths, unfinished, ranks, scale)
         if not ranks.first:
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 def rate(
     asked: argparse.Namespace,
     paths: Sequence[str],
-    unfinished: Unfinished | None,
+    unfinished: Unfinished[Rating] | None,
     ranks: Ranks,
     scale: Scale | None = None,
 ) -> dict[str, Rating]:
@@ -128,6 +128,7 @@ def rate(
     from vqr1.evaluation.scale import answers_in_words
     from vqr1.provenance import versions
     from vqr1.rating.rater import find, load_found
+    from vqr1.rating.written import row_of
     from vqr1.rollout_settings import ScoringEngine
 
     if asked.threads:
@@ -164,7 +165,7 @@ def rate(
             for fresh in ranks.shared(batches, partial(with_paths, rater)):
                 rated.update(fresh)
                 if unfinished:
-                    unfinished.append(fresh)
+                    unfinished.append(row_of(*each) for each in fresh)
                 for each, rating in fresh:
                     progress.write(line(each, rating, asked.reasoning, scale), file=sys.stdout)
                 progress.update(len(fresh))

@@ -1,0 +1,140 @@
+"""What a command keeps of its rows while its file is not done: the folder FILE.unfinished beside it.
+
+When all rows are there, FILE is written at once and the folder is removed. A command that was killed and is given again
+goes on with the folder, and its FILE is the same as if it had not been killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, TextIO, TypeVar
+
+from vqr1.command_options import written
+from vqr1.errors import UserError
+from vqr1.folder_writer import LOCK, FolderWriter, read_json_lines, remove, replaced
+
+ASKED = "asked.json"
+Kept = TypeVar("Kept")
+ReadRow = Callable[[dict[str, Any]], tuple[str, Kept] | None]
+
+
+class Unfinished(Generic[Kept]):
+    """The rows so far of one command, held by one process at a time."""
+
+    def __init__(self, option: str, target: Path, *, what: str, again: str, read: ReadRow[Kept]):
+        """
+        Args:
+            option: of the command line that names ``target``, for messages.
+            what: the rows are called, such as ``ratings``; the folder's file of them is WHAT.jsonl.
+            again: what the command does, such as ``rate``.
+            read: the key and the content of a row, None for one that holds no more; raises KeyError for a row that is
+                none.
+        """
+        self.option, self.target = option, target
+        self.path = target.with_name(target.name + ".unfinished")
+        self._what, self._again, self._read_row = what, again, read
+        self._rows = f"{what}.jsonl"
+        self._writer = FolderWriter(self.path, other=option)
+
+    def open(self, asked: dict[str, Any]) -> dict[str, Kept]:
+        """Hold the folder. Returns what is there and holds, by keys.
+
+        ``asked`` is what decides the rows, as JSON. Raises UserError where the target is there and finished, where the
+        folder holds the rows of something else, is held by another process or cannot be written.
+        """
+        if self.target.exists() and not self.path.is_dir():
+            raise UserError(f"{self.target} is there already; give another file, or delete it to {self._again} again")
+
+        def acquire() -> dict[str, Kept]:
+            self._writer.refuse_held()
+            self._check_same(asked)
+            self._writer.acquire()
+            self._writer.write_text(ASKED, json.dumps(asked, indent=2) + "\n")
+            kept, whole = self._read()
+            self._writer.write_text(self._rows, whole)
+            return kept
+
+        try:
+            return written(self.option, self.path, acquire)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """On the disk when this returns."""
+        self._writer.append(self._rows, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def finish(self) -> None:
+        """Remove the folder: the file is written."""
+        remove(self.path)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _check_same(self, asked: dict[str, Any]) -> None:
+        where = self.path / ASKED
+        if not where.is_file():
+            found = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
+            if found - {LOCK, f"{ASKED}.new"}:
+                raise UserError(f"{self.path} holds other files; give another file to write, or move the folder away")
+            return
+        try:
+            before = dict(json.loads(where.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{where}: not what was asked ({error}); delete {self.path} to {self._again} again"
+            ) from error
+        for key in dict.fromkeys([*asked, *before]):
+            if before.get(key) != asked.get(key):
+                raise UserError(
+                    f"{self.path} holds {self._what} with {key} = {before.get(key)!r}, and now it is "
+                    f"{asked.get(key)!r}; go on with the same settings, give another file to write, or delete the "
+                    f"folder to {self._again} again"
+                )
+
+    def _read(self) -> tuple[dict[str, Kept], str]:
+        """What holds, and its lines."""
+        kept: dict[str, Kept] = {}
+        lines = []
+        for number, row in enumerate(read_json_lines(self.path / self._rows), 1):
+            try:
+                found = self._read_row(row)
+            except KeyError as error:
+                where = f"{self.path / self._rows}, line {number}"
+                raise UserError(
+                    f"{where}: not one of the {self._what} ({error}); delete {self.path} to {self._again} again"
+                ) from error
+            if found is not None:
+                kept[found[0]] = found[1]
+                lines.append(json.dumps(row) + "\n")
+        return kept, "".join(lines)
+
+
+def stamp(path: str) -> list[int]:
+    """Size and time of change of a file, [] where there is none: what was made of a changed picture holds no more."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def write_whole(option: str, path: Path, write: Callable[[TextIO], None]) -> None:
+    """A file at once or not at all. A name that is not UTF-8 is written as the bytes it is.
+
+    ``option`` names the file, for the UserError where it cannot be written.
+    """
+
+    def whole() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as new, new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write(file)
+
+    written(option, path, whole)
+
+
+def write_lines(option: str, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, as `write_whole`."""
+    write_whole(option, path, lambda file: file.writelines(json.dumps(row) + "\n" for row in rows))
