@@ -455,3 +455,25 @@ def test_the_tiny_policy_is_asked(tmp_path, capsys):
     command.run(["mcq", f"--file={path}", *words, f"--json={tmp_path / 'g.json'}"])
     assert figures_of(tmp_path / "g.json", "MICBench")["counts"]["answers"] == 6
     assert "6 questions: 2 of MICBench, each in all its rotations" in capsys.readouterr().err
+
+
+def test_comparisons_in_several_parts_are_said_with_their_sizes(root, capsys):
+    """One round of disjoint pairs joins two pictures each; where all are draws nothing is joined."""
+    words = ["2afc", "--data", "mine", f"--root={root}", "--rounds", "1"]
+    ask(Scripted(lighter), *words)
+    assert "the comparisons fall into 3 parts of 2, 2 and 2 pictures: scores of different" in capsys.readouterr().out
+    ask(Scripted(lambda _: "draw"), *words)
+    assert "the comparisons fall into 6 pictures in no comparison, with score 0" in capsys.readouterr().out
+
+
+def test_answers_that_were_read_otherwise_are_not_gone_on_with(tmp_path):
+    path = written(tmp_path, "rows.json", [micbench()])
+    words = ["mcq", f"--file={path}", f"--jsonl={tmp_path / 'a.jsonl'}"]
+
+    def stop(example):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(Scripted(stop), *words)
+    with pytest.raises(UserError, match="holds answers with read = None, and now it is 'the likeliest letter'"):
+        ask(Scripted(stop), *words, "--likeliest")
