@@ -41,7 +41,7 @@ def test_a_row_of_one_seed_has_its_interval_and_its_costs(tmp_path):
     header = table(ROWS, asked).header
     cells = dict(zip(header, first, strict=True))
     assert (cells["Method"], cells["Set"], cells["SRCC within"]) == ("levels, soft", "demo_five", "-1.000")
-    assert (cells["seeds"], cells["tokens"], cells["passes"]) == ("1", "6.0", "2.0")
+    assert [cells[of] for of in ("pictures", "seeds", "tokens", "passes")] == ["12", "1", "6.0", "2.0"]
     assert (cells["training, CPU s"], cells["scoring, CPU s"]) == ("24", "2")
     assert second[0] == "" and second[1] == "demo_hundred" and second[-2:] == ["", ""]
 

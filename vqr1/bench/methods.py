@@ -141,7 +141,7 @@ def all_of(training: str, seed: int, rows: Sequence[Row], asked: argparse.Namesp
 
 def table(rows: Sequence[Row], asked: argparse.Namespace) -> Grid:
     """A line for each row and set of which there are results."""
-    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "SRCC within", "seeds", "tokens", "passes",
+    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "SRCC within", "pictures", "seeds", "tokens", "passes",
               "training, CPU s", "scoring, CPU s"]  # fmt: skip
     lines = []
     for row in rows:
@@ -158,13 +158,14 @@ def table(rows: Sequence[Row], asked: argparse.Namespace) -> Grid:
             runs = [run_of(row.training, seed, asked) for seed in range(len(done))]
             shown = [
                 number_text(fmean(within)),
+                f"{len(done[0].rows[name])}",
                 f"{len(done)}",
                 f"{tokens:.1f}",
                 f"{passes:.1f}",
                 mean_seconds(runs),
                 mean_seconds(folders),
             ]
-            lines.append(cells + (shown if i == 0 else [*shown[:4], "", ""]))
+            lines.append(cells + (shown if i == 0 else [*shown[:5], "", ""]))
     return Grid(header, lines)
 
 
