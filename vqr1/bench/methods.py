@@ -141,8 +141,8 @@ def all_of(training: str, seed: int, rows: Sequence[Row], asked: argparse.Namesp
 
 def table(rows: Sequence[Row], asked: argparse.Namespace) -> Grid:
     """A line for each row and set of which there are results."""
-    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "SRCC within", "pictures", "seeds", "tokens", "passes",
-              "training, CPU s", "scoring, CPU s"]  # fmt: skip
+    header = ["Method", "Set", "SRCC", "interval", "PLCC", "interval", "SRCC within", "pictures", "seeds", "tokens",
+              "passes", "training, CPU s", "scoring, CPU s"]  # fmt: skip
     lines = []
     for row in rows:
         folders = [result_of(row, seed, asked) for seed in range(TRAININGS[row.training][1])]
