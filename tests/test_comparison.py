@@ -34,7 +34,7 @@ def test_the_examples_of_docstrings_hold(module):
 
 def test_the_documents_example_holds(capsys):
     page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
-    section = page.split("\n## Comparisons (Compare2Score)\n")[1].split("\n## ")[0]
+    section = page.split("\n## Comparisons: Compare2Score\n")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out == "[-0.282  0.144  0.138] the comparisons join all 3 pictures\n"

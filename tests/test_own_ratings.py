@@ -27,15 +27,17 @@ def at_home(tmp_path, monkeypatch):
     assert "ratings.csv" in ratings[0] and "dataset.yaml" in declaration[0]
     folder = tmp_path / "data" / "mine"
     (folder / "pictures").mkdir(parents=True)
+    (folder / "originals").mkdir()
     rows = [ratings[1]]
     for scene in range(10):
         noise = np.random.default_rng(scene).integers(0, 255, (8, 8, 3), dtype=np.uint8)
         sharp = Image.fromarray(np.kron(noise, np.ones((12, 12, 1), np.uint8)))
+        sharp.save(folder / "originals" / f"scene{scene}.png")
         for blur in range(4):
             name = f"scene{scene}_{blur}.png"
             sharp.filter(ImageFilter.GaussianBlur(blur)).save(folder / "pictures" / name)
             part = "train" if scene < 6 else "validation" if scene < 8 else "test"
-            rows.append(f"{name},{90 - 20 * blur + 0.3 * scene:.1f},8,scene{scene},{part}")
+            rows.append(f"{name},{90 - 20 * blur + 0.3 * scene:.1f},8,scene{scene},{part},scene{scene}.png")
     (folder / "ratings.csv").write_text("\n".join(rows) + "\n")
     (folder / "dataset.yaml").write_text("\n".join(declaration) + "\n")
     monkeypatch.chdir(tmp_path)

@@ -22,8 +22,11 @@ from vqr1.metric_names import MEDIA, METRICS, TIMINGS, described
 
 pytestmark = pytest.mark.slow
 
-# What runs of other settings log: another reward, vLLM, other sets.
-OTHERS = {"reward/binary", "reward/regression", *(name for name in METRICS if name.startswith(("canary/", "eval/")))}
+# What runs of other settings log: another reward or objective, vLLM, other sets.
+OTHERS = {
+    *("reward/binary", "reward/regression", "train/token_accuracy"),
+    *(name for name in METRICS if name.startswith(("canary/", "eval/", "levels/"))),
+}
 
 
 @pytest.fixture(scope="module")

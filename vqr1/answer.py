@@ -70,6 +70,8 @@ def check_pictures(form_or_text: str, reference: bool, setting: str = "data.refe
         form_or_text: as for `build_prompt`; what a text of one's own speaks of is not known.
         reference: whether the reference is shown before the picture.
         setting: what shows it, for the message.
+
+    >>> check_pictures("paper", reference=False)
     """
     if form_or_text in PROMPTS and reference != (form_or_text in OF_TWO_PICTURES):
         raise UserError(
