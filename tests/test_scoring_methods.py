@@ -325,6 +325,8 @@ def test_questions_are_counted_and_too_many_refused(capsys):
         ({"method": Method.votes, "limit_per_reference": 1}, "limit_per_reference=1: a vote is between two pictures"),
         ({"method": Method.votes, "prompt": "Which <|image_pad|>?"}, "a token of the model's own"),
         ({"method": Method.levels, "prompt": "How <|im_end|>?"}, "a token of the model's own"),
+        ({"method": Method.levels, "prompt": "paper"}, "prompt=paper asks for an answer that is drawn, and method=le"),
+        ({"method": Method.votes, "prompt": "reference"}, "and method=votes reads the words after a question; leave"),
     ],
 )
 def test_what_a_method_does_not_read_is_refused(settings, message):

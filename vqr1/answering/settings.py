@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
-from vqr1.answer import build_prompt
+from vqr1.answer import PROMPTS, build_prompt
 from vqr1.comparison.words import QUESTION
 from vqr1.config import LevelsConfig
 from vqr1.config_checks import check_name
@@ -80,6 +80,11 @@ def conversation(method: Method, prompt: str, learnt: str | None = None) -> list
     """
     if method.draws:
         return build_prompt(prompt)
+    if prompt in PROMPTS:
+        raise UserError(
+            f"prompt={prompt} asks for an answer that is drawn, and method={method.value} reads the words after a "
+            "question; leave prompt out, or give the question in full"
+        )
     if pictures_shown(method) > 1:
         tagged = objective_of(method, learnt) == "depict"
         return named(TAGS, prompt) if tagged else in_order(pictures_shown(method), prompt)
