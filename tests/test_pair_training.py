@@ -106,11 +106,18 @@ def test_two_swapped_pictures_swap_their_word():
 
 def test_a_set_without_spread_is_refused_until_one_is_stated():
     samples = [sample(i, 1.0 + i, std=None) for i in range(3)]
-    with pytest.raises(UserError, match=r"objective=comparison: .*demo_five has no std.*[+]comparison.spread.NAME=S"):
+    with pytest.raises(UserError, match=r"objective=comparison: .*has no std.*[(][+]comparison.spread.demo_five=S[)]"):
         pairs_of(config_of(), ComparisonConfig(), samples)
     stated = ComparisonConfig(spread={"demo_five": 0.6})
     for pair in pairs_of(config_of(), stated, samples):
         assert pair.word == compare_mos(pair.first.mos, pair.second.mos, 0.6)
+
+
+def test_a_spread_is_offered_where_one_is_missing_alone():
+    with pytest.raises(UserError, match="has one picture: a pair needs two of one dataset$"):
+        pairs_of(config_of(), ComparisonConfig(), [sample(0, 1.0)])
+    with pytest.raises(UserError, match="is given a spread of 0.6: leave the spread out$"):
+        pairs_of(config_of(), ComparisonConfig(spread={"demo_five": 0.6}), [sample(0, 1.0), sample(1, 2.0)])
 
 
 def test_a_set_without_some_spreads_takes_the_stated_one_throughout():

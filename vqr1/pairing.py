@@ -199,6 +199,7 @@ def training_pairs(
     spread: Mapping[str, float] | None = None,
     balanced: bool = False,
     reference_N: Sequence[str] | None = None,
+    say: str = "spread={NAME: S}",
 ) -> TrainingPairs:
     """Pairs to learn comparison from, of several datasets together and never across two of them.
 
@@ -217,6 +218,7 @@ def training_pairs(
             million random pairs are looked at.
         reference_N: the reference of each picture where pairs are of one reference each; None, or the same for all
             pictures of a dataset: any two of its pictures are a pair.
+        say: how the user states a spread, with NAME for the dataset.
 
     Returns:
         The pairs and their words, in random order. What comes first in a pair is drawn.
@@ -249,7 +251,7 @@ def training_pairs(
         references = None if reference_N is None else [reference_N[i] for i in members]
         drawn = _some_pairs(len(members), CANDIDATES if balanced else per_dataset, draw, references)
         found = np.asarray(members)[drawn]
-        word = _words(name, mos[found], std[found], std[members], spread.get(name))
+        word = _words(name, mos[found], std[found], std[members], spread.get(name), say)
         chosen = _balanced(word, per_dataset) if balanced else slice(None)
         pairs.append(found[chosen])
         words.append(word[chosen])
@@ -257,13 +259,13 @@ def training_pairs(
     return TrainingPairs(np.concatenate(pairs)[order], np.concatenate(words)[order])
 
 
-def _words(name: str, mos_M2: np.ndarray, std_M2: np.ndarray, std: np.ndarray, s: float | None) -> np.ndarray:
+def _words(name: str, mos_M2: np.ndarray, std_M2: np.ndarray, std: np.ndarray, s: float | None, say: str) -> np.ndarray:
     """The words of a dataset's pairs, by the stds of its ratings or by the one spread that is stated for it."""
     missing = int(np.isnan(std).sum())
     if s is None and missing:
         raise UserError(
             f"dataset {name} has no std of the ratings for {missing} of {len(std)} pictures, and a comparison needs a "
-            "spread: state one spread for the dataset, or leave it out"
+            f"spread: state one spread for the dataset ({say.replace('NAME', name)}), or leave it out"
         )
     if s is not None and not missing:
         raise UserError(f"dataset {name} has stds of its ratings and is given a spread of {s}: leave the spread out")

@@ -52,9 +52,10 @@ def pairs_of(config: Config, settings: ComparisonConfig | DepictConfig, samples:
             spread=settings.spread,
             balanced=isinstance(settings, ComparisonConfig) and settings.balanced,
             reference_N=references,
+            say=f"+{section}.spread.NAME=S",
         )
     except UserError as error:
-        raise UserError(f"objective={section}: {error} (+{section}.spread.NAME=S states one)") from error
+        raise UserError(f"objective={section}: {error}") from error
     check_pairs(found.pairs_M2, datasets)
     check_pairs(found.pairs_M2, references, "reference")
     return [
