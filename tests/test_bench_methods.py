@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.results import write_results
-from vqr1.bench.methods import ROWS, TRAININGS, arguments, result_of, run_of, seconds_of, table, vqr1
+from vqr1.bench.methods import ROWS, TRAININGS, arguments, bench, result_of, run_of, seconds_of, table, vqr1
 from vqr1.evaluation.results import make_row
 
 ROW = {row.name: row for row in ROWS}
@@ -53,6 +53,12 @@ def test_a_row_of_several_seeds_has_mean_and_spread(tmp_path):
     cells = table([row], asked).rows[0]
     assert cells[2:4] == ["0.000", "± 1.414"]
     assert cells[-2:] == ["20", "2"]
+
+
+def test_a_table_of_nothing_yet_is_written_where_no_run_has_made_the_folder(tmp_path, capsys):
+    assert bench(arguments(["--table", "--out", str(tmp_path / "new")])) == 0
+    assert "SRCC within" in capsys.readouterr().out
+    assert json.loads((tmp_path / "new" / "methods.json").read_text())["rows"] == []
 
 
 def test_every_row_has_a_training_and_a_folder_of_its_own():

@@ -75,6 +75,14 @@ def test_questions_about_the_demonstration_by_hand(tmp_path):
         assert question.right == "ABC".index(row["correct_choice"])
 
 
+@pytest.mark.parametrize(("words", "message"), [(["--rounds", "0"], "0 rounds of disjoint"), ([], "No such file")])
+def test_questions_that_cannot_be_made_or_written_are_one_message(data_root, tmp_path, capsys, words, message):
+    out = tmp_path / "none" / "questions.json"
+    assert demo_questions.main(["--out", str(out), "--root", str(data_root), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vqr1.bench.demo_questions: ") and message in line
+
+
 def test_vllm_gives_no_letters_probabilities(tmp_path):
     path = written(tmp_path, "rows.json", [micbench()])
     with pytest.raises(UserError, match=r"--likeliest reads probabilities .*take --engine transformers"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -20,6 +21,7 @@ import numpy as np
 from vqr1.comparison.words import QUESTION, SIMILAR, compare_mos, pair_spread
 from vqr1.data import Sample, read_dataset
 from vqr1.demo.specs import SPECS, register_demonstration
+from vqr1.errors import UserError
 from vqr1.packaged import data_root
 from vqr1.pairing import round_pairs
 
@@ -41,7 +43,8 @@ def rows(samples: Sequence[Sample], rounds: int, seed: int = 0) -> list[dict[str
     return found
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 for what the user can put right, with one message."""
     parser = argparse.ArgumentParser("python -m vqr1.bench.demo_questions", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--data", choices=[spec.name for spec in SPECS], default="demo_five")
@@ -49,10 +52,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of disjoint random pairs")
     asked = parser.parse_args(words)
     register_demonstration()
-    made = rows(read_dataset(asked.data, asked.root.expanduser()).test, asked.rounds)
-    asked.out.write_text(json.dumps(made, indent=1) + "\n")
+    try:
+        made = rows(read_dataset(asked.data, asked.root.expanduser()).test, asked.rounds)
+        asked.out.write_text(json.dumps(made, indent=1) + "\n")
+    except (UserError, OSError) as error:
+        print(f"vqr1.bench.demo_questions: {error}", file=sys.stderr)
+        return 2
     print(f"{asked.out}: {len(made)} questions about {asked.data}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -196,6 +196,7 @@ def bench(asked: argparse.Namespace) -> int:
     made = table(rows, asked)
     facts = {"date": date.today().isoformat(), "machine": machine(), "versions": versions(), "at_once": asked.at_once}
     content: dict[str, Any] = {**facts, "header": made.header, "rows": made.rows, "failures": failures}
+    asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "methods.json").write_text(json.dumps(finite(content), indent=1) + "\n")
     text = f"{facts['machine']}, {facts['date']}, {asked.at_once} at a time\n\n{markdown_grid(made)}"
     (asked.out / "methods.md").write_text(text)
