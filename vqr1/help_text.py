@@ -16,6 +16,8 @@ The usual settings:
   policy.tuning=full|lora|auto  all weights, or LoRA
   name=NAME, runs=FOLDER        the run's folder is FOLDER/NAME; without a name: experiment, date and time
   resume=true|auto              go on with the run called NAME; auto begins it where there is none
+  objective=rl2r                levels, comparison or depict learn answers that are shown (docs/methods.md):
+                                experiment=levels, comparison, depict, and demo_ before these
   rollout.k=6                   answers to each picture
   trainer.learning_rate=1e-6    and trainer.beta, trainer.max_steps, trainer.images_per_step, ...
   trainer.answers_per_device=6  answers in one pass; null, the default: as many as fit

@@ -1,7 +1,7 @@
 """``vqr1 evaluate method=votes``: all pairs of pictures of one reference, each picture's score the share that it wins.
 
 DepictQA's evaluation (arXiv 2312.08962): a vote counts with its confidence, the probability that the second picture is
-better, read from the comparison words.
+better, read from the comparison words or, of a policy of objective=depict, from its letters.
 """
 
 from __future__ import annotations
