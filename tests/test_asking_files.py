@@ -120,6 +120,8 @@ def test_pictures_in_another_folder(tmp_path):
     path = written(tmp_path / "images", "rows.json", [llvisionqa()]).rename(tmp_path / "rows.json")
     with pytest.raises(UserError, match="--images"):
         read_choices(path)
+    with pytest.raises(UserError, match="cannot be read .File name too long.; unpack"):
+        read_choices(written(tmp_path, "long.json", [llvisionqa(img_path="p" * 300)]))
     assert read_choices(path, tmp_path / "images").questions[0].right == 1
 
 
@@ -129,6 +131,12 @@ def test_a_list_and_lines_are_read_alike(tmp_path, lines):
     assert [question.right for question in read_choices(path).questions] == [1, 0]
 
 
+def test_a_text_may_hold_what_only_python_ends_a_line_at(tmp_path):
+    path = written(tmp_path, "rows.json", [])
+    path.write_text(json.dumps(llvisionqa(question="How\u2028is\u0085it?"), ensure_ascii=False) + "\r\n")
+    assert [question.question for question in read_choices(path).questions] == ["How\u2028is\u0085it?"]
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -136,6 +144,8 @@ def test_a_list_and_lines_are_read_alike(tmp_path, lines):
         (b"[]", "no rows"),
         (b"[1, 2]", "row 1: '1' is no object"),
         (b"[{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' * 100_000, "line 1: not JSON"),
         (b'{"a": 1}\nx\n', "line 2: not JSON"),
         (b"PAR1\xff\x00", "to_json"),
         (json.dumps([{"a": 1, "b": 2}]).encode(), "fields a, b are of no known format; known are MICBench, Q-Bench2"),

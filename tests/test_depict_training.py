@@ -221,6 +221,7 @@ def test_rows_are_mixed_in_by_their_share_and_come_again(content):
         ("[1]", r"line 1: '\[1\]' is no object"),
         ({**SEA, "answer": " "}, "line 1: answer is ' '; give a text"),
         ({**SEA, "image": "lost.png"}, "line 1: image is 'lost.png', and there is no such picture in"),
+        ({**SEA, "image": "p" * 300}, "line 1: image is 'ppp.*, and there is no such picture in"),
         ({**SEA, "image": None}, "line 1: its pictures are none; give image, or one or more of image_ref"),
         ({**SEA, "image_A": "sky.png"}, "line 1: its pictures are image, image_A"),
         ({**SEA, "query": "<|image_pad|>?"}, "line 1: a question holds <.image_pad.>"),

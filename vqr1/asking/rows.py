@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqr1.errors import MissingFileError, UserError
+from vqr1.data.files import check_file, trouble
+from vqr1.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Pictures:
         if not isinstance(value, str) or not value.strip():
             raise row.wrong(f"{name} is {value!r} and names no picture; give its path, or leave the row out")
         path = self.folder / value
-        if not path.is_file():
+        if why := trouble(path):
             raise row.wrong(
-                f"{name} names {value}, and {path} is missing; unpack the pictures there, or name the folder that "
+                f"{name} names {value}, and {path} {why}; unpack the pictures there, or name the folder that "
                 "holds them with --images"
             )
         return str(path)
@@ -63,8 +64,7 @@ class Pictures:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file: a JSON list of objects, or an object a line. Raises UserError."""
-    if not path.is_file():
-        raise MissingFileError(f"--file {path} is missing; give a file of questions as its authors distribute it")
+    check_file(path, "give as --file a file of questions as its authors distribute it")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,16 +81,16 @@ def read_rows(path: Path) -> list[Row]:
 def _of_list(path: Path, content: str) -> list[Any]:
     try:
         return list(json.loads(content))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch it again") from error
 
 
 def _of_lines(path: Path, content: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):  # not at U+2028, which JSON has in texts
         try:
             rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); fetch it again") from error
     return rows
 

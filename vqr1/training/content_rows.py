@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vqr1.data.files import trouble
 from vqr1.depiction import REFERENCE, TAGS
 from vqr1.errors import MissingFileError, UserError
 from vqr1.picture_prompts import Message, check_text, in_order, named
@@ -23,8 +24,8 @@ FIELDS = ("id", "query", "answer", "image", *TAGGED)
 
 def read_content(path: Path) -> list[Example]:
     """The rows of a file. Raises UserError, naming file and line, for what is none, or whose pictures are missing."""
-    if not path.is_file():
-        raise MissingFileError(f"depict.content={path} is missing; name a file with an object a line, or leave it out")
+    if why := trouble(path):
+        raise MissingFileError(f"depict.content={path} {why}; name a file with an object a line, or leave it out")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON has in texts
     except UnicodeDecodeError as error:
@@ -39,7 +40,7 @@ def _example(line: str, path: Path, number: int) -> Example:
     where = f"{path}, line {number}"
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); write one object a line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: {line[:80]!r} is no object; write one a line")
@@ -73,7 +74,7 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
 
 
 def _picture(value: Any, name: str, folder: Path, where: str) -> str:
-    if not isinstance(value, str) or not (folder / value).is_file():
+    if not isinstance(value, str) or trouble(folder / value):
         raise UserError(
             f"{where}: {name} is {str(value)[:80]!r}, and there is no such picture in {folder}; put it there, or leave "
             "the row out"
