@@ -248,7 +248,16 @@ def test_figures_of_choices_by_hand():
 
 def test_hidden_answers_alone_have_counts_alone():
     found = choice_figures([question(None)], [[0, 1, None]])
-    assert (found.figures, found.counts["hidden"], found.counts["unreadable"]) == ({}, 1, 1)
+    assert (found.figures, found.counts["hidden"], found.counts["unreadable"], found.remarks) == ({}, 1, 1, ())
+
+
+def test_where_nothing_can_be_read_what_to_try_is_said():
+    (said,) = choice_figures([question(1)], [[None, None, None]]).remarks
+    assert said.endswith("--likeliest takes the likeliest letter in place of what it writes")
+    asked = pair_set([[0, 1], [1, 2]], [3, 2, 1])
+    for swapped in (None, [UNREADABLE] * 2):
+        assert "(--form)" in pair_figures(asked, [UNREADABLE] * 2, swapped).remarks[0]
+        assert not any("(--form)" in each for each in pair_figures(asked, [UNREADABLE, DRAW], swapped).remarks)
 
 
 # The command
@@ -424,8 +433,9 @@ def test_too_many_questions_need_a_yes(capsys):
     ("words", "why"),
     [
         (["--data", "mine", "mine"], "names mine twice"),
-        (["--data", "mine", "--rounds", "6"], "6 rounds of disjoint pairs of 6 pictures: give 1 to 5"),
+        (["--data", "mine", "--rounds", "6"], "mine: 6 rounds of disjoint pairs of 6 pictures: give 1 to 5"),
         (["--data", "mine", "--rounds", "2", "--pairs", "all"], "--rounds 2 has no effect with --pairs all"),
+        (["--data", "bapps", "--pairs", "all"], "--pairs has no effect with --data bapps, which has pairs of its own"),
         (["--data", "mine", "--images", "x"], "--images has no effect with --data"),
         (["--data", "mine", "--part", "train"], "mine has no train part; give another"),
         (["--data", "lost"], "no dataset is called lost"),
@@ -463,7 +473,7 @@ def test_comparisons_in_several_parts_are_said_with_their_sizes(root, capsys):
     ask(Scripted(lighter), *words)
     assert "the comparisons fall into 3 parts of 2, 2 and 2 pictures: scores of different" in capsys.readouterr().out
     ask(Scripted(lambda _: "draw"), *words)
-    assert "the comparisons fall into 6 pictures in no comparison, with score 0" in capsys.readouterr().out
+    assert "no comparison joins any two of the 6 pictures, which all have score 0" in capsys.readouterr().out
 
 
 def test_answers_that_were_read_otherwise_are_not_gone_on_with(tmp_path):

@@ -122,6 +122,9 @@ def check_words(asked: argparse.Namespace) -> None:
         if getattr(asked, name):
             where = "--file" if asked.file else "--data"
             raise UserError(f"--{name.replace('_', '-')} has no effect with {where}; leave it out")
+    for name in ("pairs", "rounds"):
+        if getattr(asked, name) and asked.data == [BAPPS]:
+            raise UserError(f"--{name} has no effect with --data {BAPPS}, which has pairs of its own; leave it out")
     if asked.rounds and asked.pairs not in (None, "rounds"):
         raise UserError(f"--rounds {asked.rounds} has no effect with --pairs {asked.pairs}; leave one of them out")
 

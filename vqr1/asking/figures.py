@@ -26,6 +26,8 @@ from vqr1.questions import (
 )
 from vqr1.votes import bapps_agreement, correlation_per_reference
 
+OTHER_FORM = "ask in the form that it has learnt to answer (--form)"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -82,7 +84,7 @@ def pair_figures(asked: PairSet, as_listed: Sequence[Choice], swapped: Sequence[
         "unreadable": known.unreadable,
     }
     figures["published_bias"] = Figure(known.published_bias, np.nan, np.nan)
-    return Figures(figures, counts, remarks)
+    return Figures(figures, counts, _unread(counts, OTHER_FORM) + remarks)
 
 
 def choice_figures(questions: Sequence[ChoiceQuestion], answers: Sequence[Sequence[int | None]]) -> Figures:
@@ -110,7 +112,16 @@ def choice_figures(questions: Sequence[ChoiceQuestion], answers: Sequence[Sequen
         "answers": len(given),
         "unreadable": given.count(None),
     }
-    return Figures(figures, counts)
+    return Figures(
+        figures, counts, _unread(counts, "--likeliest takes the likeliest letter in place of what it writes")
+    )
+
+
+def _unread(counts: dict[str, int], remedy: str) -> tuple[str, ...]:
+    """What to say where no answer could be read."""
+    if not counts["answers"] or counts["unreadable"] < counts["answers"]:
+        return ()
+    return (f"no answer could be read, so no figure says what the policy sees: {remedy}",)
 
 
 def _choices(
@@ -165,7 +176,7 @@ def _one_order(asked: PairSet, as_listed: Sequence[Choice]) -> Figures:
         "draws": answers.count(Choice.draw),
         "unreadable": answers.count(Choice.unreadable),
     }
-    return Figures(figures, counts, remarks)
+    return Figures(figures, counts, _unread(counts, OTHER_FORM) + remarks)
 
 
 def _second_won(answer: Choice) -> int:

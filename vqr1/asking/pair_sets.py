@@ -64,11 +64,15 @@ class Planned:
 def plan_rated(name: str, samples: Sequence[Sample], pairing: Pairing, rounds: int, seed: int) -> Planned:
     """Pairs of rated pictures of one dataset. Raises UserError for too few of them, or more rounds than there are."""
     groups = [sample.group for sample in samples]
-    count = {
+    counted = {
         Pairing.rounds: lambda: count_rounds(len(samples), rounds),
         Pairing.all: lambda: count_all(len(samples)),
         Pairing.reference: lambda: count_same_reference(groups),
-    }[pairing]()
+    }
+    try:
+        count = counted[pairing]()
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
     def make() -> PairSet:
         pairs = {

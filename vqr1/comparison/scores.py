@@ -85,6 +85,8 @@ class Parts:
         """One sentence: whether all pictures are on one scale, and which are not."""
         if self.connected:
             return f"the comparisons join all {sum(self.sizes)} pictures"
+        if self.sizes[0] == 1:
+            return f"no comparison joins any two of the {len(self.sizes)} pictures, which all have score 0"
         alone = self.sizes.count(1)
         joined = self.sizes[: len(self.sizes) - alone]
         said = [f"{len(joined)} {'part' if len(joined) == 1 else 'parts'} of {_listed(joined)} pictures"] * bool(joined)

@@ -149,7 +149,8 @@ def _notes(lines: Sequence[Line], published: Sequence[Published]) -> list[str]:
     outcomes = [(name, o) for line in lines for name, runs in line.outcomes.items() for o in runs]
     notes = [
         f"Cells are SRCC / PLCC of the raw predictions; intervals are {100 * LEVEL:.0f} % percentile bootstrap.",
-        "A picture's score is the mean of its readable answers; one without any enters no figure.",
+        "A picture's score is the mean of its readable answers, or by levels, comparison and votes of words' "
+        "probabilities; one without a score enters no figure.",
     ]
     if published:
         notes.append("Rows marked published are the VisualQuality-R1 paper's (arXiv 2505.14460), not measured here.")
