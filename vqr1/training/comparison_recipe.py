@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from vqr1.cohorts import CohortSampler
-from vqr1.comparison.words import ANSWER, QUESTION, WORDS, preference
+from vqr1.comparison.words import ANSWER, QUESTION, WORDS
 from vqr1.data import Sample
 from vqr1.data.pictures import Load, PictureLoader
 from vqr1.picture_prompts import in_order
-from vqr1.policy.comparison_scores import comparison_answers
-from vqr1.rollout.prompt_checks import check_message
-from vqr1.training.anchor_rater import AnchorRater
 from vqr1.training.build_trainer import cohort_sampler
-from vqr1.training.policy_checks import check_files
-from vqr1.training.shown_examples import Example, ShownCollator, as_rows, digests_by_set
-from vqr1.training.supervised_recipe import SupervisedRecipe
+from vqr1.training.pair_recipe import PairRecipe
+from vqr1.training.shown_examples import Example, as_rows, digests_by_set
 from vqr1.training.supervised_trainer import WordTrainer
 from vqr1.training.training_pairs import anchors_of, in_words, pairs_of
 
@@ -26,8 +20,10 @@ PROMPT = in_order(2, QUESTION)
 ANSWERS = tuple(f"{ANSWER} {word}." for word in WORDS)
 
 
-class ComparisonRecipe(SupervisedRecipe):
+class ComparisonRecipe(PairRecipe):
     """Pairs of pictures of one set each, with the word for the second beside the first."""
+
+    prompt, words = PROMPT, WORDS
 
     def order(self, samples: Sequence[Sample]) -> CohortSampler:
         """The order of pairs. Raises UserError, as a Recipe's, and where a set cannot be paired or has no anchors."""
@@ -40,32 +36,9 @@ class ComparisonRecipe(SupervisedRecipe):
     def taught(self, load: PictureLoader) -> dict[str, dict[str, str]]:
         return {"examples": digests_by_set((pair.dataset, [pair.name, pair.word]) for pair in self._pairs)}
 
-    def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
-        check_message(processor, PROMPT, pictures=2)
-        self._answers = comparison_answers(processor.tokenizer)
-        return check_files(self.config, self.choices, processor, picture)
-
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> WordTrainer:
         examples = [
             Example((pair.first.image, pair.second.image), PROMPT, ANSWERS[pair.word], pair.name, pair.dataset)
             for pair in self._pairs
         ]
-        told = dict(zip(ANSWERS, self._answers.answers, strict=True))
-        rows = as_rows(examples, load)
-        self._trainer = self.make(
-            WordTrainer, rows, order, processor, self._answers, lambda once: ShownCollator(once, told)
-        )
-        return self._trainer
-
-    def rater(self, load: PictureLoader, before_batch: Callable[[], None]) -> AnchorRater:
-        return AnchorRater(
-            self._trainer,
-            load,
-            self._anchors,
-            PROMPT,
-            WORDS,
-            preference,
-            batch=self.config.evaluation.batch,
-            orders=2 if self.config.comparison.both_orders else 1,
-            before_batch=before_batch,
-        )
+        return self.make_of_words(as_rows(examples, load), order, processor, ANSWERS)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from vqr1.cohorts import CohortSampler
 from vqr1.data import Sample
 from vqr1.data.pictures import Load, PictureLoader, digest
 from vqr1.depiction import TAGS, ask_which
-from vqr1.policy.comparison_scores import confidence, tag_answers
-from vqr1.rollout.prompt_checks import check_message
-from vqr1.training.anchor_rater import AnchorRater
 from vqr1.training.build_trainer import cohort_sampler
 from vqr1.training.content_rows import read_content
 from vqr1.training.depict_examples import examples_of
-from vqr1.training.policy_checks import check_files
-from vqr1.training.shown_examples import ShownCollator, as_rows, digests_by_set
-from vqr1.training.supervised_recipe import SupervisedRecipe
+from vqr1.training.pair_recipe import PairRecipe
+from vqr1.training.shown_examples import as_rows, digests_by_set
 from vqr1.training.supervised_trainer import WordTrainer
 from vqr1.training.training_pairs import anchors_of, in_words, pairs_of
 
 
-class DepictRecipe(SupervisedRecipe):
+class DepictRecipe(PairRecipe):
     """Questions on tagged pictures with their answers, and rows of the user's."""
+
+    prompt, words = ask_which(), TAGS
 
     def order(self, samples: Sequence[Sample]) -> CohortSampler:
         """The order of examples. Raises UserError, as a Recipe's, where a set cannot be paired, and for wrong rows."""
@@ -53,28 +49,6 @@ class DepictRecipe(SupervisedRecipe):
         shown = {os.path.relpath(path, file.parent): load.expected(path) for path in self.pictures()}
         return {"files": {file.name: digest(file), **shown}, "examples": examples}
 
-    def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
-        check_message(processor, ask_which(), pictures=2)
-        self._answers = tag_answers(processor.tokenizer)
-        return check_files(self.config, self.choices, processor, picture)
-
     def trainer(self, order: CohortSampler, samples: Sequence[Sample], load: Load, processor: Any) -> WordTrainer:
-        told = dict(zip((f"{tag}." for tag in TAGS), self._answers.answers, strict=True))
-        rows = as_rows(self._examples, load)
-        self._trainer = self.make(
-            WordTrainer, rows, order, processor, self._answers, lambda once: ShownCollator(once, told)
-        )
-        return self._trainer
-
-    def rater(self, load: PictureLoader, before_batch: Callable[[], None]) -> AnchorRater:
-        return AnchorRater(
-            self._trainer,
-            load,
-            self._anchors,
-            ask_which(),
-            TAGS,
-            confidence,
-            batch=self.config.evaluation.batch,
-            orders=2 if self.config.depict.both_orders else 1,
-            before_batch=before_batch,
-        )
+        texts = [f"{tag}." for tag in TAGS]
+        return self.make_of_words(as_rows(self._examples, load), order, processor, texts)
