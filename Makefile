@@ -99,14 +99,22 @@ bench-preparation: $(MADE) ## what pictures and prompts cost before the policy r
 	$(BIN)/python -m vqr1.bench.preparation $(ARGS)
 
 test: $(MADE) ## the tests that run without a GPU, slow ones included
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster and not page" \
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not full and not cluster and not faults and not page" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-full: $(MADE) ## the tests that take minutes each: controls of what a run learns, long runs on several ranks
-	$(BIN)/python -m pytest -m "full and not cluster" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "full and not cluster and not faults" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.made ## the tests that need vLLM, by its build for CPUs
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py tests/test_vllm_serve.py $(ARGS)
+
+FAULT_TESTS := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist load
+
+test-faults: $(MADE) ## what runs survive: stalled ranks, full disks, signals, damaged files, put in from outside
+	$(FAULT_TESTS) -m "faults and not full and not vllm and not cluster" $(ARGS)
+
+test-faults-full: $(MADE) ## all of the faults, 20 kills at random moments too; makes the table of docs/reliability.md
+	$(FAULT_TESTS) -m "faults and not vllm and not cluster" --fault-table docs/reliability.md $(ARGS)
 
 test-shapes: $(VENV_VLLM)/.made ## Qwen2.5-VL-3B and 7B with two layers and random weights, trained (needs 18 GB of memory)
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m shapes tests/test_shapes.py $(ARGS)
@@ -166,5 +174,5 @@ wheel: $(MADE) ## build dist/*.whl
 	$(UV) build --quiet --wheel --out-dir dist .
 
 .PHONY: help env doctor train sweep sweep-demo train-kadid tiny-policy ceiling test test-full test-vllm test-shapes \
-	test-page test-oldest test-cluster test-cluster-full test-wheel gpu bench-rollout bench-train bench-preparation \
-	bench-rating compare-methods prove-vllm check format wheel
+	test-page test-oldest test-cluster test-cluster-full test-faults test-faults-full test-wheel gpu bench-rollout bench-train \
+	bench-preparation bench-rating compare-methods prove-vllm check format wheel

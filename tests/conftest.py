@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from tests.support.fault_table import fault, write_table
 from vqr1.data import DATASETS
 from vqr1.demo.specs import register_demonstration
 
@@ -20,6 +21,19 @@ settings.register_profile("shared machine", deadline=None)  # a slow example is 
 settings.load_profile("shared machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+__all__ = ["fault"]  # fixtures of other files
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", type=Path, metavar="FILE", help="the page whose table of faults is made anew")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    page = session.config.getoption("--fault-table")
+    if page is not None and exitstatus == 0 and "PYTEST_XDIST_WORKER" not in os.environ:
+        write_table(session.config._tmp_path_factory.getbasetemp() / "faults", page)  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
