@@ -188,11 +188,37 @@ def test_what_hydra_refuses_is_the_users_error(tmp_path, monkeypatch, words, mes
             "RUN: could not be",
         ),
         (OSError("it does not appear to have a file named config.json"), "^it does not appear"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), r"^\[Errno \d+\] Connection refused$"),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out", "/mount/a"), r"^/mount/a: Connection timed out \("),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
 def test_what_goes_wrong_with_a_file_names_it_and_the_space_left(tmp_path, error, told):
     assert re.match(told.replace("RUN", str(tmp_path)), file_trouble(error, tmp_path))
+
+
+def test_a_file_or_a_disk_is_one_message_of_every_command(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report_user_errors("table", raising(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "a"))))
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert re.fullmatch(rf"vqr1 table: {tmp_path}/a: Permission denied \([\d,]+ bytes free\)\n\(VQR1_.*\)\n", told)
+    with pytest.raises(SystemExit):
+        report_user_errors("table", raising(OSError(errno.ENOSPC, "No space left on device")))
+    assert "the working folder: No space left on device" in capsys.readouterr().err
+
+
+TABLE = "import sys; from vqr1 import cli; cli.report_user_errors('table', lambda: print('x' * 100_000))"
+
+
+@pytest.mark.parametrize(
+    ("behind", "code", "told"), [("| true", 141, ""), ("> /dev/full", 2, "vqr1 table: .*No space")]
+)
+def test_where_nobody_reads_the_output_a_command_ends(behind, code, told):
+    asked = f'set -o pipefail; {sys.executable} -c "{TABLE}" {behind}'
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
+    assert done.returncode == code and re.match(told, done.stderr) and "Traceback" not in done.stderr
+    assert told or not done.stderr
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.ENOMEM, "Cannot allocate memory")])

@@ -2,18 +2,21 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from vqr1.config import ScreenKind
-from vqr1.screen import LastingStream, Screen, duration
+from vqr1.screen import Screen, duration
+from vqr1.standard_streams import LastingStream
 
 SAYS = """
 import sys
 from vqr1.config import ScreenKind
-from vqr1.screen import Screen, outlast_stderr
+from vqr1.screen import Screen
+from vqr1.standard_streams import outlast_stderr
 outlast_stderr()
 screen = Screen(ScreenKind.{kind}, True)
 for step in range(1, 2000):
@@ -115,3 +118,14 @@ def test_a_name_cannot_steer_the_terminal(capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7500, "2 h 05 min")])
 def test_times_are_short(seconds, text):
     assert duration(seconds) == text
+
+
+def test_streams_that_are_closed_go_nowhere_and_give_no_file_their_number(tmp_path):
+    program = (
+        "import os, sys; from vqr1.standard_streams import open_streams; open_streams()\n"
+        f"file = open({str(tmp_path / 'a')!r}, 'w'); print('lost'); print('lost', file=sys.stderr)\n"
+        "os.write(2, b'lost'); os.system('echo lost >&2'); file.write(f'{file.fileno() > 2} {sys.stdin.read()}')"
+    )
+    asked = f"{sys.executable} -c {shlex.quote(program)} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", asked], check=False).returncode == 0
+    assert (tmp_path / "a").read_text() == "True "

@@ -247,13 +247,15 @@ def dashboard() -> None:
 def report_user_errors(command: str, run: Callable[[], None]) -> None:
     """What the user can put right is one message and exit code 2. A defect keeps its stack, with Python's exit code 1.
 
+    So is what goes wrong with a file or a disk, which no program can rule out. Where nobody reads the output any more,
+    as behind ``| head``, the command ends with the code of SIGPIPE.
     Where memory ran out, the settings that lower the need stand below the stack. Ctrl-C is one line and exit code 130.
     """
     from vqr1.child_process import INTERRUPTED, STOPPED, exit_code, report_failure
     from vqr1.errors import UserError, memory_advice
 
     try:
-        run()
+        _told_of_files(run)
     except UserError as error:
         report_failure(error.exit_code, str(error))
         if os.environ.get("VQR1_TRACEBACK"):
@@ -275,6 +277,26 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
         if advice and advice not in getattr(error, "__notes__", ()):
             error.add_note(advice)
         raise
+
+
+def _told_of_files(run: Callable[[], None]) -> None:
+    """Make what goes wrong with a file or a disk a UserError, and end where nobody reads the output any more."""
+    from vqr1.errors import UserError, file_trouble
+    from vqr1.standard_streams import stdout_is_read
+
+    try:
+        run()
+        sys.stdout.flush()
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not stdout_is_read():
+            sys.exit(128 + 13)
+        unnumbered = isinstance(error, OSError) and error.errno is None  # a library's words, or a defect
+        trouble = None if unnumbered else file_trouble(error, "the working folder")
+        if trouble is None:
+            raise
+        raise UserError(trouble) from error
 
 
 def run_hydra(
@@ -343,6 +365,10 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 def main(start: Start | None = None) -> None:
     """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
+    from vqr1.standard_streams import open_streams, outlast_stderr
+
+    open_streams()
+    outlast_stderr()
     words = sys.argv[1:]
     if words[:1] == ["help"]:  # vqr1 help COMMAND
         words = sys.argv[1:] = [*words[1:], "--help"]

@@ -90,17 +90,21 @@ def memory_advice(command: str, error: BaseException) -> str | None:
 # As torch and safetensors word that a file could not be written. They do not say which, and raise no OSError.
 _UNWRITTEN = ("inline_container", "PytorchStreamWriter", "(os error")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of a write to a file, which names none. Others that name none are of connections, addresses, processes.
+_UNNAMED = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
-def file_trouble(error: BaseException, folder: Path) -> str | None:
+def file_trouble(error: BaseException, folder: Path | str) -> str | None:
     """Which file could not be read or written and why, with the free space where it is; None for any other error.
 
     ``folder`` is what was written to, for errors that name no file.
     """
     if isinstance(error, OSError):
-        if error.errno is None or error.errno == errno.ENOMEM:  # a library's own words; memory_advice
-            return None if error.errno else str(error)
-        path, why = os.fspath(error.filename or folder), error.strerror or str(error)
+        if error.errno == errno.ENOMEM:  # memory_advice
+            return None
+        if error.errno is None or (error.filename is None and error.errno not in _UNNAMED):  # a library's own words
+            return str(error)
+        path, why = str(error.filename or folder), error.strerror or str(error)
         full = error.errno in _FULL
     elif isinstance(error, Exception) and any(word in str(error) for word in _UNWRITTEN):
         path, why, full = str(folder), f"could not be written: {error}", True
@@ -113,7 +117,10 @@ def _free(path: str) -> str:
     """The space that is left on the file system of ``path``, which may not be there itself."""
     import shutil
 
-    place = os.path.abspath(path)  # noqa: PTH100 - pathlib takes long to import
+    try:
+        place = os.path.abspath(path)  # noqa: PTH100 - pathlib takes long to import
+    except FileNotFoundError:  # the working folder is gone
+        return "free space unknown"
     while True:
         try:
             return f"{shutil.disk_usage(place).free:,} bytes free"

@@ -29,7 +29,6 @@ from vqr1.machine_choices import MachineChoices, choose, estimated, launched, te
 from vqr1.next_steps import going_on
 from vqr1.prerequisites import check_chosen, check_disk, check_driver, check_settings
 from vqr1.rollout_settings import TrainingEngine, check_vllm_is_asked, idle_vllm
-from vqr1.screen import outlast_stderr
 from vqr1.sharing import PROGRAM, launch_command
 from vqr1.sweep import NAME, Sweep, parsed
 from vqr1.training.run_folder import is_finished
@@ -147,7 +146,6 @@ def _why(processes: int, gpus: int) -> str | None:
 def _starting(config: Config) -> None:
     """The first word, before torch is imported."""
     if config.logger.screen is not ScreenKind.quiet and os.environ.get("RANK", "0") == "0":
-        outlast_stderr()
         print("starting: loading torch, transformers and TRL", file=sys.stderr, flush=True)
 
 

@@ -1,16 +1,11 @@
-"""What a command says on the screen while it works: stages, progress, figures. It goes to stderr and ends nothing.
-
-A reader of stderr that goes away, or a full disk behind it, loses the lines and not the run.
-"""
+"""What a command says on the screen while it works: stages, progress, figures. It goes to stderr."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -19,45 +14,6 @@ from vqr1.config import ScreenKind
 from vqr1.errors import printable
 
 EVERY = 20.0  # seconds between the lines of a stage that has no bar
-
-
-class LastingStream:
-    """A text stream that can be lost: once something cannot be written, all that follows goes nowhere."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            self._stream.write(text)
-        except OSError:
-            self._lose()
-        return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError:
-            self._lose()
-
-    def _lose(self) -> None:
-        """Under the stream, so that what it still holds, and what libraries write, goes the same way."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(null, self._stream.fileno())
-        except OSError:  # a stream without a file
-            self._stream = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
-        finally:
-            os.close(null)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def outlast_stderr() -> None:
-    """From here on nothing that is written to stderr raises OSError."""
-    if not isinstance(sys.stderr, LastingStream):
-        sys.stderr = LastingStream(sys.stderr)
 
 
 class Screen:

@@ -30,7 +30,8 @@ from vqr1.policy.load import check_grid, check_precision, load_processor, policy
 from vqr1.report.curves import draw_curves
 from vqr1.report.reasoning import draw_reasoning
 from vqr1.rollout.engine import RolloutError
-from vqr1.screen import Screen, outlast_stderr
+from vqr1.screen import Screen
+from vqr1.standard_streams import outlast_stderr
 from vqr1.training.checkpoints import checkpoint_fault
 from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.model_card import card_facts, model_card
