@@ -27,6 +27,7 @@ def whole(tmp_path):
     made.mkdir()
     save_file({"weight": layer.weight, "bias": layer.bias}, made / "model.safetensors", {"format": "pt"})
     torch.save(optimiser.state_dict(), made / "optimizer.pt")
+    (made / "trainer_state.json").write_text('{"global_step": 4}')
     torch.save({"last_epoch": 4}, made / "scheduler.pt")
     torch.save({"python": (3, (1, 2), None), "cpu": torch.get_rng_state()}, made / "rng_state.pth")
     return made
@@ -78,6 +79,21 @@ def test_every_part_of_the_weights_must_be_there(whole):
     assert fault(whole) == f"{whole / 'model-2.safetensors'} is missing"
     (whole / INDEX).write_text("{")
     assert f"{whole / INDEX} cannot be read" in fault(whole)
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", "7", '{"global_step": 5}', "[" * 100_000, "\udcff"])
+def test_a_state_of_another_step_or_none_is_a_fault(whole, state):
+    (whole / "trainer_state.json").write_text(state, errors="surrogateescape")
+    assert str(whole) in fault(whole)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", *STATES, "trainer_state.json"])
+def test_what_cannot_be_read_at_all_is_a_fault(whole, name):
+    (whole / name).unlink()
+    (whole / name).mkdir()
+    assert str(whole) in fault(whole)
+    (whole / INDEX).write_text('{"weight_map": {"a": 7}}')
+    assert str(whole) in fault(whole)
 
 
 def test_random_states_are_of_as_many_processes(whole):

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from vqr1 import folder_writer
-from vqr1.folder_writer import FolderWriter, read_json_lines, replaced, this_process
+from vqr1.folder_writer import FolderWriter, put_in_place, read_json_lines, replaced, this_process
 
 HOLD = """
 import sys, time
@@ -164,3 +164,33 @@ def test_lines_are_read_without_a_torn_last_one(tmp_path):
     path.write_bytes(b'{"a": 1}\n{"a": "\xc3\n{"a": 2}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2: not JSON"):
         read_json_lines(path)
+
+
+def test_an_error_that_names_no_file_gets_a_name(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = FolderWriter(tmp_path, "name")
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: writer.append("a.jsonl", "{}\n"), lambda: writer.write_text("a.jsonl", "{}")):
+        with pytest.raises(OSError, match="No space left on device: '.*a.jsonl") as failure:
+            write()
+        assert failure.value.filename.startswith(f"{tmp_path}/a.jsonl")
+    with pytest.raises(ZeroDivisionError), replaced(tmp_path / "b"):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_file_system_that_cannot_sync_is_forgiven(tmp_path, monkeypatch, number):
+    def fails(file):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a.new").write_text("new")
+    monkeypatch.setattr(os, "fsync", fails)
+    if number == errno.EINVAL:
+        put_in_place(tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "new"
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            put_in_place(tmp_path / "a")
+        assert not (tmp_path / "a").exists()

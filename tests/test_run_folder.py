@@ -344,6 +344,27 @@ def test_a_checkpoint_that_was_being_written_is_told_of(started):
     (note,) = started.open(config(resume=True))
     assert "checkpoint-20/trainer_state.json is missing or cut" in note and note.endswith("checkpoint-10")
     started.close()
+    checkpoint(started.path / "checkpoint.new", 30)
+    (note,) = started.open(config(resume=True))
+    assert note == (
+        "warning: the run ended while it wrote checkpoint-30, which is removed, and the run goes on from "
+        f"{started.path}/checkpoint-10"
+    )
+    assert not (started.path / "checkpoint.new").exists()
+    started.close()
+
+
+@pytest.mark.parametrize("state", ["", "[" * 100_000, None])
+def test_the_last_whole_checkpoint_is_found_whatever_the_others_look_like(started, state):
+    (started.path / "checkpoint-30").write_text("a file")
+    (started.path / "checkpoint-40").symlink_to("nowhere")
+    strange = checkpoint(started.path, 50, whole=False) / "trainer_state.json"
+    strange.write_text(state) if state is not None else strange.mkdir()
+    assert started.last_checkpoint() == started.path / "checkpoint-10"
+    notes = started.open(config(resume=True))
+    assert len(notes) == 3 and notes[-1].endswith("checkpoint-10")
+    assert not list(started.path.glob("checkpoint-[345]0"))
+    started.close()
 
 
 def test_a_reference_that_moves_is_in_no_checkpoint(tmp_path):
@@ -434,7 +455,7 @@ def test_a_torn_line_elsewhere_is_an_error_with_its_place(started, torn):
 
 
 def test_what_a_killed_run_was_writing_is_cleared(started):
-    for name in ("best.new", "final.new", "best.old", "checkpoint-20"):
+    for name in ("best.new", "final.new", "best.old", "checkpoint-20", "checkpoint.new", "checkpoint-5.old"):
         (started.path / name).mkdir()
     (started.path / "metrics.jsonl.new").write_text("{")
     (started.path / "notes.new").write_text("mine")

@@ -20,8 +20,9 @@ from tests.support.wandb_records import history, records
 from vqr1.config import Config, PolicyConfig, Wandb
 from vqr1.errors import UserError
 from vqr1.training import wandb_sink
+from vqr1.training.checkpoint_folders import STATE
 from vqr1.training.reached import Reached
-from vqr1.training.run_folder import STATE, RunFolder
+from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger
 from vqr1.training.sinks import Table, pictures_logged
 from vqr1.training.wandb_sink import WandbSink, as_html, open_wandb

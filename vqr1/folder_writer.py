@@ -2,7 +2,8 @@
 
 - A lock on the file ``lock`` is held from :meth:`FolderWriter.acquire` to :meth:`FolderWriter.close`, or until the
   process ends, however it ends. The file says who holds it.
-- A file is written beside its place and renamed, so that a reader finds the old content or the new.
+- A file, or a folder, is written beside its place, brought to the disk and renamed, so that a reader finds the old
+  content or the new, after a crash of the machine too.
 - Lines are appended by one write and are on the disk when it returns. A crash can only tear the last one, which then
   has no end; readers leave it out.
 """
@@ -26,6 +27,7 @@ from vqr1.errors import UserError
 LOCK = "lock"
 NEW, OLD = ".new", ".old"  # endings of what is being written, and of a folder that it replaces
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # one that brings no folder to the disk
 
 _held: set[FolderWriter] = set()
 
@@ -123,16 +125,17 @@ class FolderWriter:
     def append(self, name: str, lines: str) -> None:
         """Whole lines at the end of a file. Raises OSError, and leaves the file as it was, where the disk is full."""
         content = lines.encode()
-        file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            size = os.fstat(file).st_size
-            written = os.write(file, content)
-            if written < len(content):
-                os.ftruncate(file, size)
-                raise OSError(errno.ENOSPC, f"only {written} of {len(content)} bytes could be written", name)
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with named(self.path / name):
+            file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                size = os.fstat(file).st_size
+                written = os.write(file, content)
+                if written < len(content):
+                    os.ftruncate(file, size)
+                    raise OSError(errno.ENOSPC, f"only {written} of {len(content)} bytes could be written")
+                os.fsync(file)
+            finally:
+                os.close(file)
 
 
 def is_held(folder: Path) -> bool:
@@ -161,24 +164,57 @@ def this_process() -> str:
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file, as of a write that fails, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A path beside ``path`` for a new file, which takes its place when the block ends without an error."""
     new = path.with_name(path.name + NEW)
     remove(new)
-    yield new
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    put_in_place(path)
+    with named(path):
+        yield new
+        put_in_place(path)
 
 
-def put_in_place(path: Path) -> None:
-    """Rename what was written beside ``path`` to it."""
+def put_in_place(path: Path, written: Path | None = None) -> None:
+    """Bring what was ``written``, by default beside ``path``, to the disk and rename it to ``path``."""
+    written = written or path.with_name(path.name + NEW)
+    sync(written)
     if path.is_dir():  # a folder cannot be renamed over another
         old = path.with_name(path.name + OLD)
         remove(old)
         path.rename(old)
-    path.with_name(path.name + NEW).replace(path)
+    written.replace(path)
+    _sync(path.parent)
     remove(path.with_name(path.name + OLD))
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or a folder with all in it, is on the disk."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with named(path):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        except OSError as error:
+            if error.errno not in WITHOUT_SYNC:
+                raise
+        finally:
+            os.close(file)
 
 
 def remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from vqr1.config import Launcher
 from vqr1.policy.weight_files import INDEX, SINGLE, DamagedError, whole_shapes
+from vqr1.training.checkpoint_folders import PREFIX, STATE
 
 # The optimiser's state, and what else is read back, by what wrote it.
 STATES = {
@@ -34,10 +35,15 @@ def checkpoint_fault(checkpoint: Path, processes: int, launcher: Launcher) -> st
     ``processes`` are those that will read it, under ``launcher``: DDP and a single process have the optimiser's state
     in one file, FSDP2 in one beside another copy of the weights, DeepSpeed in files for every process.
     """
-    return next(_faults(checkpoint, processes, launcher), None)
+    try:
+        return next(_faults(checkpoint, processes, launcher), None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return f"{checkpoint} cannot be read ({type(error).__name__}: {error})"
 
 
 def _faults(checkpoint: Path, processes: int, launcher: Launcher) -> Iterator[str]:
+    if f"{PREFIX}{json.loads((checkpoint / STATE).read_text())['global_step']}" != checkpoint.name:
+        yield f"{checkpoint / STATE} is of another step"
     weights = sorted(checkpoint.glob("*.safetensors"))
     index = checkpoint / INDEX
     if index.is_file():

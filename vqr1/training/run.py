@@ -253,6 +253,6 @@ def saved(trainer: RunTrainer, config: Config, name: str) -> str:
     path = Path(config.runs) / name / f"checkpoint-{trainer.state.global_step}"
     if trainer.state.global_step == 0:
         return "nothing was learnt yet"
-    if not path.is_dir():
+    if not on_first_rank(path.is_dir):  # the others may see it late
         trainer.save_checkpoint()
     return f"saved {path}; {going_on(config, name)}"

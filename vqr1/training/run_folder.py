@@ -49,6 +49,7 @@ from vqr1.errors import StoppedError, UserError
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
 from vqr1.training.begun_with import asked, check_contents
+from vqr1.training.checkpoint_folders import PREFIX, STATE, UNFINISHED, numbered, unfinished
 from vqr1.training.reached import Reached, is_evaluation
 
 # Of the folder. 1, written nowhere, is that of vqr1 0.1.0: best/ does not say which step it is of, and a step's
@@ -89,7 +90,6 @@ FREE = (
 
 
 ROWS = ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
-STATE = "trainer_state.json"
 STOPPED, WANDB, RESUMED = "stopped.json", "wandb.json", "resumed.jsonl"
 BEGUN = "config.yaml"  # written last: a folder without it holds no run yet
 FIRST = ("versions.json", "splits.json", "pictures.jsonl", "policy.json", "taught.json", BEGUN)
@@ -273,23 +273,18 @@ class RunFolder:
         for name in WRITTEN:
             remove(self.path / (name + NEW))
             remove(self.path / (name + OLD))
-        for picture in (self.path / PICTURES).glob(f"*{NEW}"):
-            remove(picture)
-        unfinished = sorted(set(self._checkpoints().values()) - set(self.checkpoints().values()))
-        for path in unfinished:
+        for path in [*(self.path / PICTURES).glob(f"*{NEW}"), *self.path.glob(f"{PREFIX}*{OLD}")]:
             remove(path)
-        return [
-            f"warning: {path / STATE} is missing or cut, so the run ended while it wrote {path.name}, which is removed"
-            for path in unfinished
-        ]
+        cut = sorted(set(numbered(self.path).values()) - set(self.checkpoints().values()))
+        notes = [f"{path / STATE} is missing or cut, so {path.name} is removed" for path in cut]
+        notes += [f"the run ended while it wrote {path.name}, which is removed" for path in unfinished(self.path)]
+        for path in [*cut, self.path / UNFINISHED]:
+            remove(path)
+        return [f"warning: {note}" for note in notes]
 
     def checkpoints(self) -> dict[int, Path]:
-        """The finished checkpoints by their step: trainer_state.json is the last file that is written into one."""
-        return {step: path for step, path in self._checkpoints().items() if _is_json(path / STATE)}
-
-    def _checkpoints(self) -> dict[int, Path]:
-        numbered = {path.name.removeprefix("checkpoint-"): path for path in self.path.glob("checkpoint-*")}
-        return {int(step): path for step, path in numbered.items() if step.isdigit()}
+        """The finished checkpoints by their step."""
+        return {step: path for step, path in numbered(self.path).items() if _is_json(path / STATE)}
 
     def last_checkpoint(self) -> Path | None:
         """None where a run has to start from the beginning."""
@@ -379,7 +374,7 @@ def _line(row: dict[str, Any]) -> str:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 

@@ -16,8 +16,10 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from transformers import Trainer
 
+from vqr1.folder_writer import sync
 from vqr1.policy.load import load_folder
 from vqr1.policy.weight_files import check_adapter
+from vqr1.training.checkpoint_folders import PREFIX, UNFINISHED, put_checkpoint
 from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.model_card import write_card
 from vqr1.training.watches import NonFiniteError, all_finite
@@ -36,16 +38,17 @@ class RunTrainer(Trainer):
     def __init__(self, *, order: Iterable[int], **kwargs: Any):
         self._order = order
         self._pictures: list[str] = []  # that the next update is of
+        self._unfinished: Path | None = None  # where a checkpoint is being written
         super().__init__(**kwargs)
 
     def save_checkpoint(self) -> Path:
         """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
 
-        Relies on: ``_save_checkpoint`` writes to that folder, and needs no ``trial`` outside a parameter search.
+        Relies on: ``_save_checkpoint`` needs no ``trial`` outside a parameter search.
         """
         assert self.model is not None
         self._save_checkpoint(self.model, trial=None)
-        return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        return Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
 
     def refuse_lost_weights(self) -> None:
         """Raises NonFiniteError where a trained weight is infinite or NaN: an update was too large for its precision.
@@ -79,6 +82,29 @@ class RunTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if self.card is not None and self.args.should_save:
             write_card(Path(output_dir or self.args.output_dir), self.card(self.state.global_step))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's, into a folder of its own, and from there to its place when all ranks have written. Collective.
+
+        Relies on: it writes below ``_get_output_dir`` alone, and deletes earlier checkpoints nowhere else.
+        """
+        run, step = Path(str(self.args.output_dir)), self.state.global_step
+        self._unfinished = run / UNFINISHED
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._unfinished = None
+        self.accelerator.wait_for_everyone()
+        if self.is_local_process_zero():  # of each machine, whose memory may hold what its ranks have written
+            sync(run / UNFINISHED)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            put_checkpoint(run, step, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Trainer's, or where a checkpoint is being written."""
+        return str(self._unfinished) if self._unfinished else super()._get_output_dir(trial)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: TRL's own card, in the run folder, would know neither base model nor data."""
