@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 from vqr1.config import Config, Wandb
@@ -33,19 +34,74 @@ class Sink(Protocol):
         """Pictures with a caption each."""
 
 
+Opener = Callable[[Config, RunFolder, Say, ExitStack], Sink]
+
+
+class LastingSink:
+    """A sink that the run can do without: what it fails with is said, and it gets nothing more.
+
+    ``name`` is what the sink is called.
+    """
+
+    def __init__(self, name: str, say: Say):
+        self._name = name
+        self._say = say
+        self._sink: Sink | None = None
+        self._ending = ExitStack()
+
+    def open(self, opener: Opener, config: Config, to: RunFolder) -> None:
+        """Raises what ``opener`` raises: nothing is learnt yet."""
+        self._sink = opener(config, to, self._say, self._ending)
+
+    def figures(self, step: int, values: dict[str, float]) -> None:
+        self._send(lambda sink: sink.figures(step, values))
+
+    def table(self, step: int, name: str, table: Table) -> None:
+        self._send(lambda sink: sink.table(step, name, table))
+
+    def pictures(self, step: int, name: str, captioned: Sequence[tuple[Path, str]]) -> None:
+        self._send(lambda sink: sink.pictures(step, name, captioned))
+
+    def end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """What ended the run, for :meth:`contextlib.ExitStack.push`."""
+        try:
+            self._ending.__exit__(kind, error, trace)
+        except Exception as failure:  # noqa: BLE001 - as in _send
+            self._tell(failure)
+
+    def _send(self, send: Callable[[Sink], None]) -> None:
+        if self._sink is None:
+            return
+        try:
+            send(self._sink)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, all that it was sent is in the run folder
+            self._sink = None
+            self._tell(failure)
+
+    def _tell(self, failure: Exception) -> None:
+        why = " ".join(f"{type(failure).__name__}: {failure}".split())
+        self._say(f"warning: {self._name} failed and gets nothing more; the run folder has all of it ({why})")
+
+
 def open_sinks(config: Config, folder: RunFolder, say: Say, ending: ExitStack) -> list[Sink]:
     """The sinks that ``config.logger`` asks for, whose ends are left to ``ending``.
 
-    Raises UserError where one does not start.
+    Raises UserError where one does not start. None that fails later ends the run.
     """
     from vqr1.training.tensorboard_sink import open_tensorboard
     from vqr1.training.wandb_sink import open_wandb
 
+    asked: dict[str, tuple[bool, Opener]] = {
+        "wandb": (config.logger.wandb is not Wandb.disabled, open_wandb),
+        "TensorBoard": (config.logger.tensorboard, open_tensorboard),
+    }
     sinks: list[Sink] = []
-    if config.logger.wandb is not Wandb.disabled:
-        sinks.append(open_wandb(config, folder, say, ending))
-    if config.logger.tensorboard:
-        sinks.append(open_tensorboard(config, folder, say, ending))
+    for name, (wanted, opener) in asked.items():
+        if wanted:
+            sink = LastingSink(name, say)
+            ending.push(sink.end)
+            sink.open(opener, config, folder)
+            sinks.append(sink)
     return sinks
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,16 @@ def _cell(value: Any) -> str:
     return "".join({"|": "&#124;", "\n": "<br>"}.get(letter, letter) for letter in text)
 
 
+def _without_told(usual: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], None]:
+    """Threads' ``usual`` stack, but not of TensorBoard's: it keeps the exception for the next call of its writer."""
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if getattr(args.thread, "exception", None) is not args.exc_value:
+            usual(args)
+
+    return hook
+
+
 def open_tensorboard(config: Config, folder: RunFolder, say: Say, ending: ExitStack) -> TensorboardSink:
     """A resumed run's figures are all written again: lines that it repeats would be in its event files twice."""
     from torch.utils.tensorboard import SummaryWriter
@@ -62,6 +73,8 @@ def open_tensorboard(config: Config, folder: RunFolder, say: Say, ending: ExitSt
     for old in place.glob("events.out.tfevents.*"):
         old.unlink()
     writer = SummaryWriter(str(place))
+    usual, threading.excepthook = threading.excepthook, _without_told(threading.excepthook)
+    ending.callback(setattr, threading, "excepthook", usual)
     ending.callback(writer.close)
     for name, facts in {"run/config": as_dict(config), "run/versions": versions()}.items():
         indented = "".join(f"    {line}\n" for line in yaml.safe_dump(facts, sort_keys=False).splitlines())
