@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import statistics
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -245,7 +246,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_was_drawing_is_deleted_after_an_hour(tmp_path, monkeypatch):
+def test_what_a_killed_process_was_drawing_is_deleted(tmp_path, monkeypatch):
     few(monkeypatch)
     long_ago, recent, other = (tmp_path / name for name in (".demo_five.1", ".demo_five.2", ".demo_five.old"))
     for path in (long_ago, recent, other):
@@ -255,6 +256,30 @@ def test_what_a_killed_process_was_drawing_is_deleted_after_an_hour(tmp_path, mo
         os.utime(path, (0, 0))
     load_pictures("demo_five", tmp_path / "demo_five")
     assert not long_ago.exists() and recent.exists() and other.exists()
+
+
+def test_what_is_being_drawn_is_kept_however_long_it_takes(tmp_path):
+    left = tmp_path / ".demo_five.7"
+    with datasets._held(left):
+        os.utime(left, (0, 0))
+        datasets._clear_abandoned(tmp_path / "demo_five")
+        assert left.exists()
+    datasets._clear_abandoned(tmp_path / "demo_five")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("age", "kept"), [(1800, True), (7200, False)])
+def test_where_nothing_can_be_locked_a_drawing_is_given_an_hour(tmp_path, monkeypatch, age, kept):
+    def without(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(datasets.fcntl, "flock", without)
+    left = tmp_path / ".demo_five.7"
+    with datasets._held(left):
+        pass
+    os.utime(left, (time.time() - age,) * 2)
+    datasets._clear_abandoned(tmp_path / "demo_five")
+    assert left.exists() == kept
 
 
 def test_of_two_that_draw_at_once_one_drawing_is_kept(tmp_path, monkeypatch):

@@ -402,6 +402,29 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_is_told_once(tmp_path
     assert line.startswith("warning: no more resized pictures are kept in data.cache: ") and "bytes free" in line
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_kept_picture_that_is_cut_is_made_anew(tmp_path, left):
+    noise((1000, 700)).save(tmp_path / "a.jpg")
+    fresh = [str(tmp_path / "cache")], str(tmp_path / "a.jpg")
+    pixels = picture_loader(3136, 200704, *fresh[0])(fresh[1]).tobytes()
+    (kept,) = (tmp_path / "cache").rglob("*.png")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:left])
+    assert picture_loader(3136, 200704, *fresh[0])(fresh[1]).tobytes() == pixels
+    assert kept.read_bytes() == whole
+
+
+def test_what_killed_processes_left_of_resized_pictures_is_deleted(tmp_path):
+    unfinished = tmp_path / "cache" / "unfinished"
+    unfinished.mkdir(parents=True)
+    for name in ("old", "new"):
+        (unfinished / name).touch()
+    os.utime(unfinished / "old", (0, 0))
+    noise((1000, 700)).save(tmp_path / "a.jpg")
+    picture_loader(3136, 200704, str(tmp_path / "cache"))(str(tmp_path / "a.jpg"))
+    assert [path.name for path in unfinished.iterdir()] == ["new"]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
 @pytest.mark.parametrize(
     ("machine", "bound", "ranks", "threads"),

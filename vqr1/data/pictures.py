@@ -34,6 +34,7 @@ import os
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections import OrderedDict
@@ -59,6 +60,7 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 MEMORY = 512 * 2**20  # bytes of fitted pictures that a loader remembers
 DECODERS = 16  # pictures that are decoded at once, at most: each may take tens of megabytes while it is
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
+LEFT = 3600.0  # seconds after which what is being kept of a resized picture was left by a process that has ended
 CACHE_VERSION = 1  # raise it when anything that changes a pixel changes
 
 # What decoders raise for a broken file. Pillow's own limit is ours, and an error: it would only warn up to twice that.
@@ -255,6 +257,7 @@ class PictureLoader:
         self._folder = folder
         self._memory = memory
         self._storing = True  # into the folder
+        self._cleared = False  # of what others left there
         self._held = 0  # bytes
         self._pictures: OrderedDict[str, Future[Image.Image]] = OrderedDict()
         self._lock = threading.Lock()
@@ -313,8 +316,9 @@ class PictureLoader:
             self._look_at(path)
         if kept is not None:
             self._cached[path] = kept
-        if kept is not None and kept.is_file():
-            return open_picture(kept)
+            with suppress(OSError, UserError):  # where it is no picture since the machine crashed it is made anew
+                if kept.is_file():
+                    return open_picture(kept)
         picture, size = load_with_size(path, *self._limits)
         if kept is not None and picture.size != size:
             self._store(picture, kept)
@@ -337,8 +341,9 @@ class PictureLoader:
         """
         if not self._storing:
             return
-        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        unfinished = self._unfinished() / f"{path.stem}.{os.getpid()}-{threading.get_ident()}"
         try:
+            self._clear_left()
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(unfinished, format="PNG", compress_level=1)
             unfinished.replace(path)
@@ -350,6 +355,22 @@ class PictureLoader:
             if first:
                 told = f"warning: no more resized pictures are kept in data.cache: {file_trouble(error, path)}"
                 print(told, file=sys.stderr, flush=True)
+
+    def _unfinished(self) -> Path:
+        """Where pictures are written before they are in their places."""
+        assert self._folder is not None
+        return self._folder / "unfinished"
+
+    def _clear_left(self) -> None:
+        """Once, when something is kept for the first time: delete what processes left that were killed."""
+        with self._lock:
+            first, self._cleared = not self._cleared, True
+            if first:
+                self._unfinished().mkdir(parents=True, exist_ok=True)
+                for path in self._unfinished().iterdir():
+                    with suppress(FileNotFoundError):  # another process was first
+                        if path.stat().st_mtime < time.time() - LEFT:
+                            path.unlink()
 
     def _kept(self, path: str) -> Path | None:
         """Where the resized picture is kept: a name that changes with the file and the limits."""

@@ -15,12 +15,14 @@ photographs only.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,9 @@ RATING_STD = 0.6  # of single ratings, on the scale 1-5: the label's mos_std
 HELD_OUT_SEED = 500  # of the drawn contents that are not trained on
 VERSION = 2  # raise it when anything that changes a pixel or a label changes: the cache is then made again
 REFERENCES = "references"  # folder of undistorted pictures, drawn when they are first shown
-ABANDONED = 3600.0  # seconds after which an unfinished drawing is nobody's: a whole one takes a minute
+# Seconds after which an unfinished drawing is nobody's: where its folder is not locked, which comes just after its
+# making, and where it cannot be locked, for a whole drawing takes a minute.
+UNLOCKED, ABANDONED = 5.0, 3600.0
 
 PHOTOGRAPHS = {
     "train": ("rocket", "hubble_deep_field", "retina", "ihc", "flower", "grace_hopper"),
@@ -206,16 +210,17 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
     """
     dataset = DEMO_DATASETS[name]
     before = _drawn_before(folder)
+    _clear_abandoned(folder)
     if before and before["fingerprint"] == fingerprint(dataset):
         return [Picture(**row) for row in before["pictures"]]
     # Into a folder beside it, moved when complete: an interrupted run leaves nothing that looks finished.
-    _clear_abandoned(folder)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        rows = _draw(dataset, unfinished)
-        if before:
-            _delete_drawn(folder, before)
-        unfinished.rename(folder)
+        with _held(unfinished):
+            rows = _draw(dataset, unfinished)
+            if before:
+                _delete_drawn(folder, before)
+            unfinished.rename(folder)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
             return load_pictures(name, folder)
@@ -228,8 +233,6 @@ def load_pictures(name: str, folder: Path) -> list[Picture]:
 
 
 def _draw(dataset: DemoDataset, folder: Path) -> list[Picture]:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     rows = []
     for picture, pixels in tqdm(make_dataset(dataset), desc=f"drawing {dataset.name}", unit="picture", disable=None):
         Image.fromarray(pixels).save(folder / picture.file)
@@ -248,13 +251,12 @@ def draw_references(name: str, folder: Path) -> None:
     whole, unfinished = folder / REFERENCES, folder.with_name(f".{folder.name}.{REFERENCES}.{os.getpid()}")
     if whole.is_dir():
         return
-    _clear_abandoned(folder)
     try:
-        unfinished.mkdir()
-        pairs = make_pairs(DEMO_DATASETS[name])
-        for picture, _, pixels in tqdm(pairs, desc=f"drawing references of {name}", unit="picture", disable=None):
-            Image.fromarray(pixels).save(unfinished / picture.file)
-        unfinished.rename(whole)
+        with _held(unfinished):
+            pairs = make_pairs(DEMO_DATASETS[name])
+            for picture, _, pixels in tqdm(pairs, desc=f"drawing references of {name}", unit="picture", disable=None):
+                Image.fromarray(pixels).save(unfinished / picture.file)
+            unfinished.rename(whole)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was first
             raise UserError(f"the references of {name} cannot be drawn: {file_trouble(error, folder)}") from error
@@ -262,11 +264,43 @@ def draw_references(name: str, folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A new, empty ``folder``, locked until the block or the process ends."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks; ABANDONED
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def _clear_abandoned(folder: Path) -> None:
-    """Delete what processes that were killed were drawing: nothing has been added to it for long."""
+    """Delete what processes were drawing that have ended."""
     for path in folder.parent.glob(f".{folder.name}.*"):
-        if path.suffix[1:].isdigit() and path.stat().st_mtime < time.time() - ABANDONED:
+        if path.suffix[1:].isdigit() and _is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # another process was first
+        return False
+    try:
+        since = UNLOCKED
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            since = ABANDONED
+        return os.fstat(file).st_mtime < time.time() - since
+    finally:
+        os.close(file)
 
 
 def _drawn_before(folder: Path) -> dict[str, Any] | None:
