@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,19 @@ def start(
 
 
 def forked(
-    asked: list[str], scripted: bool = False, ranks: int = 1, figures: bool = True
+    asked: list[str],
+    scripted: bool = False,
+    ranks: int = 1,
+    figures: bool = True,
+    fault: str = "",
+    meanwhile: Callable[[list[int]], None] = lambda processes: None,
 ) -> subprocess.CompletedProcess[str]:
     """``vqr1 ASKED``, or each of its ``ranks`` as torchrun starts them, of which the first that fails ends all.
 
-    In processes that have imported everything already. ``figures``: as for ``start``.
+    In processes that have imported everything already. ``figures``: as for ``start``. ``fault``: as for
+    tests/support/fault_program.py. ``meanwhile`` is called with the numbers of the processes when they are started.
     """
-    return _forked(_command, ["vqr1", *asked], ranks, scripted, figures)
+    return _forked(_command, ["vqr1", *asked], ranks, scripted, figures, fault, meanwhile=meanwhile)
 
 
 def forked_script(script: Path, *asked: str, ranks: int) -> subprocess.CompletedProcess[str]:
@@ -100,7 +107,13 @@ def forked_script(script: Path, *asked: str, ranks: int) -> subprocess.Completed
     return _forked(_script, [str(script), *asked], ranks)
 
 
-def _forked(program: Callable[..., None], argv: list[str], ranks: int, *how: bool) -> subprocess.CompletedProcess[str]:
+def _forked(
+    program: Callable[..., None],
+    argv: list[str],
+    ranks: int,
+    *how: bool | str,
+    meanwhile: Callable[[list[int]], None] = lambda processes: None,
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         outputs = [[Path(folder) / f"{stream}{rank}" for rank in range(ranks)] for stream in ("stdout", "stderr")]
         processes = [
@@ -109,6 +122,7 @@ def _forked(program: Callable[..., None], argv: list[str], ranks: int, *how: boo
         ]
         for process in processes:
             process.start()
+        meanwhile([process.pid for process in processes])
         code = _ended(processes)
         stdout, stderr = ("".join(path.read_text() for path in paths if path.exists()) for paths in outputs)
         assert code is not None, f"not done after ten minutes\n{stderr[-4000:]}"
@@ -142,7 +156,7 @@ def _places(ranks: int) -> list[dict[str, str]]:
 def _main(
     program: Callable[..., None],
     argv: list[str],
-    how: tuple[bool, ...],
+    how: tuple[bool | str, ...],
     here: Path,
     place: dict[str, str],
     stdout: Path,
@@ -158,7 +172,10 @@ def _main(
     program(*how)
 
 
-def _command(scripted: bool, figures: bool) -> None:
+def _command(scripted: bool, figures: bool, fault: str) -> None:
+    if fault:
+        module, function, *given = fault.split(":")
+        getattr(import_module(module), function)(*given)
     if not figures:
         from vqr1.training import run  # here, where it has been imported
 
