@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from trl import GRPOConfig
 
-from vqr1.collapse import CollapseWatch
+from vqr1.collapse import CollapseWatch, EqualAnswersWatch
 from vqr1.training.run_log import NAMES, StepCallback, expected_names, progress_line, strange_names
 
 # What a step of a run with vLLM and a KL penalty reports besides NAMES. Runs compare it with TRL's (support/runs.py).
@@ -115,6 +115,30 @@ def test_the_warning_says_what_was_seen_and_what_to_look_at():
     warning = [watch({"rollout/score_std_between": value}) for value in [0.6] * 10 + [0.12] * 10][-1]
     for word in ("rollout/score_std_between", "0.600", "0.120", "labels", "answers.jsonl", "learning_rate"):
         assert word in warning
+
+
+def equal_answers(shares, between=0.4):
+    watch = EqualAnswersWatch()
+    said = [watch({"reward/zero_spread": share, "rollout/score_std_between": between}) for share in shares]
+    return [(step, warning) for step, warning in enumerate(said) if warning]
+
+
+def test_equal_answers_for_ten_steps_are_warned_of_once():
+    ((step, warning),) = equal_answers([1.0] * 40)
+    assert step == 9 and "given one score for 10 steps (reward/zero_spread is 1)" in warning
+    ((_, warning),) = equal_answers([1.0] * 10, between=0.0)
+    assert "given one score, the same for all pictures, for 10 steps" in warning
+    assert [step for step, _ in equal_answers([1.0] * 9 + [0.99] + [1.0] * 10)] == [19]
+
+
+@pytest.mark.parametrize("shares", [[0.99] * 100, ([1.0] * 9 + [0.5]) * 10, [1.0] * 9])
+def test_answers_that_differ_somewhere_are_not(shares):
+    assert equal_answers(shares) == []
+
+
+def test_answers_that_nobody_can_read_are_anothers_warning():
+    watch = EqualAnswersWatch()
+    assert [watch({"rollout/unreadable": 1.0}) for _ in range(50)] == [None] * 50
 
 
 @pytest.mark.parametrize("name", ["fidelity", "binary", "regression"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import fmean
+
+ROUNDING = 1e-9  # of the deviation of equal scores
 
 
 class CollapseWatch:
@@ -40,4 +43,35 @@ class CollapseWatch:
             f"warning: all pictures are coming to get the same score ({self.METRIC} was {first:.3f}, is "
             f"{now:.3f}). Look at the labels (orientation, shuffled rows), then at what the policy sees (its reasoning "
             "in answers.jsonl), then try a lower trainer.learning_rate"
+        )
+
+
+class EqualAnswersWatch:
+    """Warns, once, when every picture got one score in all its answers for several steps: their advantages are all 0.
+
+    A policy may begin so, and :class:`CollapseWatch`, which compares with the start, keeps still.
+    """
+
+    METRIC = "reward/zero_spread"
+    STEPS = 10  # in a row, of those that are logged
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._warned = False
+
+    def __call__(self, values: dict[str, float]) -> str | None:
+        """The warning at the last of the steps, else None."""
+        share = values.get(self.METRIC)
+        if share is None or self._warned:
+            return None
+        self._count = self._count + 1 if share == 1 else 0
+        if self._count < self.STEPS:
+            return None
+        self._warned = True
+        same = values.get(CollapseWatch.METRIC, math.inf) < ROUNDING
+        everywhere = ", the same for all pictures," if same else ""
+        return (
+            f"warning: the answers to each picture have all given one score{everywhere} for {self.STEPS} steps "
+            f"({self.METRIC} is 1), so their scores teach nothing. Look at what the policy says (answers.jsonl), raise "
+            "rollout.temperature, or begin with a policy whose answers differ"
         )

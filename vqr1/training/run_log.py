@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vqr1.collapse import CollapseWatch
+from vqr1.collapse import CollapseWatch, EqualAnswersWatch
 from vqr1.config import ScreenKind
 from vqr1.provenance import finite
 from vqr1.report.style import QUALITY
@@ -215,7 +215,7 @@ class StepCallback(TrainerCallback):
         self._generates = generates
         self._looked = False  # at the names
         self._logger = logger
-        self._watch = CollapseWatch()
+        self._watches = (CollapseWatch(), EqualAnswersWatch())
         self._generation_seconds = generation_seconds
         self._answers_per_step = answers_per_step
         self._began = self._generated = self._tokens = self._seconds = self._logged = 0.0
@@ -265,9 +265,9 @@ class StepCallback(TrainerCallback):
             "" if evaluating is not None else " without evaluations"
         )
         self._logger.screen.step(step, steps, progress_line(step, steps, values, seconds, left))
-        warning = self._watch(values)
-        if warning:
-            self._logger.say(warning)
+        for watch in self._watches:
+            if warning := watch(values):
+                self._logger.say(warning)
 
 
 def progress_line(step: int, steps: int, values: dict[str, float], seconds: float, left: str) -> str:
