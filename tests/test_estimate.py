@@ -81,6 +81,21 @@ def test_a_configuration_without_sizes_is_refused_by_name(tmp_path):
         read_sizes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "holds list"),
+        ("[" * 100_000, "not a readable JSON file"),
+        ('{"text_config": 3}', "holds no settings by name"),
+        ('{"vision_config": {"depth": 2, "fullatt_block_indexes": 7}}', "fullatt_block_indexes is 7"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, text, found):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"config.json: {found}"):
+        read_sizes(tmp_path)
+
+
 def test_a_published_configuration_has_the_language_models_sizes_beside_the_vision_towers():
     text = {
         **{"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},

@@ -25,7 +25,7 @@ from vqr1.policy.load import (
     load_processor,
     lora_config,
 )
-from vqr1.policy.weight_files import check_folder, current_name, read_shapes
+from vqr1.policy.weight_files import check_folder, current_name, read_json, read_shapes
 from vqr1.scoring.settings import EvaluateConfig
 
 
@@ -240,6 +240,26 @@ def test_a_processor_with_code_of_its_own_is_refused(evil, auto):
     assert not (evil / RAN).exists()
 
 
+@pytest.mark.parametrize("part", [None, "text_config", "vision_config"])
+def test_attention_from_the_hub_is_not_fetched(folder, part):
+    kernel = {"attn_implementation": "someone/evil@main:attention"}
+    edit(folder, "config.json", **({part: {**read_json(folder / "config.json")[part], **kernel}} if part else kernel))
+    with pytest.raises(UserError, match="needs code of its own .attn_implementation someone/evil@main:attention"):
+        load(folder)
+
+
+def test_attention_that_is_not_installed_here_is_no_hindrance(folder):
+    edit(folder, "config.json", attn_implementation="flash_attention_3")
+    assert load(folder).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_a_damaged_processor_is_one_message(folder, name):
+    cut(folder / name)
+    with pytest.raises(UserError, match=f"the processor in {folder} does not load"):
+        load_processor(PolicyConfig(path=str(folder), **TINY))
+
+
 def test_code_beside_names_that_are_known_is_not_run(evil):
     for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
         edit(evil, name, auto_map={"AutoProcessor": "evil.Evil", "AutoConfig": "evil.Evil"})
@@ -277,6 +297,19 @@ def test_an_adapter_that_does_not_fit_stops(adapter, policy_folder, change, foun
     path = adapter / "adapter_model.safetensors"
     save_file(change(load_file(path)), path)
     with pytest.raises(UserError, match=found):
+        add_adapter(load(policy_folder), adapter)
+
+
+def test_an_adapter_that_only_its_header_calls_whole_stops(adapter, policy_folder):
+    path = adapter / "adapter_model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    name = next(name for name in header if name != "__metadata__")
+    header[name]["data_offsets"][0] += 4  # of the right shape and length in all, with a hole
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])
+    with pytest.raises(UserError, match="does not fit the policy it is laid on"):
         add_adapter(load(policy_folder), adapter)
 
 

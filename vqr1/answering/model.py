@@ -303,8 +303,9 @@ def _of_run(run: Path, weights: Path) -> Model:
         prompt = _asked(objective, settings)
         rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
         reference = bool(data.get("reference"))  # runs from before it was a setting show none
-    except (KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({error!r})") from error
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else repr(error)
+        raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({why})") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
     asked: dict[str, Any] = {"objective": objective, "reference": reference}

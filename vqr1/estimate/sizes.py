@@ -175,8 +175,10 @@ def read_sizes(folder: Path) -> Sizes:
     file = folder / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a readable JSON file ({error}); fetch or write it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds {type(content).__name__} where settings by name are meant; fetch it again")
     return sizes_of(content, str(file))
 
 
@@ -185,8 +187,10 @@ def sizes_of(config: Mapping[str, Any], where: str = "config.json") -> Sizes:
 
     Raises UserError naming what is missing in ``where``.
     """
-    text = {**config, **(config.get("text_config") or {})}
-    vision = config.get("vision_config") or {}
+    parts = [config.get(key) or {} for key in ("text_config", "vision_config")]
+    if not all(isinstance(part, Mapping) for part in parts):
+        raise UserError(f"{where}: text_config or vision_config holds no settings by name; fetch it again")
+    text, vision = {**config, **parts[0]}, parts[1]
 
     def number(values: Mapping[str, Any], key: str, usual: int | None = None) -> int:
         value = values.get(key, usual)
@@ -196,6 +200,8 @@ def sizes_of(config: Mapping[str, Any], where: str = "config.json") -> Sizes:
 
     whole = vision.get("fullatt_block_indexes", [7, 15, 23, 31])
     depth = number(vision, "depth")
+    if not isinstance(whole, list) or not all(isinstance(i, int) for i in whole):
+        raise UserError(f"{where}: fullatt_block_indexes is {whole!r}, where a list of blocks is meant")
     return Sizes(
         hidden=number(text, "hidden_size"),
         intermediate=number(text, "intermediate_size"),

@@ -147,11 +147,13 @@ def load_folder(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> An
 def add_adapter(model: Any, folder: Path) -> Any:
     """``model`` with the LoRA adapter in ``folder`` around it. Raises UserError where the two do not fit."""
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     check_adapter_files(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder))
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # PEFT's and torch's words for what does not fit
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        # PEFT's, torch's and safetensors' words for what does not fit
         raise UserError(f"the adapter in {folder} does not fit the policy it is laid on: {error}") from error
     check_adapter(adapted, folder)
     return adapted
@@ -170,9 +172,9 @@ def load_processor(policy: PolicyConfig) -> Any:
             str(weights), padding_side="left", trust_remote_code=False, local_files_only=True
         )
         processor.image_processor = Qwen2VLImageProcessor.from_pretrained(str(weights), local_files_only=True)
-    except (ValueError, OSError, ImportError, AttributeError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers raises Exception itself for a file that is damaged
         if "trust_remote_code" in str(error):
-            raise needs_code(weights, "its processor") from error
+            raise needs_code(weights, "its processor, auto_map") from error
         raise UserError(f"policy.path={policy.path}: the processor in {weights} does not load: {error}") from error
     processor.image_processor.size = {"shortest_edge": policy.min_pixels, "longest_edge": policy.max_pixels}
     processor.tokenizer.padding_side = "left"

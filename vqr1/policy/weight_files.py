@@ -155,10 +155,13 @@ def described_model(folder: Path) -> Any:
     kind = settings.get("model_type")
     if kind != MODEL_TYPE:
         raise (
-            needs_code(folder, f"model_type {kind}")
+            needs_code(folder, f"model_type {kind}, auto_map")
             if "auto_map" in settings
             else UserError(f"{path}: model_type is {kind}; a policy is a Qwen2.5-VL ({MODEL_TYPE})")
         )
+    for part in (settings, *settings.values()):
+        if isinstance(part, dict) and "/" in (kernel := str(part.get("attn_implementation"))):
+            raise needs_code(folder, f"attn_implementation {kernel}, a kernel from the hub")
     if "transformers_weights" in settings:
         raise UserError(f"{path}: transformers_weights names other files than {SINGLE}; take it out")
     if (folder / ADAPTER_SETTINGS).is_file():
@@ -167,7 +170,8 @@ def described_model(folder: Path) -> Any:
         raise UserError(f"{path}: architectures is {settings.get('architectures')}; it has to be [{ARCHITECTURE!r}]")
     tensors = len(stored_shapes(folder))
     try:
-        config: Any = Qwen2_5_VLConfig.from_pretrained(str(folder), local_files_only=True)
+        # Attention is policy.attention's choice, and what the folder names may not be installed.
+        config: Any = Qwen2_5_VLConfig.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
         layers = config.text_config.num_hidden_layers + config.vision_config.depth
         if layers > tensors:
             raise UserError(f"{path} says {layers} layers, and the files beside it hold {tensors} tensors in all")
@@ -182,7 +186,7 @@ def described_model(folder: Path) -> Any:
 
 def needs_code(folder: Path, what: str) -> UserError:
     return UserError(
-        f"{folder} needs code of its own ({what}, auto_map), and vqr1 runs none that a model's folder brings; give a "
+        f"{folder} needs code of its own ({what}), and vqr1 runs none that a model's folder brings; give a "
         "Qwen2.5-VL in transformers' own format"
     )
 

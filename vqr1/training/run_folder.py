@@ -222,8 +222,11 @@ class RunFolder:
             raise UserError(f"{asked(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
-        before = {**_flat(as_dict(ADDED)), **_flat(yaml.safe_load((self.path / BEGUN).read_text()))}
-        now = _flat(as_dict(config))
+        try:
+            begun = _flat(yaml.safe_load((self.path / BEGUN).read_text()))
+        except (yaml.YAMLError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.path / BEGUN}: not what a run wrote ({' '.join(str(error).split())})") from error
+        before, now = {**_flat(as_dict(ADDED)), **begun}, _flat(as_dict(config))
         for name in sorted({*before, *now}, key=lambda name: (name != "objective", name)):  # the cause before the rest
             fixed = name.split(".")[0] in FIXED and name not in FREE
             # Whose fidelity is learnt are the pairs of a pass.
