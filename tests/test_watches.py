@@ -240,3 +240,13 @@ def test_a_run_without_a_readable_answer_stops_where_a_checkpoint_fits(tmp_path,
         trainer.train()
     assert len(said) == 1
     assert (trainer.save_checkpoint() / "model.safetensors").is_file()
+
+
+def test_an_answer_of_a_script_is_cut_where_the_policys_would_be(tmp_path, policy_folder):
+    def long(seed, image_id, k, step):
+        return different(seed, image_id, k, step) if k else "<think>" + "1" * 500
+
+    trainer = trainer_of(tmp_path, policy_folder, 2, long, max_steps=1)
+    trainer.train()
+    (row,) = (row for row in trainer.state.log_history if "completions/max_length" in row)
+    assert (row["completions/max_length"], row["completions/clipped_ratio"]) == (16, 0.5)

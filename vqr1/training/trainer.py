@@ -317,7 +317,7 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
         return generated
 
     def _replay(self) -> tuple[list[list[int]], None]:
-        """The script's answers to the examples at hand, as TRL's generation would give them.
+        """The script's answers to the examples at hand, as TRL's generation would give them: cut where they are long.
 
         Relies on: ``_tokenizer`` is the text tokenizer of the processor.
         """
@@ -329,4 +329,5 @@ class RankingTrainer(RunTrainer, GRPOTrainer):
             k = seen[name] = seen.get(name, -1) + 1
             texts.append(self._script(self.args.seed, name, k, self.state.global_step))
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [[*answer, self._tokenizer.eos_token_id] for answer in ids], None
+        longest = self.args.max_completion_length
+        return [[*answer[:longest], self._tokenizer.eos_token_id][:longest] for answer in ids], None
