@@ -7,12 +7,14 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.support.runs import environment, forked
-from vqr1.cli import report_user_errors
-from vqr1.errors import LaunchError, MissingFileError, UserError, file_trouble, memory_advice
+from vqr1.cli import main, report_user_errors
+from vqr1.command_options import Parser
+from vqr1.errors import LaunchError, MissingFileError, UserError, file_trouble, memory_advice, show, show_stack
 from vqr1.rollout.engine import RolloutError
 
 
@@ -68,6 +70,40 @@ def test_a_defect_is_not_swallowed(error):
     with pytest.raises(type(error)) as raised:
         report_user_errors("table", raising(error))
     assert raised.value is error
+
+
+HOSTILE, SHOWN = "\x1b]0;pwned\x07\x1b[31mred\x9b1m\r\udcff", r"\x1b]0;pwned\x07\x1b[31mred\x9b1m\r\udcff"
+
+
+def test_control_characters_are_shown_and_lines_stay_lines(capsys):
+    show(f"a\t{HOSTILE}", Path(HOSTILE), "\u4e2d\n", end="")
+    assert capsys.readouterr().out == f"a\t{SHOWN}\n{SHOWN}\n\u4e2d\n"
+
+
+def test_a_defects_stack_shows_them_too(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vqr1", HOSTILE])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(SystemExit):
+        main()
+    assert f"no command is called {SHOWN}" in capsys.readouterr().err
+    assert sys.excepthook is show_stack
+    try:
+        raise RuntimeError(HOSTILE)
+    except RuntimeError as error:
+        error.add_note("a note")
+        show_stack(type(error), error, error.__traceback__)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.endswith(f"RuntimeError: {SHOWN}\na note\n")
+
+
+@pytest.mark.parametrize("words", [[f"--{HOSTILE}"], ["a", HOSTILE]])
+def test_words_that_argparse_repeats_are_shown(words, capsys):
+    parser = Parser("vqr1 x")
+    parser.add_argument("one")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(words if len(words) > 1 else ["a", *words])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and SHOWN in err and HOSTILE not in err
 
 
 def test_the_kinds_are_what_callers_catch():

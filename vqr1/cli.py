@@ -83,6 +83,7 @@ def plan() -> None:
     """The words of train, plan.SETTING=VALUE, and --json FILE."""
     from vqr1.command_options import path, write_json
     from vqr1.command_words import one_run_words
+    from vqr1.errors import show
     from vqr1.plan import as_plain, make_plan, plan_words, text
 
     asked: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def plan() -> None:
 
     def run(config: Config) -> None:
         made = make_plan(config, asked["settings"])
-        print(text(made, asked["words"]), end="")
+        show(text(made, asked["words"]), end="")
         if asked["json"]:
             write_json(path(asked["json"]), as_plain(made, asked["words"]))
 
@@ -202,11 +203,9 @@ def ask() -> None:
 
 
 def stopped() -> None:
-    import argparse
+    from vqr1.command_options import Parser, path
 
-    from vqr1.command_options import path
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "vqr1 stopped",
         description="Ends with exit code 75 if a signal has stopped the run, which the same command goes on with, and "
         "with 1 if not. It is told once. For job scripts, behind launchers that turn every exit code into 1: "
@@ -217,10 +216,11 @@ def stopped() -> None:
 
     def run() -> None:
         from vqr1.child_process import STOPPED
+        from vqr1.errors import show
         from vqr1.training.run_folder import take_stopped
 
         signal = take_stopped(asked.run)
-        print(f"{asked.run}: " + (f"stopped by {signal}" if signal else "not stopped by a signal"), file=sys.stderr)
+        show(f"{asked.run}: " + (f"stopped by {signal}" if signal else "not stopped by a signal"), file=sys.stderr)
         sys.exit(STOPPED if signal else 1)
 
     report_user_errors("stopped", run)
@@ -252,7 +252,7 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
     Where memory ran out, the settings that lower the need stand below the stack. Ctrl-C is one line and exit code 130.
     """
     from vqr1.child_process import INTERRUPTED, STOPPED, exit_code, report_failure
-    from vqr1.errors import UserError, memory_advice
+    from vqr1.errors import UserError, memory_advice, show
 
     try:
         _told_of_files(run)
@@ -261,15 +261,15 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
         if os.environ.get("VQR1_TRACEBACK"):
             raise
         if error.exit_code != STOPPED:
-            print(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
+            show(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
         elif os.environ.get("RANK", "0") == "0":  # all ranks stop together
-            print(f"vqr1 {command}: {error}", file=sys.stderr)
+            show(f"vqr1 {command}: {error}", file=sys.stderr)
         sys.exit(exit_code(error.exit_code))
     except KeyboardInterrupt as stop:
         how = str(stop) or GOES_ON.get(command, "")
         report_failure(INTERRUPTED, f"interrupted{how and '; ' + how}")
         if os.environ.get("RANK", "0") == "0":
-            print(f"\nvqr1 {command}: interrupted{how and '; ' + how}", file=sys.stderr)
+            show(f"\nvqr1 {command}: interrupted{how and '; ' + how}", file=sys.stderr)
         sys.exit(exit_code(INTERRUPTED))
     except Exception as error:
         report_failure(1, f"{type(error).__name__}: {error}")
@@ -365,27 +365,33 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 def main(start: Start | None = None) -> None:
     """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
+    from vqr1.errors import printable, show, show_stack
     from vqr1.standard_streams import open_streams, outlast_stderr
 
     open_streams()
     outlast_stderr()
+    sys.excepthook = show_stack
     words = sys.argv[1:]
     if words[:1] == ["help"]:  # vqr1 help COMMAND
         words = sys.argv[1:] = [*words[1:], "--help"]
     if words in ([], ["-h"], ["--help"]):
-        print(USAGE, end="")
+        show(USAGE, end="")
         sys.exit(0)
     if words in (["--version"], ["-V"]):
         from vqr1 import __version__
 
-        print(f"vqr1 {__version__}")
+        show(f"vqr1 {__version__}")
         sys.exit(0)
     if words[0] not in COMMANDS:
         from difflib import get_close_matches
 
         near = get_close_matches(words[0], COMMANDS, n=1)
-        print(f"vqr1: no command is called {words[0]}{f'; did you mean {near[0]}?' if near else ''}\n", file=sys.stderr)
-        print(USAGE, end="", file=sys.stderr)
+        show(f"vqr1: no command is called {words[0]}{f'; did you mean {near[0]}?' if near else ''}\n", file=sys.stderr)
+        show(USAGE, end="", file=sys.stderr)
+        sys.exit(2)
+    option = next((word for word in words if word[0:1] == "-" and not word.partition("=")[0].isprintable()), None)
+    if option:  # Hydra would repeat it as it is
+        show(f"vqr1: no option is called {printable(option)}", file=sys.stderr)
         sys.exit(2)
     from vqr1.child_process import INTERRUPTED, end_with_parent
 
@@ -395,7 +401,7 @@ def main(start: Start | None = None) -> None:
     if command in ("train", "evaluate", "plan", "doctor") and {"-h", "--help"} & set(sys.argv[1:]):
         from vqr1.help_text import DOCTOR, EVALUATE, PLAN, train_help
 
-        print({"evaluate": EVALUATE, "plan": PLAN, "doctor": DOCTOR}.get(command) or train_help(), end="")
+        show({"evaluate": EVALUATE, "plan": PLAN, "doctor": DOCTOR}.get(command) or train_help(), end="")
         sys.exit(0)
     try:
         if command == "train":
@@ -403,7 +409,7 @@ def main(start: Start | None = None) -> None:
         else:
             COMMANDS[command]()
     except KeyboardInterrupt:  # before anything was begun
-        print(f"\nvqr1 {command}: interrupted", file=sys.stderr)
+        show(f"\nvqr1 {command}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

@@ -15,11 +15,9 @@ RESULTS_HELP = "a folder of vqr1 evaluate, or [NAME:]DATASET=FILE.csv with the c
 
 
 def table(words: Sequence[str]) -> None:
-    import argparse
+    from vqr1.command_options import Parser, count, path, write_json, written
 
-    from vqr1.command_options import count, path, write_json, written
-
-    parser = argparse.ArgumentParser("vqr1 table", description="The table in the layout of the paper's Table 2.")
+    parser = Parser("vqr1 table", description="The table in the layout of the paper's Table 2.")
     parser.add_argument("results", nargs="+", metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--latex", action="store_true", help="LaTeX in place of Markdown")
     parser.add_argument("--json", type=path, metavar="FILE", help="everything, with intervals and counts")
@@ -29,6 +27,7 @@ def table(words: Sequence[str]) -> None:
     _add_joining(parser)
     asked = parser.parse_args(words)
 
+    from vqr1.errors import show
     from vqr1.evaluation.paper import published
     from vqr1.evaluation.render import as_json, latex, markdown
     from vqr1.evaluation.summary import summarise
@@ -37,22 +36,20 @@ def table(words: Sequence[str]) -> None:
     lines = summarise(_results(asked), asked.rounds)
     rows = [] if asked.published == "none" else comparable(lines, published(asked.published))
     made = benchmark_table(lines, rows)
-    print((latex if asked.latex else markdown)(made), end="")
+    show((latex if asked.latex else markdown)(made), end="")
     if asked.json:
         write_json(asked.json, as_json(lines, rows, made))
     if asked.plots:
         from vqr1.report.scatter import draw_scatters
 
         drawn = written("--plots", asked.plots, lambda: draw_scatters(lines, asked.plots))
-        print(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
+        show(f"{len(drawn)} plots in {asked.plots}", file=sys.stderr)
 
 
 def compare(words: Sequence[str]) -> None:
-    import argparse
+    from vqr1.command_options import Parser, count, path, write_json
 
-    from vqr1.command_options import count, path, write_json
-
-    parser = argparse.ArgumentParser("vqr1 compare", description="A paired test of two models on the same pictures.")
+    parser = Parser("vqr1 compare", description="A paired test of two models on the same pictures.")
     parser.add_argument("results", nargs=2, metavar="RESULT", help=RESULTS_HELP)
     parser.add_argument("--json", type=path, metavar="FILE", help="the same as plain values")
     parser.add_argument("--rounds", type=count, default=1000, help="of the bootstrap")
@@ -61,22 +58,21 @@ def compare(words: Sequence[str]) -> None:
 
     from dataclasses import asdict
 
+    from vqr1.errors import show
     from vqr1.evaluation.compare import compare, comparison_text
 
     first, second = _results(asked)
     found = compare(first, second, asked.rounds)
-    print(comparison_text(first.name, second.name, found))
+    show(comparison_text(first.name, second.name, found))
     if asked.json:
         names = {"a": asked.results[0], "b": asked.results[1]}
         write_json(asked.json, {**names, "sets": {each.name: asdict(each) for each in found}})
 
 
 def calibration(words: Sequence[str]) -> None:
-    import argparse
+    from vqr1.command_options import Parser, count, path, write_json
 
-    from vqr1.command_options import count, path, write_json
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "vqr1 calibration",
         description="Is the standard deviation of a picture's answers its error, and the probability that one of two "
         "pictures looks better a frequency? Tables in Markdown, from results with several answers to a picture.",
@@ -95,12 +91,13 @@ def calibration(words: Sequence[str]) -> None:
 
     from dataclasses import asdict
 
+    from vqr1.errors import show
     from vqr1.evaluation.calibration_tables import calibrate, calibration_page
     from vqr1.evaluation.results import read_evaluation
 
     results, fits = ([read_evaluation(folder) for folder in folders] for folders in (asked.results, asked.fit))
     found = calibrate(results, asked.rounds, fits)
-    print(calibration_page(found), end="")
+    show(calibration_page(found), end="")
     if asked.json:
         write_json(asked.json, {"calibration": [asdict(each) for each in found]})
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 from vqr1.provenance import finite
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose messages repeat words as they are; here their control characters are shown."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        show(message or "", end="", file=sys.stderr)
+        sys.exit(status)
 
 
 def count(text: str) -> int:

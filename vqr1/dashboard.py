@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from vqr1.config import Config, StepSettings
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 from vqr1.metric_names import METRICS
 from vqr1.packaged import packaged
 from vqr1.prerequisites import has_wandb_key
@@ -55,9 +55,9 @@ query VqrView($entity: String, $project: String, $view: String) {
 
 def dashboard(words: Sequence[str]) -> None:
     """The command with the words after its name. Raises UserError for what the user can put right."""
-    import argparse
+    from vqr1.command_options import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "vqr1 dashboard",
         description="Makes the wandb workspace of a project, or renews the one that it made: reward and spread, SRCC "
         "of each set, policy, answers and sweep, as bands over the runs that differ in their seed alone. Needs "
@@ -78,9 +78,9 @@ def dashboard(words: Sequence[str]) -> None:
         raise UserError(f"--sets names no set; leave it out for {','.join(SETS)}")
     board = workspace(entity, project, sets, check_settings([word for word in asked.by.split(",") if word]))
     if asked.print:
-        print(json.dumps(spec(board), indent=2))
+        show(json.dumps(spec(board), indent=2))
         return
-    print(push(board))
+    show(push(board))
 
 
 def entity_and_project(text: str) -> tuple[str, str]:

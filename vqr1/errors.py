@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without what loading typing costs
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
+    from typing import TextIO
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -18,6 +21,23 @@ def printable(text: str, kept: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
+
+
+def show(*lines: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print each of ``lines``. All that a command says goes through here or through vqr1.screen (ruff's T20).
+
+    Names of pictures, sets, runs and models, titles, and what a chat template raises are others' texts: what of them is
+    not printable is shown as an escape and steers no terminal. New lines and tabs stay.
+    """
+    text = "\n".join(printable(str(line), kept="\n\t") for line in lines)
+    print(text, end=end, file=file, flush=flush)
+
+
+def show_stack(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A defect's stack on stderr, in place of Python's own sys.excepthook, which writes messages as they are."""
+    import traceback
+
+    show("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
 
 
 class UserError(ValueError):

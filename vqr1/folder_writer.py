@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 
 LOCK = "lock"
 NEW, OLD = ".new", ".old"  # endings of what is being written, and of a folder that it replaces
@@ -85,7 +85,7 @@ class FolderWriter:
         self._lock = file
         _held.add(self)
         if not locked:
-            print(
+            show(
                 f"warning: the file system of {self.path} has no locks; see to it that nothing else writes there",
                 file=sys.stderr,
                 flush=True,

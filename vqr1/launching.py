@@ -22,7 +22,7 @@ from vqr1.child_process import INTERRUPTED, PLACE, STOPPED, Starter, started_by_
 from vqr1.command_words import quoted
 from vqr1.config import Config, Launcher, ScreenKind
 from vqr1.data import check_size, read_dataset
-from vqr1.errors import LaunchError, UserError
+from vqr1.errors import LaunchError, UserError, show
 from vqr1.estimate.sizes import read_sizes
 from vqr1.fitting import Devices, summed
 from vqr1.machine_choices import MachineChoices, choose, estimated, launched, tells
@@ -146,7 +146,7 @@ def _why(processes: int, gpus: int) -> str | None:
 def _starting(config: Config) -> None:
     """The first word, before torch is imported."""
     if config.logger.screen is not ScreenKind.quiet and os.environ.get("RANK", "0") == "0":
-        print("starting: loading torch, transformers and TRL", file=sys.stderr, flush=True)
+        show("starting: loading torch, transformers and TRL", file=sys.stderr, flush=True)
 
 
 def _train(config: Config, choices: MachineChoices, hooks: Hooks) -> None:
@@ -234,19 +234,17 @@ def _announce(
     if not gpus:
         return
     if why:
-        print(why)
+        show(why)
     sizes = read_sizes(choices.policy)
     found = estimated(config, choices, devices)
     tuning = f"{choices.tuning.value}, launcher: {choices.launcher.value}"
-    print(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
+    show(f"policy: {config.policy.path}, {sizes.parameters / 1e9:.2f} billion weights; tuning: {tuning}; GPUs: {gpus}")
     if config.draws_answers:
         idle = choices.engine is TrainingEngine.transformers and idle_vllm(config.rollout.vllm)
-        print(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
-    print(
-        f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device"
-    )
+        show(f"rollouts: {choices.engine.value}" + (f"; {idle} has no effect" if idle else ""))
+    show(f"passes: {choices.batches.per_device} answers each, {choices.batches.accumulation} to a step on every device")
     assert devices.memory is not None
     of_each = f"{found.total / 1e9:.1f} GB of each GPU's {devices.memory / 1e9:.1f}"
-    print(f"memory: about {of_each}, estimated: {summed(found)}")
+    show(f"memory: about {of_each}, estimated: {summed(found)}")
     if command:
-        print("command: " + shlex.join(command), flush=True)
+        show("command: " + shlex.join(command), flush=True)

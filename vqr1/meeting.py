@@ -13,7 +13,7 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -92,7 +92,7 @@ def main() -> None:
     try:
         store = meet(int(number), int(of), host, int(port), float(seconds), "node")
     except UserError as error:
-        print(f"vqr1: {error}", file=sys.stderr)
+        show(f"vqr1: {error}", file=sys.stderr)
         sys.exit(2)
     part_again(store, int(number), int(of), "node")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vqr1.config import Config, Tuning, Wandb
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 from vqr1.estimate.memory import checkpoint_bytes, saved_weights
 from vqr1.estimate.sizes import read_sizes
 from vqr1.fitting import Devices, question, training
@@ -324,4 +324,4 @@ def place_caches(environment: MutableMapping[str, str] = os.environ) -> str | No
 def say_where_caches_are() -> None:
     told = place_caches()
     if told:
-        print(told, file=sys.stderr)
+        show(told, file=sys.stderr)

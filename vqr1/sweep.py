@@ -35,7 +35,7 @@ from omegaconf import DictConfig, read_write
 from vqr1.child_process import INTERRUPTED, STOPPED, Starter
 from vqr1.config import register
 from vqr1.config_checks import check_name
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 from vqr1.slots import TOLD, Slots, divided
 
 NAME = "VQR1_SWEEP"  # names the sweep's folder below runs; conf/train.yaml reads it
@@ -151,15 +151,15 @@ class Sweep:
                 self.starter.received = TOLD
             self.output = self.folder.with_name(f"{name}.log")
             where = f", which speaks in {self.output}"
-        print(f"job {hydra.job.num + 1}: {self.folder}{where}", flush=True)
+        show(f"job {hydra.job.num + 1}: {self.folder}{where}", flush=True)
         try:
             with self.slots.taken() if self.slots else nullcontext():
                 yield
         except UserError as error:
-            print(f"vqr1 train: {error}", file=sys.stderr)
+            show(f"vqr1 train: {error}", file=sys.stderr)
             self.note(error.exit_code, str(error).splitlines()[0])
         if sent and self._returns(requeue):
-            print(self.jobs[-1], flush=True)
+            show(self.jobs[-1], flush=True)
             return
         if self.starter.received is not None:
             sys.exit(self.exit_code())
@@ -178,7 +178,7 @@ class Sweep:
         try:
             requeue(signal.SIGUSR2, None)
         except RuntimeError as why:  # as often as hydra.launcher.max_num_timeout allows
-            print(f"vqr1 train: {why}", file=sys.stderr)
+            show(f"vqr1 train: {why}", file=sys.stderr)
         return True
 
     def note(self, code: int, line: str = "") -> None:
@@ -201,19 +201,18 @@ class Sweep:
         jobs = self.table()
         count = Counter(job.state for job in jobs)
         states = [state for state in ("finished", "failed", "stopped", "missing") if count[state]]
-        print(
+        show(
             f"{len(jobs)} jobs: " + ", ".join(f"{count[state]} {state}" for state in states),
             *jobs,
-            sep="\n",
             flush=True,
         )
         code = self.exit_code() or int(bool(lost))
         if code:
             why = "the sweep was stopped" if code in (STOPPED, INTERRUPTED) else "not all jobs have finished"
             if lost:
-                print(f"vqr1 train: {error}", file=sys.stderr)
+                show(f"vqr1 train: {error}", file=sys.stderr)
                 why = "a job was lost"
-            print(f"vqr1 train: {why}; the same command goes on:\n{self.command()}", file=sys.stderr)
+            show(f"vqr1 train: {why}; the same command goes on:\n{self.command()}", file=sys.stderr)
         sys.exit(code)
 
     def table(self) -> list[Job]:
@@ -246,7 +245,7 @@ class Beginning(Callback):
         try:
             Sweep.current.begin(config)
         except UserError as error:
-            print(f"vqr1 train: {error}", file=sys.stderr)
+            show(f"vqr1 train: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
 
 

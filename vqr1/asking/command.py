@@ -15,10 +15,10 @@ from vqr1.asking.forms import FormName
 from vqr1.asking.pair_sets import PARTS, Pairing, Planned, plan_judged, plan_rated, read_judged, read_samples
 from vqr1.asking.prompts import Prompt, prompts_hash
 from vqr1.asking.published import read_choices, read_pairs
-from vqr1.command_options import count, path, write_json
+from vqr1.command_options import Parser, count, path, write_json
 from vqr1.data import find_spec
 from vqr1.data.splits import PAPER
-from vqr1.errors import UserError, printable
+from vqr1.errors import UserError, printable, show
 from vqr1.packaged import data_root
 from vqr1.pairing import check_questions, count_questions
 from vqr1.unfinished import Unfinished, stamp, write_lines
@@ -49,8 +49,8 @@ def run(words: Sequence[str], load: Load | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         "vqr1 ask", description="Which of two pictures is better, and questions with options: figures with intervals."
     )
     tests = made.add_subparsers(dest="test", required=True, metavar="2afc|mcq")
@@ -315,7 +315,7 @@ def tell(
     """The figures on the screen and, if asked for, in a file."""
     found = test.figures(answers)
     for name, figures in found.items():
-        print(printable(table(name, figures), kept="\n"))
+        show(table(name, figures))
     if asked.json:
         sets = {name: asdict(figures) for name, figures in found.items()}
         write_json(asked.json, {"model": model.name, "form": test.form, "left_out": list(left_out), "sets": sets})
@@ -335,4 +335,4 @@ def table(name: str, figures: Figures) -> str:
 
 
 def say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    show(printable(text), file=sys.stderr, flush=True)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqr1.command_options import Parser
 from vqr1.data import DATASETS, find_spec, read_dataset
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.splits import PAPER, SplitRule
-from vqr1.errors import UserError, printable
+from vqr1.errors import UserError, printable, show
 from vqr1.packaged import data_root
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def run(words: Sequence[str]) -> int:
     return _check(asked) if asked.action == "check" else _show(asked)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("vqr1 data", description=DESCRIPTION)
+def _parser() -> Parser:
+    parser = Parser("vqr1 data", description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", metavar="list | check | show")
     about = "every dataset: size, range, orientation, spread, licence, where to get it"
     actions.add_parser("list", help=about, description=about)
@@ -74,11 +75,11 @@ def _list() -> int:
     from vqr1.data.bapps import FETCH
 
     for spec in DATASETS.values():
-        print(f"{spec.name}: {spec.title}\n  {_facts(spec)}\n  licence: {spec.licence}")
-        print(f"  get it: {spec.fetch.format(folder=f'ROOT/{spec.name}')}\n")
-    print("bapps: BAPPS\n  pairs of distorted patches, no score of a single picture: vqr1.data.bapps.read_bapps")
-    print(f"  get it: {FETCH.format(folder='ROOT/bapps')}\n")
-    print("your own: declare them in ROOT/NAME/dataset.yaml, see docs/data.md")
+        show(f"{spec.name}: {spec.title}\n  {_facts(spec)}\n  licence: {spec.licence}")
+        show(f"  get it: {spec.fetch.format(folder=f'ROOT/{spec.name}')}\n")
+    show("bapps: BAPPS\n  pairs of distorted patches, no score of a single picture: vqr1.data.bapps.read_bapps")
+    show(f"  get it: {FETCH.format(folder='ROOT/bapps')}\n")
+    show("your own: declare them in ROOT/NAME/dataset.yaml, see docs/data.md")
     return 0
 
 
@@ -101,17 +102,17 @@ def _check(asked: argparse.Namespace) -> int:
     reports = []
     for name in asked.names:
         report = _checked(name, root, rule)
-        print(printable(f"{name} in {root / name}"))
+        show(printable(f"{name} in {root / name}"))
         for what, text in report.lines:
-            print(f"  {what:<12} {printable(text)}")
+            show(f"  {what:<12} {printable(text)}")
         for problem in report.problems:
-            print(f"  PROBLEM      {printable(problem, kept=NEW_LINE)}")
+            show(f"  PROBLEM      {printable(problem, kept=NEW_LINE)}")
         reports.append(report)
     shared = across(reports)
     for problem in shared:
-        print(f"PROBLEM {printable(problem)}")
+        show(f"PROBLEM {printable(problem)}")
     problems = sum(len(report.problems) for report in reports) + len(shared)
-    print(f"{problems} problems" if problems else "all is well")
+    show(f"{problems} problems" if problems else "all is well")
     return 1 if problems else 0
 
 
@@ -145,5 +146,5 @@ def _show(asked: argparse.Namespace) -> int:
         sheet.save(out)
     except (ValueError, OSError) as error:  # a name whose ending is no format, a folder that is not there
         raise UserError(f"--out {out}: {error}; give a file such as {name}.png in a folder that is there") from error
-    print(out)
+    show(out)
     return 0

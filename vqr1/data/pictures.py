@@ -50,7 +50,7 @@ from PIL import Image, ImageOps
 
 from vqr1.data.file_picture import FilePicture
 from vqr1.data.files import trouble
-from vqr1.errors import UserError, file_trouble
+from vqr1.errors import UserError, file_trouble, show
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
@@ -354,7 +354,7 @@ class PictureLoader:
                 first, self._storing = self._storing, False
             if first:
                 told = f"warning: no more resized pictures are kept in data.cache: {file_trouble(error, path)}"
-                print(told, file=sys.stderr, flush=True)
+                show(told, file=sys.stderr, flush=True)
 
     def _unfinished(self) -> Path:
         """Where pictures are written before they are in their places."""

@@ -11,6 +11,7 @@ from vqr1.config import Config
 from vqr1.doctor.finding import Finding, as_json, as_text
 from vqr1.doctor.machine import Facts, installed_version, machine_findings
 from vqr1.doctor.probe import PROBES, Probe
+from vqr1.errors import show
 from vqr1.gpus import Driver, ask_driver
 from vqr1.prerequisites import place_caches, shared_memory_free
 
@@ -25,7 +26,7 @@ def doctor(config: Config, asked: str | None, json: bool) -> int:
     home = place_caches()
     facts = look(ask_driver(), home)
     lines = findings(config, facts, whole=asked is None)
-    print((as_json if json else as_text)(lines, f"vqr1 train {asked}" if asked else "make train"))
+    show((as_json if json else as_text)(lines, f"vqr1 train {asked}" if asked else "make train"))
     return 2 if any(line.state == "missing" for line in lines) else 0
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from vqr1.command_options import count, path
+from vqr1.command_options import Parser, count, path
+from vqr1.errors import show
 
 PUBLISH = "hf upload OWNER/NAME"
 
 
 def run(words: Sequence[str]) -> None:
     """Raises what :func:`vqr1.export.folder.export` raises."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "vqr1 export",
         description="A run's weights as a folder that transformers and vLLM load without vqr1: adapters merged, with "
         "processor and pixel limits, prompt, chat template, generation settings and a card. It is asked once in a "
@@ -53,6 +53,6 @@ def run(words: Sequence[str]) -> None:
         )
     )
     for note in done.notes:
-        print(note, file=sys.stderr)
+        show(note, file=sys.stderr)
     how = "not asked" if done.answer is None else "asked without vqr1, it answers"
-    print(f"{asked.folder}: {done.bytes / 1e6:.1f} MB, {how}; to publish it: {PUBLISH} {asked.folder}", file=sys.stderr)
+    show(f"{asked.folder}: {done.bytes / 1e6:.1f} MB, {how}; to publish it: {PUBLISH} {asked.folder}", file=sys.stderr)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vqr1.command_options import count, path
-from vqr1.errors import UserError, printable
+from vqr1.command_options import Parser, count, path
+from vqr1.errors import UserError, printable, show
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word is told before
     from vqr1.evaluation.scale import Scale
@@ -77,10 +77,8 @@ def rate_and_write(asked: argparse.Namespace, found: Found, ranks: Ranks, scale:
     return 0 if all(rating.status == "ok" for _, rating in in_order) else 1
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        "vqr1 rate", description="A score from 1, bad, to 5, excellent, for each picture.", epilog=EPILOG
-    )
+def parser() -> Parser:
+    made = Parser("vqr1 rate", description="A score from 1, bad, to 5, excellent, for each picture.", epilog=EPILOG)
     made.add_argument("pictures", nargs="+", metavar="PHOTO_OR_FOLDER")
     made.add_argument("--model", metavar="MODEL", help="a run's folder, one of weights, a hub id, tiny")
     made.add_argument("--server", metavar="URL", help="a vLLM server that answers; MODEL is then what it serves")
@@ -210,4 +208,4 @@ def summary(ratings: Sequence[Rating]) -> str:
 
 
 def say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    show(printable(text), file=sys.stderr, flush=True)

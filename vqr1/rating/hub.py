@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vqr1.errors import MissingFileError, UserError
+from vqr1.errors import MissingFileError, UserError, show
 from vqr1.policy.load import find_weights
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.md")  # no code and no pickled weights
@@ -25,7 +25,7 @@ def fetch(model: str) -> None:
     try:
         find_weights(model)
     except MissingFileError:
-        print(f"fetching {model} from the hub (HF_HUB_OFFLINE=1 fetches nothing)", file=sys.stderr)
+        show(f"fetching {model} from the hub (HF_HUB_OFFLINE=1 fetches nothing)", file=sys.stderr)
         try:
             snapshot_download(model, allow_patterns=list(FILES))
         except (HTTPError, OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from vqr1.answering.model import Model, check_method, check_model, find_model, u
 from vqr1.answering.server import BATCH, find_served
 from vqr1.answering.settings import OF_ONE_PICTURE, AnswerSettings, Method, check_answers, settle
 from vqr1.data.ahead import opened
-from vqr1.errors import UserError
+from vqr1.errors import UserError, show
 from vqr1.rating.hub import fetch
 from vqr1.rating.inputs import Picture, as_list, load
 from vqr1.rating.rating import Rating, failed, rating_of
@@ -296,7 +296,7 @@ def find(settings: AnswerSettings, method: str | None, server: str | None = None
             "--reference FILE or reference=FILE; vqr1 evaluate rates sets that name theirs"
         )
     if warning := check_model(model, settings.method):
-        print(warning, file=sys.stderr)
+        show(warning, file=sys.stderr)
     check_method(settings.method, model)
     return settings, model
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from vqr1.command_options import path, written
-from vqr1.errors import UserError
+from vqr1.command_options import Parser, path, written
+from vqr1.errors import UserError, show
 from vqr1.folder_writer import replaced
 
 NAME = "report.html"
@@ -15,7 +14,7 @@ NAME = "report.html"
 
 def run(words: Sequence[str]) -> None:
     """Raises UserError where there is no run, and where the page cannot be written."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "vqr1 report",
         description="One self-contained HTML page on runs: what was run, results, curves with seeds as bands, answers "
         "over training, warnings. It opens from disk, without a network.",
@@ -42,7 +41,7 @@ def run(words: Sequence[str]) -> None:
         from vqr1.report.study import studies
         from vqr1.report.study_text import study_text
 
-        print("\n\n".join(study_text(each, asked.step) for each in studies(runs, against)), end="")
+        show("\n\n".join(study_text(each, asked.step) for each in studies(runs, against)), end="")
         return
     from vqr1.report.page import page
 
@@ -54,7 +53,7 @@ def run(words: Sequence[str]) -> None:
             new.write_text(content, encoding="utf-8")
 
     written("--out", out, write)
-    print(
+    show(
         f"{out}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr
     )
 

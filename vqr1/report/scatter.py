@@ -12,6 +12,7 @@ import numpy as np
 from vqr1.evaluation.logistic import fit_logistic
 from vqr1.evaluation.summary import Line, Outcome, rated
 from vqr1.folder_writer import replaced
+from vqr1.report.fonts import drawable
 from vqr1.report.style import DPI, LIGHT, RC, WIDTH
 
 
@@ -46,16 +47,16 @@ def _figure(outcome: Outcome, name: str, model: str) -> Any:
     axis = figure.subplots()
     axis.plot(x, y, ".", color=LIGHT[0], alpha=max(0.15, min(1.0, 400 / max(len(x), 1))))
     if outcome.facts.per_group_scale:
-        axis.text(0.02, 0.98, f"comparable within a {outcome.facts.group} only", transform=axis.transAxes, va="top")
+        within, fonts = drawable(f"comparable within a {outcome.facts.group} only")
+        axis.text(0.02, 0.98, within, transform=axis.transAxes, va="top", family=fonts)
     else:
         _curve(axis, x, y)
     figures = outcome.measures.figures
-    axis.set_title(
+    title, fonts = drawable(
         f"{model} on {outcome.facts.title}\nSRCC {figures['srcc']:.3f}, PLCC {figures['plcc']:.3f} "
-        f"({outcome.measures.scope}), {outcome.counts.rated} of {outcome.counts.pictures} pictures",
-        fontsize=7,
-        parse_math=False,
+        f"({outcome.measures.scope}), {outcome.counts.rated} of {outcome.counts.pictures} pictures"
     )
+    axis.set_title(title, fontsize=7, parse_math=False, family=fonts)
     axis.set_xlabel("predicted")
     axis.set_ylabel("mean opinion score")
     return figure

@@ -27,6 +27,7 @@ from vqr1.answering.settings import Method, objective_of, settle
 from vqr1.data.ahead import opened
 from vqr1.data.pictures import load_fitted
 from vqr1.data.sample import Sample
+from vqr1.errors import printable, show
 from vqr1.evaluation.paper import published
 from vqr1.evaluation.render import as_json, markdown
 from vqr1.evaluation.results import ResultRow, make_row, read_evaluation
@@ -75,7 +76,7 @@ def prepare(config: EvaluateConfig) -> tuple[EvaluateConfig, Model, list[Evaluat
     model = find_model(config)
     check_adapter(config, model)
     if warning := check_model(model, config.method):
-        print(warning, file=sys.stderr)
+        show(warning, file=sys.stderr)
     check_method(config.method, model)
     root = Path(config.root).expanduser()
     whole_unless = "" if config.partial else "partial"
@@ -123,13 +124,13 @@ def say_questions(config: EvaluateConfig, sets: Sequence[EvaluatedSet], anchors:
     both = config.orders is Orders.both
     if config.method is Method.comparison:
         for said in dict.fromkeys(each.said for each in anchors):
-            print(said, file=sys.stderr)
+            show(said, file=sys.stderr)
         number, what = anchored.count_questions(sets, anchors, both), "pictures against anchors, and anchors"
     elif config.method is Method.votes:
         number, what = voting.count_questions(sets, both), "all pairs of each reference"
     else:
         return
-    print(f"{number:,} questions: {what}, in {'both orders' if both else 'one order'}", file=sys.stderr)
+    show(f"{number:,} questions: {what}, in {'both orders' if both else 'one order'}", file=sys.stderr)
     check_questions(number, yes=config.yes)
 
 
@@ -220,7 +221,7 @@ def rate_all(
             yield rate(batch, found, answers[batch.name])
 
     left = batches[done:]
-    with tqdm(total=total, initial=before, unit="picture", desc=model.name, smoothing=0.05) as progress:
+    with tqdm(total=total, initial=before, unit="picture", desc=printable(model.name), smoothing=0.05) as progress:
         for rows, batch in zip(ranks.shared(left, rated), left, strict=ranks.first):
             progress.set_postfix_str(batch.name, refresh=False)
             folder.append(rows)
@@ -251,7 +252,7 @@ def answers_of(
         records = anchored.read_or_solve(folder.path / anchored.FILE, anchors, by_policy)
         folder.write_text(anchored.FILE, json.dumps(records, indent=2) + "\n")
         for remark in (said for record in records.values() for said in anchored.remarks(record)):
-            print(f"warning: {remark}", file=sys.stderr)
+            show(f"warning: {remark}", file=sys.stderr)
         return records
 
     return anchored.answers_by_set(sets, anchors, ranks.by_first(solved), load, answerer, both, at_once)
@@ -295,4 +296,4 @@ def print_table(folder: ResultFolder) -> None:
     folder.write_text("table.md", text)
     folder.write_text("table.json", json.dumps(finite(as_json(lines, rows, made)), indent=2) + "\n")
     files = "results.jsonl, evaluation.json, table.md, table.json"
-    print(f"{text}\n{folder.path}: {files}{os.linesep}", end="", flush=True)
+    show(f"{text}\n{folder.path}: {files}{os.linesep}", end="", flush=True)
