@@ -187,6 +187,21 @@ def test_a_damaged_file_is_read_or_named(tmp_path, ending):
             assert f"b.{ending}" in str(error)
 
 
+def test_a_program_in_postscript_is_not_run(tmp_path):
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\n{ } loop\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(program)
+    with pytest.raises(UserError, match=r"a.png: a program in PostScript, which is not run"):
+        open_picture(tmp_path / "a.png")
+
+
+def test_an_icon_whose_picture_is_smaller_than_it_says_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "inner.png")
+    inner = (tmp_path / "inner.png").read_bytes()
+    (tmp_path / "a.ico").write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, 48, 32, 0, 0, 1, 32, len(inner), 22) + inner)
+    with pytest.raises(UserError, match=r"a.ico: 8x8 pixels; a side must have 28 or more"):
+        open_picture(tmp_path / "a.ico")
+
+
 @pytest.mark.parametrize(
     ("size", "message"), [((1, 1), "28 or more"), ((27, 300), "28 or more"), ((28 * 201, 28), "200:1")]
 )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import openpyxl
 import pytest
+import xlwt
 from scipy.io import savemat
 
 from tests.support.miniatures import bid, clive, csiq, spaq, xls, xlsx
 from vqr1.data import read_dataset
+from vqr1.data.wild import read_bid
 from vqr1.data.workbooks import excel_rows, mat_columns
 
 SPAQ_LABELS = "Annotations/MOS and Image attribute scores.xlsx"
@@ -119,3 +123,63 @@ def test_a_matlab_file_that_was_cut_short_is_named(share, tmp_path):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ValueError, match=r"labels.mat: not a readable MATLAB file.*; fetch it again"):
         mat_columns(path, "scores")
+
+
+@pytest.mark.parametrize(("place", "value"), [(145, 0x08), (172, 14), (184, 0), (185, 1)])
+def test_a_matlab_file_with_a_changed_byte_is_named(place, value, tmp_path):
+    """Each of these ends a process that reads it by scipy (1.17): a flag, the length of a name, the type of numbers."""
+    path = tmp_path / "labels.mat"
+    savemat(path, {"dmos_new": np.arange(6.0)[None]})
+    content = bytearray(path.read_bytes())
+    content[place] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"labels.mat: .*; (fetch it again|use the authors' labels.mat)$"):
+        mat_columns(path, "dmos_new")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_is_read_of_a_matlab_file(compressed, tmp_path):
+    path = tmp_path / "labels.mat"
+    cells = np.empty((2, 1), dtype=object)
+    cells[:, 0] = ["a.png", "bü.png"]
+    numbers = {"doubles": np.array([[1.5, -2]]), "bytes": np.array([[7], [255]], dtype=np.uint8), "one": 3}
+    savemat(
+        path, {"cells": cells, "rows": np.array(["ab", "cd"]), "more": {"a": 1}, **numbers}, do_compression=compressed
+    )
+    found = mat_columns(path, "cells", "rows", "doubles", "bytes", "one")
+    assert found == [["a.png", "bü.png"], ["ab", "cd"], [1.5, -2], [7, 255], [3]]
+    with pytest.raises(ValueError, match=r"variables .*'more'.*, expected \['more'\]"):
+        mat_columns(path, "more")
+
+
+def test_a_compressed_variable_that_swells_is_refused(tmp_path):
+    path = tmp_path / "labels.mat"
+    body = zlib.compress(b"\0" * (2**28 + 1))
+    path.write_bytes(
+        b"MATLAB 5.0".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + struct.pack("<II", 15, len(body)) + body
+    )
+    with pytest.raises(ValueError, match=r"labels.mat: .*cut short, or over 268435456 bytes"):
+        mat_columns(path, "scores")
+
+
+def test_a_workbook_that_swells_is_refused(tmp_path):
+    path = xlsx(tmp_path / "labels.xlsx", ["Image name", "MOS"], ["a.png", 50])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/sharedStrings.xml", b" " * (2**27 + 1))
+    with pytest.raises(ValueError, match=r"labels.xlsx: unpacked it has 1342\d+ bytes, and 134217728 are the most"):
+        excel_rows(path, ["Image name", "MOS"])
+
+
+@pytest.mark.parametrize(("write", "shown"), [("set_cell_error", "'#NULL!'"), ("set_cell_boolean", "True")])
+def test_an_error_or_a_truth_in_an_xls_is_no_number(write, shown, tmp_path):
+    """xlrd gives them as numbers: #NULL! as 0, which would be a grade."""
+    book = xlwt.Workbook()
+    sheet = book.add_sheet("Sheet1")
+    for column, name in enumerate(["Image Number", "Average Subjective Grade"]):
+        sheet.write(0, column, name)
+    sheet.write(1, 0, 1)
+    getattr(sheet.row(1), write)(1, "#NULL!" if "error" in write else True)
+    book.save(str(tmp_path / "DatabaseGrades.xls"))
+    (tmp_path / "DatabaseImage0001.JPG").touch()
+    with pytest.raises(ValueError, match=rf"row 2: .*Average Subjective Grade {shown} must be numbers"):
+        read_bid(tmp_path)

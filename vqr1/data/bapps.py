@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from vqr1.data.files import check_file
 from vqr1.data.labels import within
 from vqr1.data.reading import is_nobodys
 from vqr1.data.sample import Pair
+from vqr1.data.workbooks import UNREADABLE
 from vqr1.errors import MissingFileError, UserError
 
 FETCH = (
@@ -61,6 +63,6 @@ def _preference(judge: Path) -> float:
     check_file(judge)
     try:
         value = float(np.load(judge, allow_pickle=False).ravel()[0])
-    except (OSError, ValueError, IndexError) as error:
+    except (*UNREADABLE, TokenError) as error:  # numpy reads the file's header as Python's words
         raise UserError(f"{judge}: not a judgement ({error}); fetch it again") from error
     return within(str(judge), "judge", value, (0.0, 1.0))

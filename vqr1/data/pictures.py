@@ -18,6 +18,7 @@ colour profile       not applied
 under 28 pixels      refused (one side is shorter than a single token)
 aspect over 200      refused (as the model's processor does)
 unreadable, empty    refused, as is what is not a regular file
+PostScript (EPS)     refused: it is a program, which would run for as long as it likes
 over 150 megapixels  refused, before it is decoded
 ===================  ==================================================================
 
@@ -157,12 +158,18 @@ def _decode_file(
 
 
 def _upright(path: str | Path, file: Image.Image, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    if file.format == "EPS":
+        raise UserError(f"{path}: a program in PostScript, which is not run; convert it to PNG, or leave it out")
     _check_size(path, *file.size)
     depth, inverted = _grey(path, file)
     width, height = file.size
     if needed is not None:
         _reduce(file, needed)
+    said = file.size
     file.load()
+    if file.size != said:  # an icon's own picture, whose size its header need not know
+        width, height = file.size
+        _check_size(path, width, height)
     turned = file.getexif().get(0x0112) in TURNED
     picture = ImageOps.exif_transpose(file)
     return _to_rgb(picture, depth, inverted), (height, width) if turned else (width, height)

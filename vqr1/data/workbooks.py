@@ -8,21 +8,32 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, LargeZipFile
+from zipfile import BadZipFile, LargeZipFile, ZipFile
 
 from vqr1.data.files import check_file
 from vqr1.data.labels import LabelRow
 from vqr1.errors import UserError
 
-# What the three libraries raise of a file that is cut short or was changed, and no more.
+# What the libraries raise of a file that is cut short or was changed, and no more.
 UNREADABLE = (
     *(BadZipFile, LargeZipFile, zlib.error, struct.error, OSError, EOFError, SyntaxError, NotImplementedError),
-    *(AssertionError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError),
+    *(
+        MemoryError,
+        RecursionError,
+        AssertionError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ),
 )
 FETCH = "fetch it again"
+LARGEST = 2**27  # bytes of an unpacked xlsx; SPAQ's has 2 million
 SAVE_AS = "open it in a spreadsheet program and save it as {}"
 OLDER = "an Excel file of the older kind, xls, or one with a password"
 # How a file begins, what it is, and what to do; {0} is the kind that was expected, {1} the file's name.
@@ -102,14 +113,27 @@ def _xls(path: Path) -> Iterator[tuple[str, Rows]]:
     try:
         with xlrd.open_workbook(path, logfile=io.StringIO()) as book:
             for sheet in book.sheets():
-                yield sheet.name, _filled(path, "xls", (sheet.row_values(i) for i in range(sheet.nrows)))
+                yield sheet.name, _filled(path, "xls", (map(_xls_value, sheet.row(i)) for i in range(sheet.nrows)))
     except xlrd.XLRDError as error:
         raise UserError(f"{path}: not a readable xls file ({error}); {FETCH}") from error
+
+
+def _xls_value(cell: Any) -> Any:
+    """A cell's value: xlrd gives a truth as 0 or 1, and an error as its number, 0 for #NULL! and 42 for #N/A."""
+    import xlrd
+
+    if cell.ctype == xlrd.XL_CELL_BOOLEAN:
+        return bool(cell.value)
+    return xlrd.error_text_from_code.get(cell.value, "#") if cell.ctype == xlrd.XL_CELL_ERROR else cell.value
 
 
 def _xlsx(path: Path) -> Iterator[tuple[str, Rows]]:
     import openpyxl
 
+    with ZipFile(path) as archive:
+        size = sum(inner.file_size for inner in archive.infolist())
+    if size > LARGEST:
+        raise UserError(f"{path}: unpacked it has {size} bytes, and {LARGEST} are the most; {FETCH}")
     workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         for sheet in workbook.worksheets:
@@ -121,11 +145,12 @@ def _xlsx(path: Path) -> Iterator[tuple[str, Rows]]:
         workbook.close()
 
 
-def _filled(path: Path, kind: str, rows: Iterator[Sequence[Any]]) -> Rows:
+def _filled(path: Path, kind: str, rows: Iterator[Iterable[Any]]) -> Rows:
     """The rows that hold something, numbered from 1. A sheet is read as its rows are asked for, errors included."""
     number = 0
     try:
-        for number, values in enumerate(rows, start=1):
+        for number, row in enumerate(rows, start=1):
+            values = tuple(row)
             if any(value is not None and value != "" for value in values):
                 yield number, values
     except UNREADABLE as error:
@@ -134,22 +159,24 @@ def _filled(path: Path, kind: str, rows: Iterator[Sequence[Any]]) -> Rows:
 
 def mat_columns(path: Path, *names: str) -> list[list[Any]]:
     """Variables of a MATLAB file as lists of texts or numbers."""
-    import numpy as np
-    from scipy.io import loadmat
+    from vqr1.data.matlab import DamagedError, read_variables
 
     check_kind(path, "MATLAB")
     try:
-        variables: Mapping[str, Any] = loadmat(path, squeeze_me=True)
-    except UNREADABLE as error:
+        variables = read_variables(path.read_bytes())
+    except (DamagedError, OSError) as error:
         raise UserError(f"{path}: not a readable MATLAB file ({error}); {FETCH}") from error
-    found = sorted(name for name in variables if not name.startswith("__"))
-    if not set(names) <= set(found):
+    found = sorted(variables)
+    if not {name for name in names if variables.get(name) is not None} >= set(names):
         raise UserError(f"{path}: variables {found}, expected {list(names)}; use the authors' {path.name}")
-    return [[_item(value) for value in np.atleast_1d(variables[name]).ravel()] for name in names]
+    columns = (variables[name] for name in names)
+    return [[_item(value) for value in (each if isinstance(each, list) else each.ravel())] for each in columns]
 
 
 def _item(value: Any) -> Any:
     """A cell of one value, however deep, as a plain text or number."""
+    if isinstance(value, list):
+        return _item(value[0]) if len(value) == 1 else value
     return value.item() if hasattr(value, "item") and value.size == 1 else value
 
 

@@ -1,0 +1,111 @@
+"""MATLAB's files of level 5 (MATLAB 5 to 7, ``save -v7``), as far as labels need them: numbers, texts and cells.
+
+scipy.io reads them in compiled code, which damaged bytes end with a segmentation fault (seen with scipy 1.17).
+Source: The MathWorks, MAT-File Format, chapter 1.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+LARGEST = 2**28  # bytes of a variable: the largest label file has ten thousand rows
+HEADER = 128  # bytes, of which the last two say which byte of a number comes first
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+WHOLE, UNSIGNED, MATRIX, COMPRESSED = 5, 6, 14, 15  # types of elements
+CELL, CHAR, NUMERIC, COMPLEX = 1, 4, range(6, 16), 0x800  # classes of variables, and a flag
+
+
+class DamagedError(Exception):
+    """No such file, or not whole; says why, without its name."""
+
+
+def read_variables(content: bytes) -> dict[str, Any]:
+    """Variables by name: an array of numbers, a list of texts (rows), a list of cells; None for what else there is.
+
+    Raises DamagedError.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
+    if order is None:
+        raise DamagedError("its header is not of level 5, which save -v7 writes")
+    found = {}
+    try:
+        for kind, body in _elements(memoryview(content)[HEADER:], order):
+            if kind == COMPRESSED:
+                kind, body = next(_elements(memoryview(_inflated(body)), order), (0, body))
+            if kind == MATRIX:
+                name, value = _matrix(body, order)
+                found[name] = value
+    except (zlib.error, struct.error, UnicodeDecodeError, StopIteration) as error:
+        raise DamagedError(str(error) or "a variable ends too early") from error
+    except RecursionError as error:
+        raise DamagedError("cells within cells, too many to read") from error
+    return found
+
+
+def _inflated(body: memoryview) -> bytes:
+    reader = zlib.decompressobj()
+    content = reader.decompress(body, LARGEST)
+    if not reader.eof:
+        raise DamagedError(f"a variable is cut short, or over {LARGEST} bytes")
+    return content
+
+
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and content of the elements that stand one after the other."""
+    at = 0
+    while at < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        start, step = at + 8, 8 + size + (0 if kind == COMPRESSED else -size % 8)
+        if kind >> 16:  # a small one: its size, type and content in 8 bytes
+            kind, size = kind & 0xFFFF, kind >> 16
+            start, step = at + 4, 8
+        if start + size > len(data) or (step == 8 and size > 4):
+            raise DamagedError(f"an element of {size} bytes goes on behind its end")
+        yield kind, data[start : start + size]
+        at += step
+
+
+def _matrix(body: memoryview, order: str) -> tuple[str, Any]:
+    """Name and value of a variable, or of a cell, which has no name."""
+    parts = _elements(body, order)
+    if not len(body):  # an empty cell
+        return "", np.empty(0)
+    (flags, *_), dims = _numbers(next(parts), order, UNSIGNED), _numbers(next(parts), order, WHOLE).tolist()
+    name = bytes(next(parts)[1]).decode("latin-1")
+    count, kind = math.prod(dims), int(flags) & 0xFF
+    if kind == CELL:
+        cells = [_matrix(inner, order)[1] for type_, inner in parts if type_ == MATRIX]
+        return name, _checked(cells, count)
+    if kind == CHAR:
+        type_, inner = next(parts, (1, memoryview(b"")))
+        coding = TEXTS.get(type_, "latin-1")
+        ends = {"<": "-le", ">": "-be"}[order] if coding.startswith(("utf-16", "utf-32")) else ""
+        text = _checked(bytes(inner).decode(coding + ends), count)
+        rows = dims[0] if len(dims) > 1 and count else 1
+        return name, [text[row::rows] for row in range(rows)]  # column by column, as all of MATLAB's
+    if kind in NUMERIC and not int(flags) & COMPLEX:
+        values = _checked(_numbers(next(parts), order), count)
+        return name, values.reshape(dims, order="F")
+    return name, None
+
+
+def _numbers(element: tuple[int, memoryview], order: str, only: int | None = None) -> np.ndarray:
+    kind, body = element
+    if kind not in NUMBERS or (only is not None and kind != only):
+        raise DamagedError(f"an element of type {kind} where numbers are meant")
+    if len(body) % np.dtype(NUMBERS[kind]).itemsize:
+        raise DamagedError(f"{len(body)} bytes are not whole numbers of type {kind}")
+    return np.frombuffer(body, dtype=order + NUMBERS[kind])
+
+
+def _checked(values: Any, count: int) -> Any:
+    if len(values) != count:
+        raise DamagedError(f"{len(values)} values, where its size says {count}")
+    return values
