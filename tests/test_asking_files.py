@@ -182,3 +182,25 @@ def test_depictqa_with_and_without_the_reference(tmp_path):
 )
 def test_a_comparison_that_cannot_be_asked_is_named(tmp_path, fields, why):
     assert re.search(f"row 1: .*{why}", refused(tmp_path, depictqa(**fields), read=read_pairs))
+
+
+def test_a_text_may_hold_what_other_programs_take_for_the_end_of_a_line(tmp_path):
+    row = llvisionqa(question="How is\u2028the light?\x85")
+    file = written(tmp_path, "rows.jsonl", [row], lines=True)
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_choices(file).questions[0].question == row["question"]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "p0.png/", "\0", "\ud800", "."])
+def test_a_name_that_no_file_has_is_refused(tmp_path, name):
+    file = written(tmp_path, "rows.json", [llvisionqa(img_path=name)])
+    with pytest.raises(UserError, match=r"rows.json, row 1: img_path names ") as refusal:
+        read_choices(file)
+    assert len(str(refusal.value)) < 1500
+
+
+def test_brackets_without_end_are_refused(tmp_path):
+    for content in ("[" * 100_000, "{" + '"a": {' * 100_000):
+        (tmp_path / "rows.json").write_text(content)
+        with pytest.raises(UserError, match=r"rows.json.*: not JSON"):
+            read_choices(tmp_path / "rows.json")

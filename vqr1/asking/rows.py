@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqr1.data.files import check_file, trouble
+from vqr1.data.files import read_text, trouble
+from vqr1.data.labels import shortened
 from vqr1.errors import UserError
 
 
@@ -24,7 +25,7 @@ class Row:
         return f"{self.file}, row {self.number}"
 
     def wrong(self, what: str) -> UserError:
-        return UserError(f"{self.where}: {what}")
+        return UserError(f"{self.where}: {shortened(what, 1000)}")
 
     def text(self, name: str) -> str:
         """A field that is a text. Raises UserError where it is missing, null, empty or another kind of thing."""
@@ -56,19 +57,17 @@ class Pictures:
         path = self.folder / value
         if why := trouble(path):
             raise row.wrong(
-                f"{name} names {value}, and {path} {why}; unpack the pictures there, or name the folder that "
-                "holds them with --images"
+                f"{name} names {shortened(value)}, and {shortened(str(path), 400)} {why}; unpack the pictures there, "
+                "or name the folder that holds them with --images"
             )
         return str(path)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file: a JSON list of objects, or an object a line. Raises UserError."""
-    check_file(path, "give as --file a file of questions as its authors distribute it")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error}); export a table of the hub by its to_json first") from error
+    content = read_text(
+        path, "give a file of questions as its authors distribute it; a table of the hub by its to_json"
+    )
     rows = _of_list(path, content) if content.lstrip().startswith("[") else _of_lines(path, content)
     if not rows:
         raise UserError(f"{path}: no rows; fetch it again")

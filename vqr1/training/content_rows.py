@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vqr1.data.files import trouble
+from vqr1.data.files import read_text, trouble
 from vqr1.depiction import REFERENCE, TAGS
 from vqr1.errors import MissingFileError, UserError
 from vqr1.picture_prompts import Message, check_text, in_order, named
@@ -26,10 +26,7 @@ def read_content(path: Path) -> list[Example]:
     """The rows of a file. Raises UserError, naming file and line, for what is none, or whose pictures are missing."""
     if why := trouble(path):
         raise MissingFileError(f"depict.content={path} {why}; name a file with an object a line, or leave it out")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON has in texts
-    except UnicodeDecodeError as error:
-        raise UserError(f"depict.content={path} is no text in UTF-8 ({error}); write an object a line") from error
+    lines = read_text(path).split("\n")  # not at U+2028, which JSON has in texts
     found = [_example(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(f"depict.content={path} has no rows; write an object a line, or leave it out")
