@@ -235,7 +235,7 @@ def check_driver() -> None:
         raise UserError(why_unusable(ask_driver(), torch.__version__, torch.version.cuda))
 
 
-def shared_memory_free(folder: str = "/dev/shm") -> int:
+def shared_memory_free(folder: str = "/dev/shm") -> int:  # noqa: S108 - it is only looked at
     """Free bytes; 0 where there is none."""
     try:
         return shutil.disk_usage(folder).free

@@ -34,8 +34,8 @@ class Correction(Enum):
     """What the difference between vLLM's probabilities and the trained model's is answered with (TRL's modes)."""
 
     none = "none"
-    token_truncate = "token_truncate"
-    token_mask = "token_mask"
+    token_truncate = "token_truncate"  # noqa: S105 - a token of a text
+    token_mask = "token_mask"  # noqa: S105
     sequence_truncate = "sequence_truncate"
     sequence_mask = "sequence_mask"
 

@@ -81,8 +81,8 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106 - a token of the vocabulary
+        pad_token="<|endoftext|>",  # noqa: S106
         additional_special_tokens=SPECIAL_TOKENS[1:],
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
