@@ -73,11 +73,15 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"status": "fine"}, "line 2: bid/00001.png has status 'fine'"),
         ({"score": None}, "line 2: bid/00001.png has status 'ok' and score None; ok has a score"),
         ({"status": "unreadable"}, "line 2: bid/00001.png has status 'unreadable' and score .*; ok has a score"),
-        ({"mos": None}, "line 2: bid/00001.png has MOS None; a MOS is a finite number"),
+        ({"mos": None}, "line 2: not a result .mos: Input should be a valid number"),
         ({"image_id": "bid/00000.png"}, "bid/00000.png appears more than once; keep one line per picture"),
-        ({"image_id": [1]}, "line 2: not a result .names are texts, scores a list."),
+        ({"image_id": [1]}, "line 2: not a result .image_id: Input should be a valid string"),
         ({"stds": [0.1]}, "line 2: bid/00001.png has stds or weights, but not one for each score"),
-        ({"weights": 1}, "line 2: bid/00001.png has stds or weights, but not one for each score"),
+        ({"weights": 1}, "line 2: not a result .weights: Input should be a valid list"),
+        ({"score": 10**400}, "line 2: not a result"),
+        ({"mos": float("nan")}, "line 2: not a result .mos: Input should be a finite number"),
+        ({"std": "wide"}, "line 2: not a result .std: Input should be a valid number"),
+        ({"scores": ["3", None, None]}, "line 2: not a result .scores.0: Input should be a valid number"),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
     ],
 )
@@ -113,9 +117,11 @@ def test_a_missing_file_is_named(tmp_path, absent):
         read_evaluation(folder)
 
 
-@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"sets": {"bid": {}}}'])
+@pytest.mark.parametrize(
+    "record", ["{", "[]", "{}", '{"sets": {"bid": {}}}', "[" * 5000, b"\xff", '{"name": 1, "settings": {}, "sets": {}}']
+)
 def test_a_damaged_record_is_named(tmp_path, record):
     folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 3)})
-    (folder / SETTINGS).write_text(record)
+    (folder / SETTINGS).write_bytes(record if isinstance(record, bytes) else record.encode())
     with pytest.raises(ValueError, match=r"evaluation.json: not a record of vqr1 evaluate .*; evaluate again"):
         read_evaluation(folder)

@@ -239,9 +239,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole_lines(path.read_bytes()) if path.is_file() else [], 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); restore the line or delete it") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: {row!r} is not an object; restore the line or delete it")
+            raise UserError(f"{path}, line {number}: {str(row)[:80]!r} is not an object; restore the line or delete it")
         rows.append(row)
     return rows

@@ -13,6 +13,7 @@ from typing import Any, Generic, TextIO, TypeVar
 
 from vqr1.command_options import written
 from vqr1.errors import UserError
+from vqr1.folder_reader import read_json
 from vqr1.folder_writer import LOCK, FolderWriter, read_json_lines, remove, replaced
 
 ASKED = "asked.json"
@@ -29,8 +30,8 @@ class Unfinished(Generic[Kept]):
             option: of the command line that names ``target``, for messages.
             what: the rows are called, such as ``ratings``; the folder's file of them is WHAT.jsonl.
             again: what the command does, such as ``rate``.
-            read: the key and the content of a row, None for one that holds no more; raises KeyError for a row that is
-                none.
+            read: the key and the content of a row, None for one that holds no more; raises KeyError, TypeError or
+                ValueError for a row that is none.
         """
         self.option, self.target = option, target
         self.path = target.with_name(target.name + ".unfinished")
@@ -80,12 +81,7 @@ class Unfinished(Generic[Kept]):
             if found - {LOCK, f"{ASKED}.new"}:
                 raise UserError(f"{self.path} holds other files; give another file to write, or move the folder away")
             return
-        try:
-            before = dict(json.loads(where.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{where}: not what was asked ({error}); delete {self.path} to {self._again} again"
-            ) from error
+        before = read_json(where, f"delete {self.path} to {self._again} again")
         for key in dict.fromkeys([*asked, *before]):
             if before.get(key) != asked.get(key):
                 raise UserError(
@@ -101,10 +97,10 @@ class Unfinished(Generic[Kept]):
         for number, row in enumerate(read_json_lines(self.path / self._rows), 1):
             try:
                 found = self._read_row(row)
-            except KeyError as error:
-                where = f"{self.path / self._rows}, line {number}"
+            except (KeyError, TypeError, ValueError) as error:
+                where, why = f"{self.path / self._rows}, line {number}", " ".join(str(error).split())[:300]
                 raise UserError(
-                    f"{where}: not one of the {self._what} ({error}); delete {self.path} to {self._again} again"
+                    f"{where}: not one of the {self._what} ({why}); delete {self.path} to {self._again} again"
                 ) from error
             if found is not None:
                 kept[found[0]] = found[1]
@@ -116,7 +112,7 @@ def stamp(path: str) -> list[int]:
     """Size and time of change of a file, [] where there is none: what was made of a changed picture holds no more."""
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         return []
     return [found.st_size, found.st_mtime_ns]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from pydantic import BaseModel, ConfigDict
 
 from vqr1.answer import build_prompt, check_pictures, prompt_warning
 from vqr1.answering.settings import (
@@ -25,6 +24,7 @@ from vqr1.data.pictures import TOKEN_PIXELS
 from vqr1.data.splits import Seen, SplitRule
 from vqr1.errors import MissingFileError, UserError
 from vqr1.exported import Exported, read_exported
+from vqr1.folder_reader import read_yaml
 from vqr1.policy.comparison_scores import pair_form
 from vqr1.policy.expected import NumberTokens
 from vqr1.policy.level_scores import LevelAnswers
@@ -293,22 +293,43 @@ def _is_adapter(folder: Path) -> bool:
     return _has_adapter(folder) and not (folder / "config.json").is_file()
 
 
+class _Data(BaseModel):
+    """What is read of a run's config.yaml."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    train: list[str]
+    validation: list[str]
+    split_ratio: list[float]
+    split_seed: int
+    reference: bool = False  # runs from before it was a setting show none
+
+
+class _Policy(BaseModel):
+    """Likewise."""
+
+    model_config = ConfigDict(strict=True)
+    path: str
+    dtype: str
+    attention: str
+    min_pixels: int
+    max_pixels: int
+
+
 def _of_run(run: Path, weights: Path) -> Model:
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text())
-        data, policy = settings["data"], settings["policy"]
-        kept = {name: policy[name] for name in ("path", "dtype", "attention", "min_pixels", "max_pixels")}
-        seen = list(dict.fromkeys([*data["train"], *data["validation"]]))
+        settings = read_yaml(run / "config.yaml")
+        data, policy = _Data.model_validate(settings["data"]), _Policy.model_validate(settings["policy"])
+        kept = policy.model_dump()
+        seen = list(dict.fromkeys([*data.train, *data.validation]))
         objective = settings.get("objective", "rl2r")  # the only one of runs from before it was a setting
         prompt = _asked(objective, settings)
-        rule = SplitRule(tuple(data["split_ratio"]), data["split_seed"])
-        reference = bool(data.get("reference"))  # runs from before it was a setting show none
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else repr(error)
-        raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({why})") from error
+        rule = SplitRule(tuple(data.split_ratio), data.split_seed)
+    except (LookupError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({why}); restore the file") from error
     adapter = weights if _has_adapter(weights) else None
     base = PolicyConfig(**kept) if adapter else PolicyConfig(**{**kept, "path": str(weights)})
-    asked: dict[str, Any] = {"objective": objective, "reference": reference}
+    asked: dict[str, Any] = {"objective": objective, "reference": data.reference}
     return Model(run.name, base, adapter, prompt, seen, Seen(rule, _hashes(run / "splits.json")), **asked)
 
 
@@ -325,7 +346,8 @@ def _asked(objective: str, settings: dict[str, Any]) -> str:
 
 def _hashes(path: Path) -> dict[str, str]:
     """The hashes of a run's splits, by set."""
-    try:
-        return {name: split["hash"] for name, split in json.loads(path.read_text()).items()} if path.is_file() else {}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the splits of a run ({error!r}); restore the file") from error
+    splits = read_json(path) if path.is_file() else {}
+    for name, split in splits.items():
+        if not isinstance(split, dict) or not isinstance(split.get("hash"), str):
+            raise UserError(f"{path}: {name} has no hash, so these are not the splits of a run; restore the file")
+    return {name: split["hash"] for name, split in splits.items()}

@@ -19,12 +19,14 @@ then those of :class:`vqr1.rating_statistics.Moments`. A file of an older versio
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from vqr1.errors import MissingFileError, UserError
 from vqr1.folder_writer import whole_lines
@@ -33,12 +35,16 @@ from vqr1.rating_statistics import score_and_std
 SETTINGS = "evaluation.json"
 ROWS = "results.jsonl"
 STATUSES = ("ok", "unreadable", "missing")
+Read = TypeVar("Read")
+# Of what is read from files: nothing is converted, no number is NaN or infinite, and nothing else is there.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class ResultRow:
     """One picture's result; the fields are those of a line."""
 
+    __pydantic_config__ = _STRICT
     image_id: str
     dataset: str
     group: str
@@ -61,6 +67,7 @@ class ResultRow:
 class SetFacts:
     """What the table must know of an evaluated set, since it does without the dataset."""
 
+    __pydantic_config__ = _STRICT
     title: str
     pictures: int  # that were to be rated
     part: str  # "all", "test", or what else was evaluated
@@ -113,14 +120,11 @@ def read_evaluation(folder: Path) -> Evaluation:
     for path in (where, folder / ROWS):
         if not path.is_file():
             raise MissingFileError(f"{path} is missing; give a folder that vqr1 evaluate wrote")
-    try:
-        record = json.loads(where.read_text())
-        sets = {name: SetFacts(**facts) for name, facts in record["sets"].items()}
-        evaluation = Evaluation(
-            str(folder), record["name"], record["settings"], record["trained_on"], sets, {name: [] for name in sets}
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: not a record of vqr1 evaluate ({error!r}); evaluate again") from error
+    record = _checked(_Record, where.read_bytes(), f"{where}: not a record of vqr1 evaluate", "evaluate again")
+    sets = record.sets
+    evaluation = Evaluation(
+        str(folder), record.name, dict(record.settings), record.trained_on, sets, {name: [] for name in sets}
+    )
     for row in read_rows(folder / ROWS):
         if row.dataset not in sets:
             raise UserError(f"{folder / ROWS}: {row.image_id} is of {row.dataset}, which {SETTINGS} does not name")
@@ -138,19 +142,36 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 def _row(line: bytes, where: str) -> ResultRow:
-    try:
-        row = ResultRow(**json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{where}: not a result ({error}); restore the file or evaluate again") from error
-    texts = row.image_id, row.dataset, row.group
-    if not (all(isinstance(text, str) for text in texts) and isinstance(row.scores, list)):
-        raise UserError(f"{where}: not a result (names are texts, scores a list); restore the file or evaluate again")
+    row = _checked(ResultRow, line, f"{where}: not a result", "restore the file or evaluate again")
     given = [each for each in (row.stds, row.weights) if each is not None]
-    if not all(isinstance(each, list) and len(each) == len(row.scores) for each in given):
+    if not all(len(each) == len(row.scores) for each in given):
         raise UserError(f"{where}: {row.image_id} has stds or weights, but not one for each score; evaluate again")
-    number = isinstance(row.score, (int, float)) and math.isfinite(row.score)
-    if row.status not in STATUSES or number != (row.status == "ok"):
+    if row.status not in STATUSES or (row.score is not None) != (row.status == "ok"):
         raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
-    if not (isinstance(row.mos, (int, float)) and math.isfinite(row.mos)):
-        raise UserError(f"{where}: {row.image_id} has MOS {row.mos!r}; a MOS is a finite number")
     return row
+
+
+class _Record(BaseModel):
+    """An evaluation.json: of the settings, those that others than the evaluation itself look at."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    name: str
+    settings: dict[str, str | bool | int | float | list[str] | dict[str, Any] | None]
+    trained_on: list[str] | None
+    sets: dict[str, SetFacts]
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type[Read], content: bytes, what: str, remedy: str) -> Read:
+    """What the JSON ``content`` holds. Raises UserError where it is none, or of other types than ``kind`` has."""
+    try:
+        found: Read = _reader(kind).validate_json(content)
+        return found
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{what} ({place}{': ' if place else ''}{first['msg']}); {remedy}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
 from vqr1.answering.methods import Answered
 
 
@@ -11,6 +13,7 @@ from vqr1.answering.methods import Answered
 class Rating:
     """What a policy says of one picture."""
 
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)  # as it is read from files
     score: float | None  # from 1, bad, to 5, excellent; None without a readable answer
     std: float | None  # standard deviation of one drawn answer; None where it is not known
     scores: list[float | None]  # of the answers in order, None where one is unreadable

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
+
+from pydantic import TypeAdapter
 
 from vqr1.evaluation.scale import Scale
 from vqr1.rating.rating import Rating
@@ -29,8 +32,13 @@ def row_of(path: str, rating: Rating) -> dict[str, Any]:
 def read_row(row: dict[str, Any]) -> Rated | None:
     """A rating that is kept; None if the picture has changed or failed: it is rated again."""
     path, file = row["path"], row["file"]
-    rating = Rating(**{each.name: row[each.name] for each in fields(Rating)})
+    rating = _ratings().validate_python({each.name: row[each.name] for each in fields(Rating)})
     return (path, rating) if file == stamp(path) and rating.status != "failed" else None
+
+
+@cache
+def _ratings() -> TypeAdapter[Rating]:
+    return TypeAdapter(Rating)
 
 
 def write_csv(path: Path, rated: Iterable[Rated], reasoning: bool, scale: Scale | None = None) -> None:

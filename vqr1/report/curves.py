@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vqr1.folder_reader import read_json
 from vqr1.folder_writer import read_json_lines
 from vqr1.report.fonts import drawable
 from vqr1.report.style import (
@@ -55,7 +55,7 @@ def draw_curves(folder: Path) -> Path:
     """
     rows = read_json_lines(folder / "metrics.jsonl")
     summary = folder / "summary.json"
-    proof = json.loads(summary.read_text()).get("proof", {}) if summary.is_file() else {}
+    proof = read_json(summary).get("proof", {}) if summary.is_file() else {}
     return save(curves(rows, proof), folder, "curves")
 
 

@@ -15,9 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vqr1.errors import MissingFileError, UserError
+from vqr1.folder_reader import read_yaml
 from vqr1.folder_writer import is_held
 
 CONFIG = "config.yaml"
@@ -193,9 +192,12 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def _aside(name: str) -> bool:
@@ -216,12 +218,8 @@ def _config(folder: Path) -> dict[str, Any] | None:
     path = folder / CONFIG
     if not path.is_file():
         return None
-    try:
-        found = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML ({why}); restore the file, or leave this run out") from error
-    is_run = isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in SECTIONS)
+    found = read_yaml(path, "restore the file, or leave this run out")
+    is_run = all(isinstance(found.get(name), dict) for name in SECTIONS)
     return found if is_run else None
 
 

@@ -133,10 +133,11 @@ def read_or_solve(path: Path, anchors: Sequence[Anchors], solve: Callable[[Ancho
     try:
         records: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         kept = {name: [each["image_id"] for each in record["anchors"]] for name, record in records.items()}
-        assert all(isinstance(each["score"], float) for record in records.values() for each in record["anchors"])
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        if not all(isinstance(each["score"], float) for record in records.values() for each in record["anchors"]):
+            raise ValueError("a score is no number")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: not the anchors of an evaluation ({error!r}); delete it and evaluate again"
+            f"{path}: not the anchors of an evaluation ({str(error)[:80]!r}); delete it and evaluate again"
         ) from error
     for each in anchors:
         if kept.get(each.dataset, each.ids) != each.ids:

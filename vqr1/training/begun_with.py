@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqr1.config import Config
 from vqr1.errors import UserError
-from vqr1.folder_writer import read_json_lines
+from vqr1.folder_reader import read_json, read_rows
 
 
 def check_contents(
@@ -45,7 +44,7 @@ def asked(config: Config) -> str:
 def _check_pictures(run: Path, config: Config, pictures: Sequence[dict[str, Any]]) -> None:
     before, now = (
         {(row["image_id"], row["part"]): row for row in rows}
-        for rows in (read_json_lines(run / "pictures.jsonl"), pictures)
+        for rows in (read_rows(run / "pictures.jsonl", image_id=str, part=str), pictures)
     )
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
@@ -57,7 +56,7 @@ def _check_pictures(run: Path, config: Config, pictures: Sequence[dict[str, Any]
 
 
 def _check_policy(run: Path, config: Config, policy: Mapping[str, str]) -> None:
-    other = _other(json.loads((run / "policy.json").read_text()), policy)
+    other = _other(read_json(run / "policy.json"), policy)
     if other is not None:
         raise UserError(
             f"{asked(config)}, but {other} of policy.path={config.policy.path} is not the file that {run} began with; "
@@ -66,7 +65,7 @@ def _check_policy(run: Path, config: Config, policy: Mapping[str, str]) -> None:
 
 
 def _check_taught(run: Path, config: Config, taught: Mapping[str, Mapping[str, str]]) -> None:
-    stored = json.loads((run / "taught.json").read_text())
+    stored = read_json(run / "taught.json", files=dict, examples=dict)
     file = _other(stored.get("files", {}), taught.get("files", {}))  # the cause before what follows from it
     if file is not None:
         raise UserError(
@@ -92,6 +91,7 @@ def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> st
     if before is None or now is None:
         return "is new" if before is None else "is gone"
     said = {"mos": "score", "mos_std": "spread"}
-    found = [f"had {said[key]} {before[key]} and has {now[key]}" for key in said if before[key] != now[key]]
+    other = [key for key in said if before.get(key) != now.get(key)]
+    found = [f"had {said[key]} {before.get(key)} and has {now.get(key)}" for key in other]
     contents = {"content": "has another content", "reference": "has another reference"}
     return ", ".join([*found, *(said for key, said in contents.items() if before.get(key) != now.get(key))])

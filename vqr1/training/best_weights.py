@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vqr1.folder_reader import read_json
 from vqr1.folder_writer import NEW, put_in_place, remove, replaced
 
 
@@ -70,4 +71,5 @@ class BestWeights:
 
 def _step(weights: Path) -> int | None:
     file = weights / "step.json"
-    return int(json.loads(file.read_text())["step"]) if file.is_file() else None
+    remedy = f"restore the file, or delete {weights}"
+    return int(read_json(file, remedy, step=int)["step"]) if file.is_file() else None

@@ -46,6 +46,7 @@ import yaml
 
 from vqr1.config import ADDED, Config, as_dict
 from vqr1.errors import StoppedError, UserError
+from vqr1.folder_reader import parsed, read_json, read_rows, read_yaml
 from vqr1.folder_writer import LOCK, NEW, OLD, FolderWriter, put_in_place, read_json_lines, remove, replaced
 from vqr1.provenance import finite, versions
 from vqr1.training.begun_with import asked, check_contents
@@ -209,8 +210,9 @@ class RunFolder:
 
     def _check_format(self, config: Config) -> None:
         path = self.path / "versions.json"
-        stored = json.loads(path.read_text()) if path.is_file() else {}
-        found = stored.get("format", 1)
+        stored = {"format": 1} | (read_json(path) if path.is_file() else {})
+        if type(found := stored["format"]) is not int:
+            raise UserError(f"{path}: format is {found!r}, and it is a whole number; restore the file")
         remedy = f"resume with the version that began it ({stored.get('vqr1', 'unknown')}), or start another run"
         if found < FORMAT:
             raise UserError(
@@ -222,11 +224,8 @@ class RunFolder:
             raise UserError(f"{asked(config)}, but {self.path} is of format {found}, newer than {FORMAT}; {remedy}")
 
     def _check_same(self, config: Config) -> None:
-        try:
-            begun = _flat(yaml.safe_load((self.path / BEGUN).read_text()))
-        except (yaml.YAMLError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.path / BEGUN}: not what a run wrote ({' '.join(str(error).split())})") from error
-        before, now = {**_flat(as_dict(ADDED)), **begun}, _flat(as_dict(config))
+        before = {**_flat(as_dict(ADDED)), **_flat(read_yaml(self.path / BEGUN))}
+        now = _flat(as_dict(config))
         for name in sorted({*before, *now}, key=lambda name: (name != "objective", name)):  # the cause before the rest
             fixed = name.split(".")[0] in FIXED and name not in FREE
             # Whose fidelity is learnt are the pairs of a pass.
@@ -240,9 +239,10 @@ class RunFolder:
     def _check_splits(self, config: Config, splits: dict[str, Any]) -> None:
         """Raises UserError where a resumed run finds other data than it began with."""
         path = self.path / "splits.json"
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = read_json(path) if path.is_file() else {}
         for name, split in splits.items():
-            known = before.get(name, split)["hash"]
+            stored = before.get(name, split)
+            known = stored.get("hash") if isinstance(stored, dict) else stored
             if known != split["hash"]:
                 raise UserError(
                     f"{asked(config)}, but the split of {name} was {known} and is {split['hash']}: its label file or "
@@ -296,8 +296,9 @@ class RunFolder:
 
     def _forget_after(self, step: int) -> None:
         """Keep the lines up to ``step``, without the answers of an unfinished evaluation."""
-        self.reached = Reached.of(self.rows("metrics.jsonl"))
-        kept = {name: [row for row in self.rows(name) if row["step"] <= step] for name in ROWS}
+        found = {name: read_rows(self.path / name, step=int) for name in ROWS}
+        self.reached = Reached.of(found["metrics.jsonl"])
+        kept = {name: [row for row in rows if row["step"] <= step] for name, rows in found.items()}
         evaluated = {row["step"] for row in kept["metrics.jsonl"] if is_evaluation(row)}
         kept["answers.jsonl"] = [row for row in kept["answers.jsonl"] if row["step"] in evaluated]
         for name, rows in kept.items():
@@ -352,7 +353,7 @@ def take_stopped(folder: Path) -> str | None:
     file = folder / STOPPED
     if not file.is_file():
         return None
-    signal = str(json.loads(file.read_text())["signal"])
+    signal = str(read_json(file, "delete it, and give the command again", signal=str)["signal"])
     file.unlink()
     return signal
 
@@ -362,12 +363,12 @@ def is_finished(folder: Path, config: Config) -> bool:
     summary = folder / "summary.json"
     if not summary.is_file():
         return False
-    done = json.loads(summary.read_text())
+    done = {"epochs": 0} | read_json(summary, "delete it, and the run goes on from its last checkpoint", steps=int)
     steps = config.trainer.get("max_steps", -1)
     if steps > 0:
         return bool(done["steps"] >= steps)
     epochs = config.trainer.get("num_train_epochs", 3)  # transformers' own number
-    return bool(done.get("epochs", 0) >= epochs - 1e-6)  # a sum of shares of an epoch
+    return isinstance(done["epochs"], (int, float)) and done["epochs"] >= epochs - 1e-6  # a sum of shares of one
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -376,8 +377,8 @@ def _line(row: dict[str, Any]) -> str:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        parsed(path.read_bytes())
+    except (OSError, ValueError):
         return False
     return True
 

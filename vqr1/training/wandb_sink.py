@@ -15,7 +15,6 @@ so that a fragment that is sent from another machine would lack them.
 from __future__ import annotations
 
 import html
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 from vqr1.config import Config, Wandb, as_dict
 from vqr1.errors import UserError
+from vqr1.folder_reader import read_json
 from vqr1.metric_names import METRICS, described
 from vqr1.provenance import versions
 from vqr1.training.reached import Reached
@@ -47,8 +47,12 @@ class Stored:
     def of(path: Path) -> Stored | None:
         if not path.is_file():
             return None
-        found = json.loads(path.read_text())
-        return Stored(found["id"], Reached(**found.get("sent", {})))
+        found = read_json(path, "delete it, and the run goes on as another run of wandb", id=str)
+        sent = found.get("sent", {})
+        try:
+            return Stored(found["id"], Reached(**{name: int(step) for name, step in sent.items()}))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: sent is {str(sent)[:80]!r}, no steps; delete the file") from error
 
 
 class WandbSink:

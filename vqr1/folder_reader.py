@@ -1,0 +1,80 @@
+"""Files of run and result folders, read as they may have become: cut, changed by hand or by others, of another kind.
+
+Every complaint names the file, and the line where there are lines, as UserError.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vqr1.errors import UserError
+from vqr1.folder_writer import read_json_lines
+
+RESTORE = "restore the file"
+DEEPEST = 100  # brackets within brackets of a YAML file
+
+
+def parsed(content: bytes) -> Any:
+    """JSON in UTF-8 as plain values. Raises ValueError for anything else, for too many brackets too."""
+    try:
+        return json.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("brackets within brackets, too many to read") from error
+
+
+def read_json(path: Path, remedy: str = RESTORE, /, **kinds: type) -> dict[str, Any]:
+    """What a file of one JSON object holds, each key of ``kinds`` with a value of that type."""
+    try:
+        found = parsed(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {remedy}") from error
+    _check(found, str(path), remedy, kinds)
+    return found
+
+
+def read_rows(path: Path, remedy: str = "restore the line or delete it", /, **kinds: type) -> list[dict[str, Any]]:
+    """As :func:`vqr1.folder_writer.read_json_lines`, each row with a value of its type for each key of ``kinds``."""
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, 1):
+        _check(row, f"{path}, line {number}", remedy, kinds)
+    return rows
+
+
+def _check(found: Any, where: str, remedy: str, kinds: dict[str, type]) -> None:
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: {str(found)[:80]!r} is not an object; {remedy}")
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind:
+            raise UserError(f"{where}: {key} is {str(found.get(key))[:80]!r}, which it cannot be; {remedy}")
+
+
+def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
+    """What a file of settings by name holds.
+
+    Not read: aliases, a few lines of which make up gigabytes, and more than DEEPEST brackets within brackets, for which
+    the parser takes minutes or ends the process.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and as safe
+    try:
+        content, depth = path.read_bytes().decode(), 0
+        for event in yaml.parse(content, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+                what = "brackets within brackets, too many to read" if depth > DEEPEST else "an alias (*name)"
+                raise UserError(f"{path}, line {event.start_mark.line + 1}: {what}; {remedy}")
+        found = yaml.load(content, loader)  # noqa: S506 - both are safe loaders
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of !!tags
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:300]}); {remedy}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{path} holds no settings by name; {remedy}")
+    return found
