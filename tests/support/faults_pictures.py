@@ -198,12 +198,10 @@ def bombs() -> dict[str, bytes]:
     jpeg, gif = saved(small, "JPEG"), saved(small, "GIF")
     tiff, lossless = saved(small, "TIFF"), saved(small, "WEBP", lossless=True)
     width = struct.pack("<HHI", 256, 4, 1)  # a tag of TIFF, in front of its value
-    screen = gif.index(b",")
     return {
         "png": png_of(side, side),
         "bmp": with_size(saved(small, "BMP"), 18, "<ii", side, side),
         "gif": with_size(gif, 6, "<HH", side, side),
-        "frame.gif": with_size(gif, screen + 5, "<HH", side, side),
         "jpeg": with_size(jpeg, jpeg.index(b"\xff\xc0") + 5, ">HH", side, side),
         "ppm": f"P6 {side} {side} 255\n".encode() + b"\0" * 100,
         "tga": with_size(saved(small, "TGA"), 12, "<HH", side, side),

@@ -114,7 +114,7 @@ def _xls(path: Path) -> Iterator[tuple[str, Rows]]:
         with xlrd.open_workbook(path, logfile=io.StringIO()) as book:
             for sheet in book.sheets():
                 yield sheet.name, _filled(path, "xls", (map(_xls_value, sheet.row(i)) for i in range(sheet.nrows)))
-    except xlrd.XLRDError as error:
+    except (xlrd.XLRDError, xlrd.compdoc.CompDocError) as error:
         raise UserError(f"{path}: not a readable xls file ({error}); {FETCH}") from error
 
 
