@@ -8,14 +8,11 @@ from vqr1.training.run import draw_figures
 def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(tmp_path):
     said = []
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/reward": 1.0}) + "\n")
-    gone = {"step": 0, "set": "a", "image_id": "a/1", "image": str(tmp_path / "gone.png"), "mos": 3.0, "answers": ["x"]}
-    (tmp_path / "answers.jsonl").write_text(json.dumps(gone) + "\n")
+    (tmp_path / "answers.jsonl").write_text("torn\n")
     draw_figures(tmp_path, said.append)
     (warning,) = said
-    assert (
-        "warning: draw_reasoning failed" in warning
-        and warning.count("FileNotFoundError") == warning.count("gone.png") == 1
-    )
+    assert "warning: draw_reasoning failed" in warning and warning.count("UserError") == 1
+    assert "answers.jsonl, line 1" in warning
     assert "\n" not in warning
     assert (tmp_path / "curves.png").is_file()
 

@@ -176,6 +176,19 @@ def test_a_folder_of_an_earlier_version_is_drawn_from_its_answers_and_the_pictur
     assert drawn([better])[1][0].images
 
 
+def test_pictures_that_cannot_be_read_are_left_out(pictures, tmp_path):
+    shutil.copytree(pictures / "pictures", tmp_path / "pictures")
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(WORSE_AND_BETTER)))
+    (tmp_path / "pictures" / "b.jpg").unlink()
+    (tmp_path / "pictures" / "a.jpg").write_bytes((tmp_path / "pictures" / "c.jpg").read_bytes()[:400])
+    with pytest.warns(UserWarning, match=r"leaves out pictures that cannot be read: five/a, five/b$"):
+        assert draw_reasoning(tmp_path) == tmp_path / "reasoning.png"
+    for each in (tmp_path / "pictures").iterdir():
+        each.unlink()
+    with pytest.warns(UserWarning, match="five/a, five/b, five/c, five/d$"):
+        assert draw_reasoning(tmp_path) is None
+
+
 def test_without_answers_there_is_no_picture(tmp_path):
     assert draw_reasoning(tmp_path) is None
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,24 @@ class Story:
 def draw_reasoning(folder: Path) -> Path | None:
     """``reasoning.png`` and ``reasoning.pdf`` of a run folder; returns the first, None where nothing was answered.
 
-    The pictures are those of the folder, and where it is of an earlier version those that the run read.
-
-    Raises:
-        FileNotFoundError: a picture is not there.
+    The pictures are those of the folder, and where it is of an earlier version those that the run read. One that is not
+    there any more, or damaged, is left out with a warning.
     """
-    chosen = choose(stories(read_json_lines(folder / "answers.jsonl"), folder))
+    found = stories(read_json_lines(folder / "answers.jsonl"), folder)
+    kept = [story for story in found if _is_picture(story.picture)]
+    if lost := [story.image_id for story in found if story not in kept]:
+        warnings.warn(f"reasoning.png leaves out pictures that cannot be read: {', '.join(lost)}", stacklevel=2)
+    chosen = choose(kept)
     return save(reasoning(chosen), folder, "reasoning") if chosen else None
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path) as file:
+            file.load()
+    except (OSError, SyntaxError, ValueError):  # as Pillow has it for a damaged file
+        return False
+    return True
 
 
 def stories(rows: list[dict[str, Any]], folder: Path) -> list[Story]:
