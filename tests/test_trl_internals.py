@@ -130,6 +130,11 @@ SIGNATURES: list[tuple[Callable[..., Any], str, str]] = [
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch",
         "RunTrainer._run_epoch",
     ),
+    (
+        Trainer._get_dataloader,
+        "self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None",
+        "RunTrainer._get_dataloader",
+    ),
     (utils.split_tensor_dict, "tensor_dict, num_chunks", "RankingTrainer._prepare_inputs"),
     (prepare_multimodal_messages, "messages, images=None", "RankingTrainer.answer"),
     (VLLMGeneration._init_vllm, "self", "SyncedGeneration._init_vllm"),

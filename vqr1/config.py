@@ -246,6 +246,7 @@ class StepSettings:
     shared_prefix: bool = True  # a prompt goes through the policy once for its answers; false: TRL's own path
     shared_prefix_attention: SharedPrefixAttention = "auto"  # auto: whichever is faster
     shared_prefix_tokens: int | None = None  # under a mask, at most so many in a row; None: of the longest group
+    dataloader_timeout: int = 300  # seconds to wait for a batch from dataloader_num_workers processes
     skip_zero_advantages: bool = False  # with beta 0: score no answer that teaches nothing
 
 

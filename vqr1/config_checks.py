@@ -204,7 +204,7 @@ READ_BY_SUPERVISED: dict[str, set[str]] = {
     "rollout": {"engine", "vllm"},  # looked at by themselves
     "reward": set(),
     "evaluation": {"every", "max_pictures", "batch", "probes"},
-    "trainer": {"images_per_step", "answers_per_device"},
+    "trainer": {"images_per_step", "answers_per_device", "dataloader_timeout"},
 }
 
 
@@ -297,7 +297,7 @@ def _check_pairs(config: Config, pairs: ComparisonConfig | DepictConfig) -> None
 def _check_shared_prefix(trainer: dict[str, Any]) -> None:
     """Which settings make sense beside each other where answers share their prompt."""
     ours = step_settings(trainer)
-    for key in ("shared_prefix_tokens", "scoring_answers_per_device"):
+    for key in ("shared_prefix_tokens", "scoring_answers_per_device", "dataloader_timeout"):
         value = getattr(ours, key)
         if value is not None and value < 1:
             raise UserError(f"trainer.{key}={value}: set it to 1 or more, or null")

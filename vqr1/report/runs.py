@@ -29,7 +29,13 @@ ASIDE = (
     # How answers are laid over memory: the machine's choice, which differs with K.
     *("trainer.answers_per_device", "trainer.scoring_answers_per_device", "trainer.skip_zero_advantages"),
     *("trainer.shared_prefix", "trainer.shared_prefix_attention", "trainer.shared_prefix_tokens"),
-    *("trainer.dataloader_num_workers", "trainer.ddp_timeout", "trainer.save_steps", "trainer.save_total_limit"),
+    *(
+        "trainer.dataloader_num_workers",
+        "trainer.dataloader_timeout",
+        "trainer.ddp_timeout",
+        "trainer.save_steps",
+        "trainer.save_total_limit",
+    ),
 )
 
 

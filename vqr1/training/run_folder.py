@@ -86,6 +86,7 @@ FREE = (
     "trainer.save_total_limit",
     "trainer.logging_steps",
     "trainer.dataloader_num_workers",
+    "trainer.dataloader_timeout",
     "trainer.ddp_timeout",
 )
 

@@ -8,6 +8,7 @@ only user of the private side of transformers' Trainer. Each use says what it re
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from transformers import Trainer
 
+from vqr1.errors import UserError
 from vqr1.folder_writer import sync
 from vqr1.policy.load import load_folder
 from vqr1.policy.weight_files import check_adapter
@@ -33,6 +35,7 @@ class RunTrainer(Trainer):
 
     args: Any  # TRL's configurations' types say None where TRL has long filled in a number
     generation_seconds = 0.0  # spent so far on answers of the policy
+    dataloader_timeout = 0  # seconds to wait for a batch that other processes load, 0 for ever
     card: Callable[[int], str] | None = None  # the text of README.md beside weights of a step
 
     def __init__(self, *, order: Iterable[int], **kwargs: Any):
@@ -68,7 +71,9 @@ class RunTrainer(Trainer):
         lost = losses[~losses.isfinite()]
         if len(lost):
             theirs = gather_object([] if loss.isfinite() else list(pictures))
-            raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}", theirs)
+            ranks = [str(rank) for rank, each in enumerate(losses.isfinite().tolist()) if not each]
+            where = f" on rank {', '.join(ranks)} of {len(losses)}" if len(losses) > 1 else ""
+            raise NonFiniteError(self.state.global_step + 1, f"the loss is {lost[0].item()}{where}", theirs)
         self._pictures += pictures
 
     # From here on: methods of transformers' Trainer, changed.
@@ -140,7 +145,28 @@ class RunTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **kwargs)
+        try:
+            super()._run_epoch(*args, **kwargs)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader "):
+                raise
+            for process in multiprocessing.active_children():  # one that is stopped ends by nothing else
+                process.kill()
+            raise UserError(
+                f"a process that loads pictures has been lost (trainer.dataloader_timeout={self.dataloader_timeout}): "
+                f"{error}. It was stopped or killed, for want of memory perhaps, or the file system of the pictures "
+                "hangs; trainer.dataloader_num_workers=0 loads them without such processes"
+            ) from error
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, with a limit to how long a batch is waited for, which its settings lack.
+
+        Relies on: called for every loader; what is returned is accelerate's, around torch's.
+        """
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.args.dataloader_num_workers:
+            getattr(loader, "base_dataloader", loader).timeout = self.dataloader_timeout
+        return loader
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Our order of pictures. Relies on: TRL's sampler too gives single indices, GRPO's each K times in a row."""
