@@ -171,6 +171,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {
         "answer",
         "batches",
+        "child_process",
         "cohorts",
         "collapse",
         "comparison",

@@ -139,6 +139,12 @@ def started_by_us() -> bool:
     return FAILURE in os.environ
 
 
+def speaker(command: str) -> str:
+    """What a message of ``vqr1 COMMAND`` begins with: of several ranks, which it is."""
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1") and "RANK" in os.environ
+    return f"vqr1 {command} (rank {os.environ['RANK']})" if several else f"vqr1 {command}"
+
+
 def report_failure(code: int, message: str) -> None:
     """Leave exit code and first line for the process that started this one. The first of several ranks is the cause."""
     path = os.environ.get(FAILURE)
@@ -154,8 +160,11 @@ def report_failure(code: int, message: str) -> None:
 
 
 def end_with_parent() -> None:
-    """In a process that vqr1 or its launcher started: be killed when the parent is. Without effect in any other."""
-    parent = os.environ.pop(PARENT, "")
+    """In a process that vqr1 or a launcher of ranks started: be killed when the parent is. Without effect in any other.
+
+    Ranks of torchrun and accelerate launch would train on unwatched, and a queue take their devices for free.
+    """
+    parent = os.environ.pop(PARENT, "") or (str(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else "")
     if parent and int(parent) != os.getpid():
         end_with(int(parent))
 

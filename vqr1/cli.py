@@ -50,6 +50,7 @@ def quiet_environment() -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # c10d's stacks where a store has ended with its rank
 
 
 def train(start: Start | None = None) -> None:
@@ -251,8 +252,8 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
     as behind ``| head``, the command ends with the code of SIGPIPE.
     Where memory ran out, the settings that lower the need stand below the stack. Ctrl-C is one line and exit code 130.
     """
-    from vqr1.child_process import INTERRUPTED, STOPPED, exit_code, report_failure
-    from vqr1.errors import UserError, memory_advice, show
+    from vqr1.child_process import INTERRUPTED, STOPPED, exit_code, report_failure, speaker
+    from vqr1.errors import OtherRankError, UserError, memory_advice, show
 
     try:
         _told_of_files(run)
@@ -261,7 +262,8 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
         if os.environ.get("VQR1_TRACEBACK"):
             raise
         if error.exit_code != STOPPED:
-            show(f"vqr1 {command}: {error}\n(VQR1_TRACEBACK=1 shows where)", file=sys.stderr)
+            where = "" if isinstance(error, OtherRankError) else "\n(VQR1_TRACEBACK=1 shows where)"
+            show(f"{speaker(command)}: {error}{where}", file=sys.stderr)
         elif os.environ.get("RANK", "0") == "0":  # all ranks stop together
             show(f"vqr1 {command}: {error}", file=sys.stderr)
         sys.exit(exit_code(error.exit_code))

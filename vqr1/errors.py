@@ -73,6 +73,13 @@ class StoppedError(UserError):
         self.signal = signal  # its name
 
 
+class OtherRankError(UserError):
+    """A rank of several that ends because another has."""
+
+    def __init__(self) -> None:
+        super().__init__("another rank has ended; its message is above")
+
+
 # What lowers the memory that a command needs, the cheapest first.
 LESS_MEMORY = {
     "train": (

@@ -3,13 +3,14 @@
 accelerate shards no weights on CPUs. This program lets it believe in ``GPUS`` GPUs whose memory is the machine's and
 whose collectives are gloo's; all else is the command that a user gives, from the choice of the launcher to the ranks
 that accelerate starts, which run this file too. The answers are those of tests/support/scripted.py, or with
-``ANSWERS=policy`` the policy's own.
+``ANSWERS=policy`` the policy's own. FAULT is put into every rank (MODULE:FUNCTION[:ARGUMENT...]).
 """
 
 from __future__ import annotations
 
 import os
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 os.environ.update(DS_ACCELERATOR="cpu", ACCELERATE_TORCH_DEVICE="cpu")
@@ -52,5 +53,8 @@ def as_on_gpus() -> None:
 
 if __name__ == "__main__":
     as_on_gpus()
+    if "FAULT" in os.environ and "RANK" in os.environ:
+        module, function, *given = os.environ["FAULT"].split(":")
+        getattr(import_module(module), function)(*given)
     script = None if os.environ.get("ANSWERS") == "policy" else answer
     cli.main(partial(launching.start, hooks=launching.Hooks(program=(__file__,), script=script)))

@@ -26,6 +26,7 @@ from tests.support import scripted as scripted_program
 from tests.support.ports import free_port
 from vqr1 import cli
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line does, before the forks' torch is loaded
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["vqr1.training.run", "vqr1.demo.datasets"])
 

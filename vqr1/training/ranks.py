@@ -7,7 +7,6 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,6 +18,12 @@ from vqr1.config import Config
 from vqr1.errors import UserError
 from vqr1.meeting import meet_by_themselves
 from vqr1.provenance import versions
+from vqr1.training.rank_watch import operations_timeout
+
+
+def waiting_seconds(config: Config) -> float:
+    """How long ranks wait for each other."""
+    return float(config.trainer.get("ddp_timeout", GRPOConfig.ddp_timeout))
 
 
 def join(config: Config) -> PartialState:
@@ -28,11 +33,11 @@ def join(config: Config) -> PartialState:
     transformers takes that setting to be of the group that it would start itself, and finds this one.
     Raises UserError for a rank that does not come, a port that is taken, and other versions.
     """
-    seconds = float(config.trainer.get("ddp_timeout", GRPOConfig.ddp_timeout))
+    seconds = waiting_seconds(config)
     world = int(os.environ.get("WORLD_SIZE") or 1)
     met = torch.distributed.is_initialized()
     store = meet_by_themselves(world, seconds) if world > 1 and not met else None
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds))  # CPUs: gloo
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=operations_timeout(seconds))  # CPUs: gloo
     if not met and state.num_processes > 1:
         check_same(versions())
     del store  # until here: torch's start listens at the same port

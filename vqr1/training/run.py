@@ -7,6 +7,7 @@ read and every picture is opened before the policy is loaded, and the policy's t
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -37,7 +38,8 @@ from vqr1.training.evaluation_callback import EvaluationCallback, Proof
 from vqr1.training.model_card import card_facts, model_card
 from vqr1.training.objectives import recipe_of
 from vqr1.training.quiet import quiet_libraries
-from vqr1.training.ranks import check_same, digests, join
+from vqr1.training.rank_watch import RankWatch
+from vqr1.training.ranks import check_same, digests, join, waiting_seconds
 from vqr1.training.run_data import check_pictures, picture_rows, read_data, set_names
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.run_log import Logger, StepCallback
@@ -66,19 +68,21 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
         torch.set_num_threads(config.threads)
     with StopSignals() as signals, told_of_files(config, choices.name), ExitStack() as ending:
         state = join(config)
+        watch = ending.enter_context(RankWatch(waiting_seconds(config), going_on(config, choices.name)))
         assert state.num_processes == choices.processes, (state.num_processes, choices)
         folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
         ending.callback(folder.close)
         screen = Screen(config.logger.screen, state.is_main_process)
         ending.callback(screen.close)
-        try:
-            return _train(config, choices, folder, state, began, proof, script, signals, ending, screen)
-        except StopNow as stop:
-            if state.num_processes == 1:  # a launcher ends all ranks where one has failed: no stop of the run's
-                folder.stopped(stop.signal.name)
-            raise StoppedError(
-                f"stopped by {stop.signal.name}; {going_on(config, choices.name)}", stop.signal.name
-            ) from None
+        with told_once(watch, signals):
+            try:
+                return _train(config, choices, folder, state, began, proof, script, signals, ending, screen, watch)
+            except StopNow as stop:
+                if state.num_processes == 1:  # a launcher ends all ranks where one has failed: no stop of the run's
+                    folder.stopped(stop.signal.name)
+                raise StoppedError(
+                    f"stopped by {stop.signal.name}; {going_on(config, choices.name)}", stop.signal.name
+                ) from None
 
 
 def _train(
@@ -92,6 +96,7 @@ def _train(
     signals: StopSignals,
     ending: ExitStack,
     screen: Screen,
+    watch: RankWatch,
 ) -> Path:
     settled = choices.written_into(config)
     recipe = recipe_of(config, choices, folder.path, script)  # checks settings before anything is read
@@ -130,6 +135,7 @@ def _train(
 
     for note in on_first_rank(opened):
         screen.say(note)
+    watch.go_on = going_on(config, choices.name)
 
     if getattr(recipe.args, "sync_ref_model", False):
         screen.say(
@@ -140,6 +146,8 @@ def _train(
     on_first_rank(lambda: sinks.extend(open_sinks(settled, folder, screen.say, ending)))
     set_seed(config.seed)
     trainer = recipe.trainer(order, data.train, load, processor)
+    trainer.dataloader_timeout = step_settings(config.trainer).dataloader_timeout
+    watch.step = lambda: min(trainer.state.global_step + 1, trainer.state.max_steps)
     logger = Logger(folder, sinks, state.is_main_process, screen, pictures_logged(config))
     logger.replay()
     recipe.begin(order, data.train, load, logger)
@@ -206,6 +214,19 @@ def _train(
 
 
 @contextmanager
+def told_once(watch: RankWatch, signals: StopSignals) -> Iterator[None]:
+    """Let the rank that a failure is of tell it, and the others that it has."""
+    try:
+        yield
+    except Exception as error:
+        signals.defer()  # a launcher ends all ranks by SIGTERM once one has failed
+        told = watch.instead(error)
+        if told is error:
+            raise
+        raise told from error
+
+
+@contextmanager
 def told_of_files(config: Config, name: str) -> Iterator[None]:
     """Make what goes wrong with a file or a disk in the run ``name`` one message, that says how to go on."""
     try:
@@ -242,7 +263,10 @@ def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = 
         if missing_only and (folder / name).is_file():
             continue
         try:
-            draw(folder)
+            with warnings.catch_warnings(record=True) as told:
+                draw(folder)
+            for each in told:
+                say(f"warning: {each.message}")
         except Exception as error:  # noqa: BLE001 - whatever it is, the run's results are there without the figure
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             say(f"warning: {draw.__name__} failed, and {folder} lacks its figure: {reason}")
