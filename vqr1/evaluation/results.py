@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -169,8 +169,8 @@ def _reader(kind: Any) -> TypeAdapter[Any]:
 def _checked(kind: type[Read], content: bytes, what: str, remedy: str) -> Read:
     """What the JSON ``content`` holds. Raises UserError where it is none, or of other types than ``kind`` has."""
     try:
-        found: Read = _reader(kind).validate_json(content)
-        return found
+        reader: TypeAdapter[Read] = _reader(cast(Any, kind))  # mypy takes a class for something without a hash
+        return reader.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from vqr1.child_process import exit_code, report_failure, speaker
-from vqr1.errors import OtherRankError, StoppedError, UserError
+from vqr1.errors import OtherRankError, StoppedError, UserError, show
 
 FRAMES = 8  # of a stack in a message, the innermost
 LEFT = 10.0  # seconds in which a rank ends by itself once another has failed
@@ -256,7 +256,7 @@ class RankWatch:
         if self._closed.is_set():  # it has begun to end by itself
             return
         with suppress(OSError):
-            print(f"\n{speaker('train')}: {message}", file=sys.stderr, flush=True)
+            show(f"\n{speaker('train')}: {message}", file=sys.stderr, flush=True)
         report_failure(UserError.exit_code, message)
         if late and tell:
             self._failure(f"{self._rank} {message.splitlines()[0]}")
