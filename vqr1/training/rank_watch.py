@@ -173,13 +173,21 @@ class RankWatch:
         return words
 
     def _begun(self) -> int:
-        """Collective operations of all groups of all ranks, DeepSpeed's too, which keep their own timeout otherwise."""
+        """Collective operations of all groups of all ranks, DeepSpeed's too, which keep their own timeout otherwise.
+
+        A backend that counts none (one put together of several, say) adds nothing: of its ranks only those are found
+        that say nothing.
+        """
         groups = [group for group in list(distributed_c10d._world.pg_map) if group.size() == self._world]
         for group in groups:
             if group not in self._timed:
                 distributed_c10d._set_pg_timeout(operations_timeout(self._seconds), group)
                 self._timed.add(group)
-        return sum(group._get_sequence_number_for_group() for group in groups)
+        begun = 0
+        for group in groups:
+            with suppress(RuntimeError):
+                begun += group._get_sequence_number_for_group()
+        return begun
 
     def _hear(self, rank: int, said: dict[str, Any]) -> None:
         now = time.monotonic()
