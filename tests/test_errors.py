@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import re
 import subprocess
@@ -244,17 +245,24 @@ def test_a_file_or_a_disk_is_one_message_of_every_command(tmp_path, capsys):
     assert "the working folder: No space left on device" in capsys.readouterr().err
 
 
-TABLE = "import sys; from vqr1 import cli; cli.report_user_errors('table', lambda: print('x' * 100_000))"
+OF_TABLE = "import sys; from vqr1 import cli; cli.report_user_errors('table', lambda: {})"
+PROGRAMS = {
+    "much": OF_TABLE.format("print('x' * 100_000)"),
+    "little": OF_TABLE.format("print('x')"),
+    "and exits": OF_TABLE.format("(print('x'), sys.exit(0))"),
+    "help": "import sys; from vqr1 import cli; sys.argv[1:] = ['--help']; cli.main()",
+}
 
 
-@pytest.mark.parametrize(
-    ("behind", "code", "told"), [("| true", 141, ""), ("> /dev/full", 2, "vqr1 table: .*No space")]
-)
-def test_where_nobody_reads_the_output_a_command_ends(behind, code, told):
-    asked = f'set -o pipefail; {sys.executable} -c "{TABLE}" {behind}'
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
-    assert done.returncode == code and re.match(told, done.stderr) and "Traceback" not in done.stderr
-    assert told or not done.stderr
+@pytest.mark.parametrize("said", PROGRAMS)
+@pytest.mark.parametrize(("behind", "code", "told"), [("| true", 141, ""), ("> /dev/full", 2, "vqr1 .*No space")])
+def test_where_nobody_reads_the_output_a_command_ends(said, behind, code, told):
+    program = f"import time; time.sleep(0.1); {PROGRAMS[said]}"  # when the reader has gone
+    asked = f'set -o pipefail; {sys.executable} -c "{program}" {behind}'
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False, env=buffered)
+    assert done.returncode == code and re.match(told, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr and (told or not done.stderr)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.ENOMEM, "Cannot allocate memory")])

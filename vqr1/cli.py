@@ -58,8 +58,10 @@ def train(start: Start | None = None) -> None:
     from vqr1.config_checks import from_hydra
     from vqr1.launching import start as plain_start
     from vqr1.prerequisites import say_where_caches_are
+    from vqr1.standard_streams import outlast_stdout
     from vqr1.sweep import Job, Sweep, set_name
 
+    outlast_stdout()
     say_where_caches_are()
     begin = start or plain_start
     sweep = Sweep()
@@ -284,16 +286,22 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
 def _told_of_files(run: Callable[[], None]) -> None:
     """Make what goes wrong with a file or a disk a UserError, and end where nobody reads the output any more."""
     from vqr1.errors import UserError, file_trouble
-    from vqr1.standard_streams import stdout_is_read
+    from vqr1.standard_streams import stdout_is_written
 
     try:
-        run()
+        try:
+            run()
+        except SystemExit:
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and not stdout_is_read():
-            sys.exit(128 + 13)
+        if isinstance(error, OSError) and error.filename is None and not stdout_is_written():
+            if isinstance(error, BrokenPipeError):
+                sys.exit(128 + 13)
+            raise UserError(f"stdout: {error.strerror}") from error
         unnumbered = isinstance(error, OSError) and error.errno is None  # a library's words, or a defect
         trouble = None if unnumbered else file_trouble(error, "the working folder")
         if trouble is None:
@@ -367,12 +375,18 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 def main(start: Start | None = None) -> None:
     """Entry point of the console script. ``start`` begins a run in place of :func:`vqr1.launching.start`."""
-    from vqr1.errors import printable, show, show_stack
+    from vqr1.errors import show_stack
     from vqr1.standard_streams import open_streams, outlast_stderr
 
     open_streams()
     outlast_stderr()
     sys.excepthook = show_stack
+    report_user_errors(sys.argv[1] if len(sys.argv) > 1 else "help", lambda: _main(start))
+
+
+def _main(start: Start | None) -> None:
+    from vqr1.errors import printable, show
+
     words = sys.argv[1:]
     if words[:1] == ["help"]:  # vqr1 help COMMAND
         words = sys.argv[1:] = [*words[1:], "--help"]
@@ -395,7 +409,7 @@ def main(start: Start | None = None) -> None:
     if option:  # Hydra would repeat it as it is
         show(f"vqr1: no option is called {printable(option)}", file=sys.stderr)
         sys.exit(2)
-    from vqr1.child_process import INTERRUPTED, end_with_parent
+    from vqr1.child_process import end_with_parent
 
     end_with_parent()
     quiet_environment()
@@ -405,14 +419,10 @@ def main(start: Start | None = None) -> None:
 
         show({"evaluate": EVALUATE, "plan": PLAN, "doctor": DOCTOR}.get(command) or train_help(), end="")
         sys.exit(0)
-    try:
-        if command == "train":
-            train(start)
-        else:
-            COMMANDS[command]()
-    except KeyboardInterrupt:  # before anything was begun
-        show(f"\nvqr1 {command}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    if command == "train":
+        train(start)
+    else:
+        COMMANDS[command]()
 
 
 if __name__ == "__main__":  # python -m vqr1.cli

@@ -1,4 +1,4 @@
-"""Streams that end no run: what cannot be written to stderr is lost, and not the run.
+"""Streams that end no run: what cannot be written to stderr, or to a run's stdout, is lost, and not the run.
 
 A reader of stderr that goes away, a full disk behind it, streams that are closed from the start.
 """
@@ -52,6 +52,12 @@ def outlast_stderr() -> None:
         sys.stderr = LastingStream(sys.stderr)
 
 
+def outlast_stdout() -> None:
+    """The same for stdout, where what a command makes goes elsewhere."""
+    if not isinstance(sys.stdout, LastingStream):
+        sys.stdout = LastingStream(sys.stdout)
+
+
 def open_streams() -> None:
     """Let a closed stream be one that goes nowhere, so that no file gets its number, nor what libraries write to it."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -62,13 +68,20 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
-def stdout_is_read() -> bool:
-    """False where stdout is a pipe that nobody reads any more, as behind ``| head``; from then on it goes nowhere."""
+def stdout_is_written() -> bool:
+    """False where stdout takes no more: on a full disk, or a pipe that nobody reads, as behind ``| head``.
+
+    From then on it goes nowhere, what it still holds too, which the interpreter would fail with at its end.
+    """
     import select
 
     waiting = select.poll()
     waiting.register(1, 0)
-    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
-        return True
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return False
+    try:
+        sys.stdout.flush()
+        lost = any(event & select.POLLERR for _, event in waiting.poll(0))
+    except OSError:
+        lost = True
+    if lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return not lost
