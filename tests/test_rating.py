@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from vqr1 import unfinished
 from vqr1.answer import build_prompt
 from vqr1.answering import methods, model
 from vqr1.answering.methods import READABLE, Answered, Asked, Method, answer_pictures
@@ -577,7 +578,29 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     assert second.open({"k": 1}) == {paths[0]: ok, paths[2]: ok}
     second.finish()
     second.close()
-    assert not second.path.exists()
+    assert not list(tmp_path.glob("*.unfinished*"))
+
+
+def test_killed_while_its_folder_is_deleted_a_command_has_finished(tmp_path, monkeypatch):
+    target = tmp_path / "a.csv"
+    made = unfinished_ratings("--csv", target)
+    made.open({"k": 1})
+    made.append([row_of("a.png", Rating(3.0, None, [3.0], "", "ok", 1, 9))])
+    target.write_text("a.png\n")
+
+    def killed(folder):
+        if folder.is_dir():
+            (folder / "asked.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.finish()
+    made.close()
+    with pytest.raises(UserError, match="a.csv is there already"):
+        unfinished_ratings("--csv", target).open({"k": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_a_file_without_a_name_is_refused(tmp_path, capsys):

@@ -454,6 +454,21 @@ def test_a_torn_line_elsewhere_is_an_error_with_its_place(started, torn):
     opened(started.path, config(resume=True))  # the refusal has let the folder go
 
 
+def test_a_checkpoint_that_cannot_be_looked_at_is_not_removed(started):
+    state = checkpoint(started.path, 20) / "trainer_state.json"
+    state.unlink()
+    state.symlink_to(state)  # an error of reading, as of a disk
+    with pytest.raises(OSError, match="symbolic links"):
+        opened(started.path, config(resume=True))
+    assert state.parent.is_dir()
+
+
+def test_what_was_torn_of_how_it_was_gone_on_with_spoils_no_later_line(started):
+    (started.path / "resumed.jsonl").write_text('{"step": 5}\n{"st')
+    opened(started.path, config(resume=True))
+    assert (started.path / "resumed.jsonl").read_text() == '{"step": 5}\n{"step": 10}\n'
+
+
 def test_what_a_killed_run_was_writing_is_cleared(started):
     for name in ("best.new", "final.new", "best.old", "checkpoint-20", "checkpoint.new", "checkpoint-5.old"):
         (started.path / name).mkdir()

@@ -50,6 +50,18 @@ def test_a_sink_that_fails_is_told_once_and_gets_nothing_more():
     ]
 
 
+def test_a_sink_that_has_failed_and_fails_again_at_its_end_is_told_once():
+    def fails():
+        raise OSError(28, "No space left on device")
+
+    said = []
+    sink, _ = opened(said, [fails])
+    for step in (1, 2):
+        sink.figures(step, {"train/loss": 1.0})
+    sink.end(None, None, None)
+    assert len(said) == 1
+
+
 def test_an_end_that_fails_ends_no_run_and_hides_no_failure_of_it():
     def fails():
         raise RuntimeError("the file\ncannot be closed")

@@ -61,6 +61,8 @@ OWNED = {
     "do_train": "the command",
     "do_predict": "the command",
     "save_strategy": "trainer.save_steps",
+    "save_on_each_node": "runs, one folder for all nodes",
+    "enable_jit_checkpoint": "SIGTERM, at which every run saves",
     "logging_strategy": "trainer.logging_steps",
     "load_best_model_at_end": "data.validation",
     "metric_for_best_model": "data.validation",

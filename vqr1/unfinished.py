@@ -14,7 +14,7 @@ from typing import Any, Generic, TextIO, TypeVar
 from vqr1.command_options import written
 from vqr1.errors import UserError
 from vqr1.folder_reader import read_json
-from vqr1.folder_writer import LOCK, FolderWriter, read_json_lines, remove, replaced
+from vqr1.folder_writer import LOCK, OLD, FolderWriter, read_json_lines, remove, replaced
 
 ASKED = "asked.json"
 Kept = TypeVar("Kept")
@@ -35,6 +35,7 @@ class Unfinished(Generic[Kept]):
         """
         self.option, self.target = option, target
         self.path = target.with_name(target.name + ".unfinished")
+        self._old = self.path.with_name(self.path.name + OLD)
         self._what, self._again, self._read_row = what, again, read
         self._rows = f"{what}.jsonl"
         self._writer = FolderWriter(self.path, other=option)
@@ -45,6 +46,7 @@ class Unfinished(Generic[Kept]):
         ``asked`` is what decides the rows, as JSON. Raises UserError where the target is there and finished, where the
         folder holds the rows of something else, is held by another process or cannot be written.
         """
+        remove(self._old)  # of a command that was killed when it had finished
         if self.target.exists() and not self.path.is_dir():
             raise UserError(f"{self.target} is there already; give another file, or delete it to {self._again} again")
 
@@ -68,8 +70,10 @@ class Unfinished(Generic[Kept]):
         self._writer.append(self._rows, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def finish(self) -> None:
-        """Remove the folder: the file is written."""
-        remove(self.path)
+        """Remove the folder: the file is written. It loses its name first: half of it could not be gone on with."""
+        remove(self._old)
+        self.path.rename(self._old)
+        remove(self._old)
 
     def close(self) -> None:
         self._writer.close()

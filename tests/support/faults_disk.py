@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vqr1.folder_writer import OLD
+
 BALLAST = "ballast"
 FULL = "(No space left on device|File too large|could not be written)"
 
@@ -95,7 +97,7 @@ def at(place: str, step: int, harm: Callable[[], None]) -> None:
     elif place == "rename":  # all is written, and nothing has its name
         before(checkpoint_folders, "put_in_place", lambda path, *_: path.name == f"checkpoint-{step}", harm)
     elif place == "deletion":  # of an earlier checkpoint, one file of which is deleted
-        before(checkpoint_folders.shutil, "rmtree", lambda path, **_: _cut(path), harm)
+        before(shutil, "rmtree", lambda path, *_, **__: str(path).endswith(OLD) and _cut(Path(path)), harm)
     elif place == "best renamed":  # the earlier weights have another name, and the new ones none
         before(best_weights, "put_in_place", lambda path: (path.parent / f"checkpoint-{step}").is_dir(), harm)
     else:

@@ -106,7 +106,7 @@ def _train(
     if on_first_rank(lambda: folder.finished(settled)):
         screen.say(f"{folder.path} holds a run that has all its steps; nothing is trained")
         if state.is_main_process:
-            draw_figures(folder.path, screen.say, missing_only=True)
+            draw_figures(folder.path, screen.say, if_older=folder.path / "summary.json")
         return folder.path
     screen.note(f"reading labels of {', '.join(set_names(config))}")
     with state.main_process_first():
@@ -257,10 +257,14 @@ def on_first_rank(ask: Callable[[], T]) -> T:
     return cast("T", answer)
 
 
-def draw_figures(folder: Path, say: Callable[[str], None], missing_only: bool = False) -> None:
-    """Draw what can be drawn: a figure is no reason for a run to fail at its end."""
+def draw_figures(folder: Path, say: Callable[[str], None], if_older: Path | None = None) -> None:
+    """Draw what can be drawn: a figure is no reason for a run to fail at its end.
+
+    ``if_older``: only what is missing or older than this file, of an end with fewer steps.
+    """
     for draw, name in ((draw_curves, "curves.png"), (draw_reasoning, "reasoning.png")):
-        if missing_only and (folder / name).is_file():
+        drawn = folder / name
+        if if_older is not None and drawn.is_file() and drawn.stat().st_mtime_ns >= if_older.stat().st_mtime_ns:
             continue
         try:
             with warnings.catch_warnings(record=True) as told:

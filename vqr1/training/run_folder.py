@@ -155,7 +155,8 @@ class RunFolder:
             remove(self.path / STOPPED)
             if self._begun():
                 self._forget_after(max(self.checkpoints(), default=-1))
-                self._writer.append(RESUMED, _line({"step": max(self.checkpoints(), default=0)}))
+                gone_on = [*self.rows(RESUMED), {"step": max(self.checkpoints(), default=0)}]
+                self._writer.write_text(RESUMED, "".join(map(_line, gone_on)))  # without a torn last line
             else:
                 self.write("versions.json", {"format": FORMAT, **versions()})
                 self.write("splits.json", splits)
@@ -377,9 +378,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _is_json(path: Path) -> bool:
+    """Raises OSError where that cannot be known: what a disk does not give now is not thrown away."""
     try:
         parsed(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return False
     return True
 

@@ -67,7 +67,8 @@ class LastingSink:
         try:
             self._ending.__exit__(kind, error, trace)
         except Exception as failure:  # noqa: BLE001 - as in _send
-            self._tell(failure)
+            if self._sink is not None:  # else it has been told of
+                self._tell(failure)
 
     def _send(self, send: Callable[[Sink], None]) -> None:
         if self._sink is None:
