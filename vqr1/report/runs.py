@@ -139,7 +139,6 @@ def read_run(folder: Path) -> Run:
     config = _config(folder)
     if config is None:
         raise UserError(f"{folder} holds no run: it has no {CONFIG} of one; give one of a run or of a sweep")
-    resumed: list[int] = field(default_factory=list)  # from which steps it was gone on with
     torn: dict[str, int] = {}
     metrics, timings, answers, samples = (
         _rows(folder / name, torn) for name in ("metrics.jsonl", "timings.jsonl", "answers.jsonl", "samples.jsonl")
