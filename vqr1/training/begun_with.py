@@ -65,11 +65,12 @@ def _check_policy(run: Path, config: Config, policy: Mapping[str, str]) -> None:
 
 
 def _check_taught(run: Path, config: Config, taught: Mapping[str, Mapping[str, str]]) -> None:
-    stored = read_json(run / "taught.json", files=dict, examples=dict)
-    file = _other(stored.get("files", {}), taught.get("files", {}))  # the cause before what follows from it
-    if file is not None:
+    file = run / "taught.json"
+    stored = read_json(file, **{kind: dict for kind in ("files", "examples") if kind in read_json(file)})
+    other = _other(stored.get("files", {}), taught.get("files", {}))  # the cause before what follows from it
+    if other is not None:
         raise UserError(
-            f"{asked(config)}, but {file} of depict.content={config.depict.content} is not the file that {run} began "
+            f"{asked(config)}, but {other} of depict.content={config.depict.content} is not the file that {run} began "
             "with; put it back or start another run"
         )
     name = _other(stored.get("examples", {}), taught.get("examples", {}))
