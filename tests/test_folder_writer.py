@@ -149,11 +149,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     writer = writer_of(tmp_path)
     writer.append("rows.jsonl", '{"a": 1}\n')
-    write = os.write
-    monkeypatch.setattr(folder_writer.os, "write", lambda file, content: write(file, content[:4]))
-    with pytest.raises(OSError, match="only 4 of 9 bytes could be written"):
+    write, left = os.write, [4, 0]
+
+    def fills(file, content):
+        if not (room := left.pop(0)):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return write(file, content[:room])
+
+    monkeypatch.setattr(folder_writer.os, "write", fills)
+    with pytest.raises(OSError, match="Disk quota exceeded: '.*rows.jsonl'"):
         writer.append("rows.jsonl", '{"a": 2}\n')
     assert (tmp_path / "rows.jsonl").read_text() == '{"a": 1}\n'
+    left[:] = [4, 9]
+    writer.append("rows.jsonl", '{"a": 3}\n')
+    assert (tmp_path / "rows.jsonl").read_text() == '{"a": 1}\n{"a": 3}\n'
 
 
 def test_lines_are_read_without_a_torn_last_one(tmp_path):

@@ -129,10 +129,12 @@ class FolderWriter:
             file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 size = os.fstat(file).st_size
-                written = os.write(file, content)
-                if written < len(content):
+                try:
+                    while content:  # of a disk that fills a part is taken, and the next write says why no more
+                        content = content[os.write(file, content) :]
+                except OSError:
                     os.ftruncate(file, size)
-                    raise OSError(errno.ENOSPC, f"only {written} of {len(content)} bytes could be written")
+                    raise
                 os.fsync(file)
             finally:
                 os.close(file)
