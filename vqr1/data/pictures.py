@@ -255,8 +255,7 @@ class PictureLoader:
 
     TRL asks for each picture K times per step and again in every epoch. A picture that is being decoded is waited for,
     never decoded twice. With ``folder`` a resized picture is kept there, as PNG, for the next run: the pixels are the
-    same with and without. Safe to call from many threads, and from many processes with one folder. Pickled, its
-    pictures are paths, and it is its settings.
+    same. Safe to call from many threads, and processes with one folder. Pickled, pictures are paths, it its settings.
     """
 
     def __init__(self, min_pixels: int, max_pixels: int, folder: Path | None = None, memory: int = MEMORY):
@@ -371,8 +370,8 @@ class PictureLoader:
     def _clear_left(self) -> None:
         """Once, when something is kept for the first time: delete what processes left that were killed."""
         with self._lock:
-            first, self._cleared = not self._cleared, True
-            if first:
+            if not self._cleared:
+                self._cleared = True
                 self._unfinished().mkdir(parents=True, exist_ok=True)
                 for path in self._unfinished().iterdir():
                     with suppress(FileNotFoundError):  # another process was first
