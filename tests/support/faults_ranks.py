@@ -31,7 +31,7 @@ def _program(fault: str, notes: str, figures: bool) -> None:
     name, *given = fault.split(":")
     os.environ["FAULT_NOTES"] = notes
     globals()[name](*given)
-    runs._command(True, figures)
+    runs._command(True, figures, "")
 
 
 def here(rank: str) -> bool:
