@@ -351,6 +351,8 @@ def test_wrong_types_and_names_do_not_compose(override, named):
         ("evaluation.every=-1", "evaluation.every=-1: set it to 0 or more"),
         ("policy.lora.r=0", "policy.lora.r=0: set it above 0"),
         ("threads=0", "threads=0: set it to 1 or more, or null"),
+        ("trainer.ddp_timeout=0", "trainer.ddp_timeout=0: set it to 1 second or more"),
+        ("trainer.ddp_timeout=long", "trainer.ddp_timeout='long': Input should be a valid integer"),
         ("evaluation.k=0", "evaluation.k=0: set it above 0"),
         ("seed=-1", "seed=-1: set it to 0 or more"),
         ("policy.min_pixels=999999", "policy.min_pixels is above policy.max_pixels"),

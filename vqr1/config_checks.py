@@ -196,6 +196,8 @@ def check(config: Config) -> None:
     for key, why in UNRESUMABLE.items():
         if config.trainer.get(key):
             raise UserError(f"trainer.{key}=true: {why}; leave it out")
+    if _typed("ddp_timeout", config.trainer.get("ddp_timeout", 1), int) < 1:
+        raise UserError(f"trainer.ddp_timeout={config.trainer['ddp_timeout']}: set it to 1 second or more")
     check_vllm(config.rollout.vllm)
     _check_shared_prefix(config.trainer)
     _check_reward_is_used(config.reward)
