@@ -189,6 +189,33 @@ def test_a_rank_that_is_killed_left_no_message(put_in, fault):
     )
 
 
+@pytest.mark.full
+def test_a_first_rank_that_takes_long_to_end_is_waited_for_by_none(put_in, tmp_path, fault):
+    seen = put_in(f"slow_end:{2 * WAIT}", "begun")
+    assert seen.code == 0 and not seen.messages and not seen.left
+    assert (tmp_path / "run" / "summary.json").is_file()
+    fault(
+        "wandb takes longer to end than ranks wait for each other",
+        how="the first rank sleeps where it ends what it has sent the run to, after the last step",
+        happens="nothing: exit code 0",
+        lost="nothing",
+    )
+
+
+@pytest.mark.full
+def test_a_rank_that_fails_and_takes_long_to_end_tells_its_own_message(put_in, fault):
+    seen = put_in("failing_rank_with_slow_end:0:2:15", "defect")
+    assert not seen.left and seen.told.count("ZeroDivisionError: what the test has put in") == 1
+    assert [message.endswith(OTHER) for message in seen.messages] == [True]
+    assert seen.messages[0].startswith("vqr1 train (rank 1)")
+    fault(
+        "A rank fails, and wandb takes long to end",
+        how="an exception in a step of the first rank, which sleeps 15 s where it ends what it has sent the run to",
+        happens="as without; the other ends before it",
+        lost="the steps since the last checkpoint",
+    )
+
+
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_one_message(put_in, tmp_path, fault):
     seen = put_in("not_finite:1:4", "begun")
     assert seen.code == 2 and not seen.left

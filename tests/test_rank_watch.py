@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from torch.distributed import DistNetworkError
+from torch.distributed import DistBackendError, DistNetworkError
 
 from vqr1.training.rank_watch import Heard, awaited, lost_connection, operations_timeout, period
 
@@ -53,6 +53,11 @@ GLOO = RuntimeError("[/__w/third_party/gloo/gloo/transport/tcp/pair.cc:553] Conn
         (GLOO, True),
         (caused(ValueError("a step failed"), GLOO), True),
         (DistNetworkError("the client socket has failed"), True),
+        (DistBackendError("ncclRemoteError: A call failed possibly due to a network error"), True),
+        (
+            DistBackendError("ncclUnhandledCudaError: Call to CUDA function failed. Cuda failure 2 'out of memory'"),
+            False,
+        ),
         (RuntimeError("[enforce fail at gloo/gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],

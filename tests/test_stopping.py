@@ -134,6 +134,13 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, w
     assert not (folder / "stopped.json").exists()
 
 
+def test_a_signal_while_ranks_wait_for_each_other_is_a_stop_of_the_run(tmp_path, monkeypatch):
+    config = Config(policy=PolicyConfig(path="tiny"), runs=str(tmp_path))
+    monkeypatch.setattr(run_module, "join", lambda _: os.kill(os.getpid(), TERM))
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; nothing was begun$"):
+        train(config, choices_for(config))
+
+
 def test_a_full_disk_is_one_message_that_says_how_to_go_on(tmp_path):
     config = Config(policy=PolicyConfig(path="tiny"), runs=str(tmp_path))
     (tmp_path / "a").mkdir()

@@ -260,7 +260,8 @@ def report_user_errors(command: str, run: Callable[[], None]) -> None:
     try:
         _told_of_files(run)
     except UserError as error:
-        report_failure(error.exit_code, str(error))
+        if not isinstance(error, OtherRankError):  # that other reports
+            report_failure(error.exit_code, str(error))
         if os.environ.get("VQR1_TRACEBACK"):
             raise
         if error.exit_code != STOPPED:

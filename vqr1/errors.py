@@ -74,7 +74,7 @@ class StoppedError(UserError):
 
 
 class OtherRankError(UserError):
-    """A rank of several that ends because another has."""
+    """A rank of several that ends because another has, which reports why."""
 
     def __init__(self) -> None:
         super().__init__("another rank has ended; its message is above")

@@ -102,6 +102,25 @@ def failing_rank(rank: str, step: str, kind: str) -> None:
         at(step, fail)
 
 
+def slow_end(seconds: str) -> None:
+    """What a run is sent to takes so long to end, as wandb without its server."""
+    from vqr1.training import run
+
+    noted("begun")
+    plain = run.open_sinks
+
+    def open_sinks(config: Any, folder: Any, say: Any, ending: Any) -> Any:
+        ending.callback(time.sleep, float(seconds))
+        return plain(config, folder, say, ending)
+
+    run.open_sinks = open_sinks
+
+
+def failing_rank_with_slow_end(rank: str, step: str, seconds: str) -> None:
+    slow_end(seconds)
+    failing_rank(rank, step, "defect")
+
+
 def not_finite(rank: str, step: str) -> None:
     if here(rank):
         at(step, lambda loss: loss * float("nan"))

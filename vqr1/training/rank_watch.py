@@ -32,6 +32,8 @@ from vqr1.child_process import exit_code, report_failure, speaker
 from vqr1.errors import OtherRankError, StoppedError, UserError, show
 
 FRAMES = 8  # of a stack in a message, the innermost
+# NCCL's words for what is of the rank that says them: its GPU's memory, a defect.
+OWN = ("ncclUnhandledCudaError", "ncclInternalError", "ncclInvalidArgument", "ncclInvalidUsage")
 LEFT = 10.0  # seconds in which a rank ends by itself once another has failed
 
 
@@ -71,7 +73,9 @@ def lost_connection(error: BaseException | None) -> bool:
     """Whether this says of another rank that it has ended or does not answer. gloo's errors are only text."""
     while error is not None:
         text = str(error)
-        if isinstance(error, dist.DistError) or ("/gloo/transport/" in text and "enforce fail" not in text):
+        if isinstance(error, dist.DistError) and not any(word in text for word in OWN):
+            return True
+        if "/gloo/transport/" in text and "enforce fail" not in text:
             return True
         error = error.__cause__
     return False
@@ -120,6 +124,9 @@ class RankWatch:
         """What this rank ends with for ``error``, so that each cause is told once, by the rank that has it."""
         if not self._several:
             return error
+        if isinstance(error, OtherRankError):
+            time.sleep(1)  # as below
+            return error
         lost = lost_connection(error)
         text = "another rank was lost" if lost else str(error)
         if isinstance(error, StoppedError):  # perhaps by a launcher that ends all because one has failed
@@ -148,18 +155,33 @@ class RankWatch:
             return ""
 
     def _talk(self) -> None:
-        """Say that this rank lives, and hear the others, until the store ends."""
+        """Say that this rank lives, and hear the others, until the watch is closed or the store ends.
+
+        The last word of a rank is that it has closed its watch: from then on the others wait for nobody, for it may
+        have ended well before them.
+        """
+        try:
+            self._converse()
+        except dist.DistError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run is well
+            self._closed.set()
+            show(f"warning: rank {self._rank} watches the others no more: {error!r}", file=sys.stderr, flush=True)
+        with suppress(dist.DistError):
+            last = {**self._own, "beat": self._beats + 1, "begun": 0, "step": 0, "closed": True}
+            self._store.set(str(self._rank), json.dumps(last))
+
+    def _converse(self) -> None:
         keys = [str(rank) for rank in range(self._world)]
         wait = period(self._seconds)
-        with suppress(dist.DistError):
-            while not self._closed.wait(wait):
-                self._store.set(keys[self._rank], json.dumps(self._words()))
-                for rank, key in enumerate(keys):
-                    if rank in self._heard or self._store.check([key]):
-                        self._hear(rank, json.loads(self._store.get(key)))
-                if self._failed is None and self._store.check(["failed"]):
-                    self._failed = time.monotonic()
-                self._talked = time.monotonic()
+        while not self._closed.wait(wait):
+            self._store.set(keys[self._rank], json.dumps(self._words()))
+            for rank, key in enumerate(keys):
+                if rank in self._heard or self._store.check([key]):
+                    self._hear(rank, json.loads(self._store.get(key)))
+            if self._failed is None and self._store.check(["failed"]):
+                self._failed = time.monotonic()
+            self._talked = time.monotonic()
 
     def _words(self) -> dict[str, Any]:
         self._beats += 1
@@ -212,10 +234,12 @@ class RankWatch:
                     each.lived = each.moved = now
             before = now
             if self._failed is not None and now - self._failed > LEFT:
-                self._end(str(OtherRankError()))
+                self._end()
             if len(self._heard) < self._world:
                 continue
             heard = [self._heard[rank] for rank in range(self._world)]
+            if any("closed" in each.said for each in heard):
+                continue
             if late := awaited(heard, self._talked, self._seconds):
                 self._end_for(late, heard)
             elif now - self._talked >= self._seconds + 2 * wait:
@@ -226,7 +250,7 @@ class RankWatch:
         first = min(set(range(self._world)) - set(late), default=0)
         if self._rank != first:
             time.sleep(3 * period(self._seconds) + 1)
-            self._end(str(OtherRankError()))
+            self._end()
         step = max(each.said["step"] for each in heard)
         self._end("\n".join(self._told(rank, heard[rank], step) for rank in late) + f"\n{self.go_on}", late)
 
@@ -259,13 +283,17 @@ class RankWatch:
             tell=False,
         )
 
-    def _end(self, message: str, late: Sequence[int] = (), tell: bool = True) -> None:
-        """Say it and end this process from here: its main thread waits in a library. Ends those that stalled too."""
+    def _end(self, message: str = "", late: Sequence[int] = (), tell: bool = True) -> None:
+        """Say it and end this process from here: its main thread waits in a library. Ends those that stalled too.
+
+        Without a message another rank has said why.
+        """
         if self._closed.is_set():  # it has begun to end by itself
             return
-        with suppress(OSError):
-            show(f"\n{speaker('train')}: {message}", file=sys.stderr, flush=True)
-        report_failure(UserError.exit_code, message)
+        with suppress(OSError, ValueError):  # nobody reads it, it is closed
+            show(f"\n{speaker('train')}: {message or OtherRankError()}", file=sys.stderr, flush=True)
+        if message:
+            report_failure(UserError.exit_code, message)
         if late and tell:
             self._failure(f"{self._rank} {message.splitlines()[0]}")
         for rank in late:

@@ -23,7 +23,7 @@ from transformers import set_seed
 from vqr1.config import Config, Tuning
 from vqr1.config_checks import step_settings
 from vqr1.data.pictures import picture_loader
-from vqr1.errors import StoppedError, UserError, file_trouble
+from vqr1.errors import OtherRankError, StoppedError, UserError, file_trouble
 from vqr1.folder_writer import NEW
 from vqr1.machine_choices import MachineChoices
 from vqr1.next_steps import going_on, next_words
@@ -66,23 +66,23 @@ def train(config: Config, choices: MachineChoices, proof: Proof | None = None, s
     quiet_libraries()
     if config.threads:
         torch.set_num_threads(config.threads)
-    with StopSignals() as signals, told_of_files(config, choices.name), ExitStack() as ending:
+    name = choices.name
+    with StopSignals() as signals, told_of_stops(config, name), told_of_files(config, name), ExitStack() as ending:
         state = join(config)
-        watch = ending.enter_context(RankWatch(waiting_seconds(config), going_on(config, choices.name)))
         assert state.num_processes == choices.processes, (state.num_processes, choices)
-        folder = RunFolder(Path(config.runs) / choices.name, writes=state.is_main_process)
+        folder = RunFolder(Path(config.runs) / name, writes=state.is_main_process)
         ending.callback(folder.close)
         screen = Screen(config.logger.screen, state.is_main_process)
         ending.callback(screen.close)
-        with told_once(watch, signals):
+        watch = RankWatch(waiting_seconds(config), going_on(config, name))
+        # Not while what is in ``ending`` ends, which may take the first rank long.
+        with watch, told_once(watch, signals), told_of_stops(config, name):
             try:
                 return _train(config, choices, folder, state, began, proof, script, signals, ending, screen, watch)
             except StopNow as stop:
                 if state.num_processes == 1:  # a launcher ends all ranks where one has failed: no stop of the run's
                     folder.stopped(stop.signal.name)
-                raise StoppedError(
-                    f"stopped by {stop.signal.name}; {going_on(config, choices.name)}", stop.signal.name
-                ) from None
+                raise
 
 
 def _train(
@@ -107,6 +107,7 @@ def _train(
         screen.say(f"{folder.path} holds a run that has all its steps; nothing is trained")
         if state.is_main_process:
             draw_figures(folder.path, screen.say, if_older=folder.path / "summary.json")
+        state.wait_for_everyone()
         return folder.path
     screen.note(f"reading labels of {', '.join(set_names(config))}")
     with state.main_process_first():
@@ -227,6 +228,16 @@ def told_once(watch: RankWatch, signals: StopSignals) -> Iterator[None]:
 
 
 @contextmanager
+def told_of_stops(config: Config, name: str) -> Iterator[None]:
+    """Make a signal that comes where nothing can be lost the end of the run ``name``."""
+    try:
+        yield
+    except StopNow as stop:
+        told = f"stopped by {stop.signal.name}; {going_on(config, name)}"
+        raise StoppedError(told, stop.signal.name) from None
+
+
+@contextmanager
 def told_of_files(config: Config, name: str) -> Iterator[None]:
     """Make what goes wrong with a file or a disk in the run ``name`` one message, that says how to go on."""
     try:
@@ -241,7 +252,10 @@ def told_of_files(config: Config, name: str) -> Iterator[None]:
 
 
 def on_first_rank(ask: Callable[[], T]) -> T:
-    """What ``ask`` answers on the first rank, on every rank; what it raises there is raised on all. Collective."""
+    """What ``ask`` answers on the first rank, on every rank. Collective.
+
+    What it raises there is raised there, and OtherRankError on the others.
+    """
     answer: T | None = None
     failure: Exception | None = None
     if PartialState().is_main_process:
@@ -249,11 +263,11 @@ def on_first_rank(ask: Callable[[], T]) -> T:
             answer = ask()
         except (ValueError, OSError) as error:
             failure = error
-    answer, message = broadcast_object_list([answer, None if failure is None else str(failure)])
+    answer, failed = broadcast_object_list([answer, failure is not None])
     if failure is not None:
         raise failure
-    if message is not None:
-        raise UserError(message)
+    if failed:
+        raise OtherRankError()
     return cast("T", answer)
 
 
