@@ -275,6 +275,20 @@ def test_a_stalled_process_that_loads_pictures_ends_the_run(put_in, ranks, fault
     )
 
 
+@pytest.mark.full
+def test_a_signal_to_all_processes_of_a_job_saves_a_checkpoint(put_in, tmp_path, fault):
+    loads = {"trainer__dataloader_num_workers": 2, "+trainer.dataloader_multiprocessing_context": "fork"}
+    seen = put_in("signalled_with_workers:3", "signalled", 1, trainer__max_steps=12, trainer__save_steps=100, **loads)
+    assert seen.code == 75 and not seen.left and len(seen.messages) == 1, seen.told
+    assert "stopped by SIGTERM; saved" in seen.messages[0] and (tmp_path / "run" / "checkpoint-3").is_dir()
+    fault(
+        "SIGTERM reaches the processes that load pictures, too",
+        how="to two dataloader workers, then to the rank",
+        happens="the step is finished and saved, exit code 75",
+        lost="nothing",
+    )
+
+
 def test_pictures_that_are_gone_at_the_end_are_left_out_of_the_figure(put_in, tmp_path, fault):
     seen = put_in("lost_picture", "lost", 1, figures=True, evaluation__probes=4)
     assert seen.code == 0 and not seen.left

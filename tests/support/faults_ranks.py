@@ -149,6 +149,21 @@ def signalled(*instants: str, number: str = "SIGTERM") -> None:
     RankingTrainer.training_step = training_step  # type: ignore[method-assign]
 
 
+def signalled_with_workers(step: str) -> None:
+    """SIGTERM reaches the processes that load pictures, and then the rank, as where a queue signals all of a job."""
+
+    def send(loss: Any) -> Any:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid or 0, signal.SIGTERM)
+        noted("signalled")
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    noted("begun")
+    at(step, send)
+
+
 def stopped_worker(step: str) -> None:
     """One of the processes that load pictures is stopped."""
 

@@ -8,8 +8,8 @@ only user of the private side of transformers' Trainer. Each use says what it re
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from vqr1.policy.weight_files import check_adapter
 from vqr1.training.checkpoint_folders import PREFIX, UNFINISHED, put_checkpoint
 from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.model_card import write_card
+from vqr1.training.stopping import begin_worker, end_workers
 from vqr1.training.watches import NonFiniteError, all_finite
 
 
@@ -147,11 +148,11 @@ class RunTrainer(Trainer):
             return
         try:
             super()._run_epoch(*args, **kwargs)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader "):
+        except BaseException as error:
+            if self.args.dataloader_num_workers:
+                end_workers()
+            if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader "):
                 raise
-            for process in multiprocessing.active_children():  # one that is stopped ends by nothing else
-                process.kill()
             raise UserError(
                 f"a process that loads pictures has been lost (trainer.dataloader_timeout={self.dataloader_timeout}): "
                 f"{error}. It was stopped or killed, for want of memory perhaps, or the file system of the pictures "
@@ -159,13 +160,15 @@ class RunTrainer(Trainer):
             ) from error
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, with a limit to how long a batch is waited for, which its settings lack.
+        """Trainer's, with a limit to how long a batch is waited for, which its settings lack, by workers of ours.
 
         Relies on: called for every loader; what is returned is accelerate's, around torch's.
         """
         loader = super()._get_dataloader(*args, **kwargs)
         if self.args.dataloader_num_workers:
-            getattr(loader, "base_dataloader", loader).timeout = self.dataloader_timeout
+            plain = getattr(loader, "base_dataloader", loader)
+            plain.timeout = self.dataloader_timeout
+            plain.worker_init_fn = partial(begin_worker, plain.worker_init_fn)
         return loader
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:

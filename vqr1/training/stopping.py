@@ -9,10 +9,12 @@ Steps and batches are the places where all ranks agree, for the signal reaches t
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -99,6 +101,22 @@ class StopSignals:
 def _end(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def begin_worker(begin: Callable[[int], None] | None, number: int) -> None:
+    """First in a process that loads pictures: a signal to all of a job is its rank's, which needs it until it saves."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if begin is not None:
+        begin(number)
+
+
+def end_workers() -> None:
+    """Kill the processes that load pictures: one that is stopped, or waits for a file, ends by nothing else."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that they were killed
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 class StopCallback(TrainerCallback):
