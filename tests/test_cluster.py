@@ -268,6 +268,7 @@ def test_machines_with_other_files_are_refused_before_the_first_step(runs, tmp_p
     ranks = [by_hand(runs, 0, port, "apart"), by_hand(runs, 1, port, "apart", policy__path=other)]
     told = [rank.communicate(timeout=200)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2], told
-    for each in told:
-        assert "the hash of tokenizer_config.json of the policy is" in each and "(rank 1): all nodes" in each
+    (found,) = [each for each in told if "the hash of tokenizer_config.json of the policy is" in each]
+    (other_told,) = [each for each in told if each is not found]
+    assert "(rank 1): all nodes" in found and "another rank has ended" in other_told
     assert not (runs.folder / "apart" / "config.yaml").exists()
