@@ -3,9 +3,7 @@
 Done once per picture, early: upright, eight bits, RGB, and resized to a grid that the model's processor leaves alone.
 The processor of Qwen2.5-VL cuts pictures into squares of 28 pixels and resizes what does not fit; vLLM reads the
 processor from the model's folder and knows nothing of a limit set in Python. A picture that already fits is a no-op
-for both, so rollout and training see the same tokens.
-
-What happens to unusual pictures:
+for both, so rollout and training see the same tokens. What happens to unusual pictures:
 
 ===================  ==================================================================
 16 bits a channel    the upper 8 bits (of 12 bits in a TIFF too)
