@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 
-LARGEST = 2**28  # bytes of a variable: the largest label file has ten thousand rows
+LARGEST = 2**22  # bytes of an unpacked variable: cells of nothing take 8 each, so that this is half a million of them
 HEADER = 128  # bytes, of which the last two say which byte of a number comes first
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 WHOLE, UNSIGNED, MATRIX, COMPRESSED = 5, 6, 14, 15  # types of elements
-CELL, CHAR, NUMERIC, COMPLEX = 1, 4, range(6, 16), 0x800  # classes of variables, and a flag
+SIZES = (WHOLE, UNSIGNED)  # the latter by other programs than MATLAB
+# Classes of variables, and a flag. Of strings, tables and dates only their names are known: what they hold is in a
+# variable without a name at the end, which MATLAB does not describe.
+CELL, CHAR, NUMERIC, OPAQUE, COMPLEX = 1, 4, range(6, 16), 17, 0x800
+EMPTY = np.empty(0)
 
 
 class DamagedError(Exception):
@@ -41,8 +45,9 @@ def read_variables(content: bytes) -> dict[str, Any]:
                 kind, body = next(_elements(memoryview(_inflated(body)), order), (0, body))
             if kind == MATRIX:
                 name, value = _matrix(body, order)
-                found[name] = value
-    except (zlib.error, struct.error, UnicodeDecodeError, StopIteration) as error:
+                if name:
+                    found[name] = value
+    except (zlib.error, struct.error, ValueError, StopIteration) as error:  # ValueError: sizes that no array has
         raise DamagedError(str(error) or "a variable ends too early") from error
     except RecursionError as error:
         raise DamagedError("cells within cells, too many to read") from error
@@ -74,21 +79,26 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 def _matrix(body: memoryview, order: str) -> tuple[str, Any]:
     """Name and value of a variable, or of a cell, which has no name."""
-    parts = _elements(body, order)
     if not len(body):  # an empty cell
-        return "", np.empty(0)
-    (flags, *_), dims = _numbers(next(parts), order, UNSIGNED), _numbers(next(parts), order, WHOLE).tolist()
-    name = bytes(next(parts)[1]).decode("latin-1")
-    count, kind = math.prod(dims), int(flags) & 0xFF
+        return "", EMPTY
+    parts = _elements(body, order)
+    flags, *_ = _numbers(next(parts), order, (UNSIGNED,))
+    kind = int(flags) & 0xFF
+    dims = [] if kind == OPAQUE else _numbers(next(parts), order, SIZES).tolist()
+    name, count = bytes(next(parts)[1]).decode("latin-1"), math.prod(dims)
+    if kind == OPAQUE:
+        return name, None
+    if not dims or min(dims) < 0:
+        raise DamagedError(f"a variable of size {dims}")
     if kind == CELL:
         cells = [_matrix(inner, order)[1] for type_, inner in parts if type_ == MATRIX]
         return name, _checked(cells, count)
     if kind == CHAR:
-        type_, inner = next(parts, (1, memoryview(b"")))
-        coding = TEXTS.get(type_, "latin-1")
-        ends = {"<": "-le", ">": "-be"}[order] if coding.startswith(("utf-16", "utf-32")) else ""
-        text = _checked(bytes(inner).decode(coding + ends), count)
+        text = _text(*next(parts, (16, memoryview(b""))), order)
         rows = dims[0] if len(dims) > 1 and count else 1
+        if rows == 1 and len(text.encode("utf-16-le")) == 2 * count:  # some characters count as two there
+            return name, [text]
+        text = _checked(text, count)
         return name, [text[row::rows] for row in range(rows)]  # column by column, as all of MATLAB's
     if kind in NUMERIC and not int(flags) & COMPLEX:
         values = _checked(_numbers(next(parts), order), count)
@@ -96,9 +106,16 @@ def _matrix(body: memoryview, order: str) -> tuple[str, Any]:
     return name, None
 
 
-def _numbers(element: tuple[int, memoryview], order: str, only: int | None = None) -> np.ndarray:
+def _text(kind: int, body: memoryview, order: str) -> str:
+    if kind not in TEXTS:
+        raise DamagedError(f"an element of type {kind} where text is meant")
+    ends = {"<": "-le", ">": "-be"}[order] if TEXTS[kind] in ("utf-16", "utf-32") else ""
+    return bytes(body).decode(TEXTS[kind] + ends)
+
+
+def _numbers(element: tuple[int, memoryview], order: str, only: Container[int] = NUMBERS) -> np.ndarray:
     kind, body = element
-    if kind not in NUMBERS or (only is not None and kind != only):
+    if kind not in only:
         raise DamagedError(f"an element of type {kind} where numbers are meant")
     if len(body) % np.dtype(NUMBERS[kind]).itemsize:
         raise DamagedError(f"{len(body)} bytes are not whole numbers of type {kind}")

@@ -14,24 +14,13 @@ from typing import Any
 from zipfile import BadZipFile, LargeZipFile, ZipFile
 
 from vqr1.data.files import check_file
-from vqr1.data.labels import LabelRow
+from vqr1.data.labels import LabelRow, shortened
 from vqr1.errors import UserError
 
 # What the libraries raise of a file that is cut short or was changed, and no more.
-UNREADABLE = (
-    *(BadZipFile, LargeZipFile, zlib.error, struct.error, OSError, EOFError, SyntaxError, NotImplementedError),
-    *(
-        MemoryError,
-        RecursionError,
-        AssertionError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        TypeError,
-        ValueError,
-    ),
-)
+UNREADABLE = (BadZipFile, LargeZipFile, zlib.error, struct.error, OSError, EOFError, SyntaxError, NotImplementedError,
+              MemoryError, RecursionError, AssertionError, AttributeError, IndexError, KeyError, OverflowError,
+              TypeError, ValueError)  # fmt: skip
 FETCH = "fetch it again"
 LARGEST = 2**27  # bytes of an unpacked xlsx; SPAQ's has 2 million
 SAVE_AS = "open it in a spreadsheet program and save it as {}"
@@ -168,7 +157,10 @@ def mat_columns(path: Path, *names: str) -> list[list[Any]]:
         raise UserError(f"{path}: not a readable MATLAB file ({error}); {FETCH}") from error
     found = sorted(variables)
     if not {name for name in names if variables.get(name) is not None} >= set(names):
-        raise UserError(f"{path}: variables {found}, expected {list(names)}; use the authors' {path.name}")
+        raise UserError(
+            f"{path}: variables {shortened(str(found), 300)}, expected {list(names)}, of numbers, texts or cells; use "
+            f"the authors' {path.name}"
+        )
     columns = (variables[name] for name in names)
     return [[_item(value) for value in (each if isinstance(each, list) else each.ravel())] for each in columns]
 
