@@ -394,6 +394,15 @@ def test_the_same_command_goes_on(root):
     assert not target.exists()
     with pytest.raises(UserError, match="holds answers with questions"):
         ask(Scripted(lighter), *words, "--seed", "1", f"--jsonl={target}")
+    kept = root / "a.jsonl.unfinished" / "answers.jsonl"
+    first, _, rest = kept.read_text().partition("\n")
+    for damaged in ({"answer": 5}, {"answer": None}, {"key": ["x"]}, {"key": "x"}):
+        kept.write_text(f"{json.dumps({**json.loads(first), **damaged})}\n{rest}")
+        with pytest.raises(
+            UserError, match=r"answers.jsonl, line 1: not one of the answers .*; delete .* to ask again"
+        ):
+            ask(Scripted(lighter), *words, f"--jsonl={target}")
+    kept.write_text(f"{first}\n{rest}")
     policy = Scripted(lighter)
     ask(policy, *words, f"--jsonl={target}")
     assert len(policy.examples) == 22

@@ -81,6 +81,9 @@ def test_runs_below_a_folder_are_found_once_and_in_order(tmp_path: Path) -> None
     wandb = first / "wandb" / "offline-run" / "files"  # wandb writes a config.yaml too
     wandb.mkdir(parents=True)
     (wandb / "config.yaml").write_text("{}")
+    for i, others in enumerate(["- a list", "a: &x [1]\nb: *x", "1: 2"]):  # of other programs
+        (tmp_path / "runs" / f"other {i}").mkdir()
+        (tmp_path / "runs" / f"other {i}" / "config.yaml").write_text(others)
     found = find_runs([sweep, tmp_path / "runs", second])
     assert [run.folder for run in found] == [first, second, other]
     assert [run.sweep for run in found] == [sweep, sweep, None]

@@ -16,6 +16,10 @@ RESTORE = "restore the file"
 DEEPEST = 100  # brackets within brackets of a YAML file
 
 
+class OtherYamlError(UserError):
+    """Sound YAML that no command of vqr1 writes."""
+
+
 def parsed(content: bytes) -> Any:
     """JSON in UTF-8 as plain values. Raises ValueError for anything else, for too many brackets too."""
     try:
@@ -56,7 +60,7 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     """What a file of settings by name holds.
 
     Not read: aliases, a few lines of which make up gigabytes, and more than DEEPEST brackets within brackets, for which
-    the parser takes minutes or ends the process.
+    the parser takes minutes or ends the process. Raises OtherYamlError for these and for what has no settings by name.
     """
     import yaml
 
@@ -67,7 +71,7 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
                 what = "brackets within brackets, too many to read" if depth > DEEPEST else "an alias (*name)"
-                raise UserError(f"{path}, line {event.start_mark.line + 1}: {what}; {remedy}")
+                raise OtherYamlError(f"{path}, line {event.start_mark.line + 1}: {what}; {remedy}")
         found = yaml.load(content, loader)  # noqa: S506 - both are safe loaders
     except UserError:
         raise
@@ -76,5 +80,5 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of !!tags
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:300]}); {remedy}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise UserError(f"{path} holds no settings by name; {remedy}")
+        raise OtherYamlError(f"{path} holds no settings by name; {remedy}")
     return found

@@ -291,6 +291,8 @@ class Answering:
     def _read(self, row: dict[str, Any]) -> tuple[str, str] | None:
         """An answer that is kept; None where a picture has changed since."""
         prompt, answer, files = self._prompts[row["key"]], row["answer"], row["files"]
+        if not isinstance(answer, str):
+            raise TypeError(f"answer {answer!r} is no text")
         return (prompt.key, answer) if files == self._row(prompt, answer)["files"] else None
 
 

@@ -53,7 +53,8 @@ class Pictures:
         if isinstance(value, dict):  # a picture of a table of the hub: its bytes, and perhaps a path
             value = value.get("path")
         if not isinstance(value, str) or not value.strip():
-            raise row.wrong(f"{name} is {value!r} and names no picture; give its path, or leave the row out")
+            shown = shortened(repr(value))
+            raise row.wrong(f"{name} is {shown} and names no picture; give its path, or leave the row out")
         path = self.folder / value
         if why := trouble(path):
             raise row.wrong(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.errors import MissingFileError, UserError
-from vqr1.folder_reader import read_yaml
+from vqr1.folder_reader import OtherYamlError, read_yaml
 from vqr1.folder_writer import is_held
 
 CONFIG = "config.yaml"
@@ -223,7 +223,10 @@ def _config(folder: Path) -> dict[str, Any] | None:
     path = folder / CONFIG
     if not path.is_file():
         return None
-    found = read_yaml(path, "restore the file, or leave this run out")
+    try:
+        found = read_yaml(path, "restore the file, or leave this run out")
+    except OtherYamlError:
+        return None
     is_run = all(isinstance(found.get(name), dict) for name in SECTIONS)
     return found if is_run else None
 
