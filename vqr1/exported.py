@@ -7,9 +7,11 @@ it and knows which sets it has learnt from. Read without torch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vqr1.errors import UserError
 
@@ -21,6 +23,7 @@ FORMAT = 1
 class Exported:
     """The fields are those of the file."""
 
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
     prompt: str  # in full, without the pictures
     min_pixels: int
     max_pixels: int
@@ -33,23 +36,6 @@ class Exported:
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # vqr1.evaluation.scale.Scale's records, by set
     objective: str = "rl2r"  # of vqr1.config.Objective, that it has learnt by: what it is asked and how it is read
     reference: bool = False  # whether the reference picture is shown before the picture
-
-
-# What a value of the file is, by its field.
-_TYPES: dict[str, tuple[type, ...]] = {
-    "prompt": (str,),
-    "min_pixels": (int,),
-    "max_pixels": (int,),
-    "max_tokens": (int,),
-    "dtype": (str,),
-    "trained_on": (list, type(None)),
-    "split_ratio": (list,),
-    "split_seed": (int,),
-    "splits": (dict,),
-    "reference": (bool,),
-    "scales": (dict,),
-    "objective": (str,),
-}
 
 
 def write_exported(folder: Path, exported: Exported) -> None:
@@ -72,14 +58,14 @@ def read_exported(folder: Path) -> Exported | None:
     written = found.pop("format", None) if isinstance(found, dict) else None
     if isinstance(written, int) and written > FORMAT:
         raise UserError(f"{path} is of format {written}, and this version reads {FORMAT}; install a newer vqr1")
-    wrong = [
-        name
-        for name, types in _TYPES.items()
-        if not isinstance(found, dict) or name not in found or type(found[name]) not in types
-    ]
-    if written != FORMAT or wrong:
-        raise UserError(
-            f"{path}: {', '.join(wrong) or 'format'} is missing or of another type; it has to be as vqr1 export wrote "
-            "it: export the run again"
-        )
-    return Exported(**{name: found[name] for name in _TYPES})
+    wrong = [each.name for each in fields(Exported) if not isinstance(found, dict) or each.name not in found]
+    if written == FORMAT and not wrong:
+        try:
+            exported: Exported = TypeAdapter(Exported).validate_json(json.dumps(found))
+            return exported
+        except ValidationError as error:
+            wrong = [".".join(map(str, each["loc"])) for each in error.errors(include_url=False, include_input=False)]
+    raise UserError(
+        f"{path}: {', '.join(wrong[:5]) or 'format'} is missing or of another type; it has to be as vqr1 export wrote "
+        "it: export the run again"
+    )

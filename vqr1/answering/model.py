@@ -258,7 +258,11 @@ def _exported(path: str) -> Exported | None:
 
 def _of_export(path: str, exported: Exported) -> Model:
     limits = {name: getattr(exported, name) for name in ("dtype", "min_pixels", "max_pixels")}
-    seen = Seen(SplitRule(tuple(exported.split_ratio), exported.split_seed), exported.splits)
+    try:
+        rule = SplitRule(tuple(exported.split_ratio), exported.split_seed)
+    except UserError as error:
+        raise UserError(f"{find_folder(path) / 'rating.json'}: {error}; export the run again") from error
+    seen = Seen(rule, exported.splits)
     policy = PolicyConfig(path=path, **limits)
     asked: dict[str, Any] = {"objective": exported.objective, "reference": exported.reference}
     return Model(Path(path).name, policy, None, exported.prompt, exported.trained_on, seen, **asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from functools import cache
@@ -32,7 +33,8 @@ def row_of(path: str, rating: Rating) -> dict[str, Any]:
 def read_row(row: dict[str, Any]) -> Rated | None:
     """A rating that is kept; None if the picture has changed or failed: it is rated again."""
     path, file = row["path"], row["file"]
-    rating = _ratings().validate_python({each.name: row[each.name] for each in fields(Rating)})
+    kept = json.dumps({each.name: row[each.name] for each in fields(Rating)})
+    rating = _ratings().validate_json(kept)  # of Python's values the strict reader takes a Rating alone
     return (path, rating) if file == stamp(path) and rating.status != "failed" else None
 
 

@@ -228,7 +228,13 @@ def _config(folder: Path) -> dict[str, Any] | None:
     except OtherYamlError:
         return None
     is_run = all(isinstance(found.get(name), dict) for name in SECTIONS)
-    return found if is_run else None
+    if not is_run:
+        return None
+    for name in ("train", "validation", "test"):
+        sets = found["data"].get(name) or []
+        if not isinstance(sets, list) or not all(isinstance(each, str) for each in sets):
+            raise UserError(f"{path}: data.{name} is {str(sets)[:80]!r}, no list of sets; restore the file")
+    return found
 
 
 def _rows(path: Path, torn: dict[str, int]) -> list[Row]:
