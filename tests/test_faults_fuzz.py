@@ -258,7 +258,7 @@ def plain_lines(form: str, rows: list[Rated]) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@counts(60, 1000)
+@counts(150, 1000)
 def test_spoilt_label_files(form: str, count: int, mine: Path, fault: Callable[..., None]) -> None:
     """What is read of one is in it: no score and no name is made up."""
     declared, without, make = FORMS[form]
