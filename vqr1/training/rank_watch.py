@@ -100,7 +100,7 @@ class RankWatch:
             return
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         # A client of its own: another thread may wait for long in the first.
-        self._store = dist.PrefixStore("vqr1/watch", distributed_c10d._get_default_store().clone())
+        self._store = dist.PrefixStore("vqr1/watch", distributed_c10d._get_default_store().clone())  # type: ignore[attr-defined]
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "parent": os.getppid()}
         self._main = threading.main_thread().ident
         self._beats = 0
@@ -208,7 +208,7 @@ class RankWatch:
         begun = 0
         for group in groups:
             with suppress(RuntimeError):
-                begun += group._get_sequence_number_for_group()
+                begun += group._get_sequence_number_for_group()  # type: ignore[attr-defined]
         return begun
 
     def _hear(self, rank: int, said: dict[str, Any]) -> None:
