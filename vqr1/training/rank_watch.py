@@ -100,7 +100,8 @@ class RankWatch:
             return
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         # A client of its own: another thread may wait for long in the first.
-        self._store = dist.PrefixStore("vqr1/watch", distributed_c10d._get_default_store().clone())  # type: ignore[attr-defined]
+        client = distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore("vqr1/watch", client)
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "parent": os.getppid()}
         self._main = threading.main_thread().ident
         self._beats = 0
