@@ -113,8 +113,12 @@ FAULT_TESTS := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist load
 test-faults: $(MADE) ## what runs survive: stalled ranks, full disks, signals, damaged files, put in from outside
 	$(FAULT_TESTS) -m "faults and not full and not vllm and not cluster" $(ARGS)
 
-test-faults-full: $(MADE) ## all of the faults, 20 kills at random moments too; makes the table of docs/reliability.md
-	$(FAULT_TESTS) -m "faults and not vllm and not cluster" --fault-table docs/reliability.md $(ARGS)
+test-faults-full: $(MADE) $(VENV_CLUSTER)/.made $(VENV_VLLM)/.made ## all of the faults, 20 kills at random moments too; makes the table of docs/reliability.md
+	rm -rf build/faults
+	$(FAULT_TESTS) -m "faults and not vllm and not cluster" --fault-rows build/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_CLUSTER)/bin/python -m pytest -m "faults and cluster" tests/test_faults_ranks.py --fault-rows build/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m "faults and vllm" tests/test_faults_ranks.py --fault-rows build/faults $(ARGS)
+	$(BIN)/python -m tests.support.fault_table build/faults docs/reliability.md
 
 test-shapes: $(VENV_VLLM)/.made ## Qwen2.5-VL-3B and 7B with two layers and random weights, trained (needs 18 GB of memory)
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -m shapes tests/test_shapes.py $(ARGS)
@@ -124,7 +128,7 @@ test-page: $(MADE) ## the page of vqr1 report in Chromium (after .ci/debian), wi
 	$(BIN)/python -m pytest -m page tests/test_page.py $(ARGS)
 
 test-oldest: $(VENV_OLDEST)/.made ## quick tests and tests of vLLM with the oldest torch and vLLM that are allowed
-	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed and not page" \
+	$(VENV_OLDEST)/bin/python -m pytest -m "not slow and not full and not cluster and not gpu and not vllm and not distributed and not faults and not page" \
 		--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_evaluate.py tests/test_vllm_export.py tests/test_vllm_serve.py $(ARGS)
 

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from tests.support.fault_table import fault, write_table
+from tests.support.fault_table import fault
 from vqr1.data import DATASETS
 from vqr1.demo.specs import register_demonstration
 
@@ -27,13 +27,7 @@ __all__ = ["fault"]  # fixtures of other files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-table", type=Path, metavar="FILE", help="the page whose table of faults is made anew")
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    page = session.config.getoption("--fault-table")
-    if page is not None and exitstatus == 0 and "PYTEST_XDIST_WORKER" not in os.environ:
-        write_table(session.config._tmp_path_factory.getbasetemp() / "faults", page)  # type: ignore[attr-defined]
+    parser.addoption("--fault-rows", type=Path, metavar="FOLDER", help="for the rows of docs/reliability.md")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,18 @@ def looked_at(code: int, told: str, notes: Path, what: str) -> Seen:
     ended = time.time()
     noted = [line.split() for line in notes.read_text().splitlines()]
     (happened, *_) = [float(at) for at, _, kind in noted if kind == what]
-    return Seen(code, told, ended - happened, [int(pid) for _, pid, _ in noted if lives(int(pid))])
+    left = {int(pid) for _, pid, _ in noted if lives(int(pid))}
+    return Seen(code, told, ended - happened, sorted(left | started_with(notes)))
+
+
+def started_with(notes: Path) -> set[int]:
+    """The processes that have the file for notes in their environment: what a rank has started, too."""
+    found, mark = set(), os.fsencode(f"FAULT_NOTES={notes}\0")
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if mark in environ.read_bytes():
+                found.add(int(environ.parent.name))
+    return found
 
 
 def lives(process: int) -> bool:
@@ -335,18 +347,23 @@ def test_ranks_end_with_their_launcher(tmp_path, fault):
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", fault_program.__file__]
 SHARDED = [pytest.param(way, marks=[pytest.mark.cluster, pytest.mark.full]) for way in ("zero3", "fsdp2")]
-WAYS = [*(pytest.param(way, marks=pytest.mark.full) for way in ("torchrun", "accelerate")), *SHARDED]
+IN_PROCESS = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.full])
+WAYS = [*(pytest.param(way, marks=pytest.mark.full) for way in ("torchrun", "accelerate")), *SHARDED, IN_PROCESS]
+BY_TORCHRUN = ("torchrun", "vllm")
+BY_VLLM = {"policy__path": "tiny", "rollout": "vllm_colocate", "rollout__max_tokens": 16}
 
 
 @pytest.fixture
 def launched(tmp_path, data_root):
-    """Starts two ranks with one fault by torchrun, or by ``vqr1 train``, which starts accelerate."""
+    """Starts two ranks with one fault: by torchrun, also with vLLM in them, or by ``vqr1 train`` and accelerate."""
 
     def start(way: str, fault: str, **settings: object) -> subprocess.Popen[bytes]:
         asked = {**RUN, "data__root": data_root, "trainer__ddp_timeout": WAIT, "runs": tmp_path, "name": "run"}
         there = {**environment(), "PYTHONPATH": str(ROOT), "FAULT_NOTES": str(tmp_path / "notes")}
+        if way == "vllm":
+            settings |= BY_VLLM
         named = words({**asked, **settings})
-        if way == "torchrun":
+        if way in BY_TORCHRUN:
             command = [sys.executable, *TORCHRUN, f"{FAULTS}:{fault}", *named]
         else:
             launcher = {"accelerate": "ddp"}.get(way, way)
@@ -362,7 +379,7 @@ def launched(tmp_path, data_root):
 def test_a_stopped_rank_ends_all_under_every_launcher(launched, way, tmp_path, fault):
     code = launched(way, "stopped_rank:1:2").wait(timeout=300)
     seen = looked_at(code, (tmp_path / "told").read_text(), tmp_path / "notes", "stopped")
-    assert seen.code == (1 if way == "torchrun" else 2) and not seen.left
+    assert seen.code == (1 if way in BY_TORCHRUN else 2) and not seen.left
     assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(1)}", seen.messages[0]), seen.told
     assert WAIT <= seen.seconds < WAIT + SOON and "gloo" not in seen.told
     fault(
@@ -378,7 +395,7 @@ def test_signals_to_every_rank_save_one_whole_checkpoint_under_every_launcher(la
     process = launched(way, "signalled:0.1:0.8", trainer__save_steps=100)
     code = process.wait(timeout=300)
     seen = looked_at(code, (tmp_path / "told").read_text(), tmp_path / "notes", "signalled")
-    assert seen.code == (1 if way == "torchrun" else 75) and not seen.left, seen.told
+    assert seen.code == (1 if way in BY_TORCHRUN else 75) and not seen.left, seen.told
     saved = one_whole_checkpoint(tmp_path / "run", Launcher(way) if way in ("zero3", "fsdp2") else Launcher.ddp)
     assert "stopped by SIGTERM; saved" in seen.told and saved.is_dir()
     fault(

@@ -4,13 +4,15 @@ A test takes the fixture ``fault`` and calls it once, after its assertions::
 
     fault("a rank stalls", how="SIGSTOP to one of two ranks", happens="all end, exit 1", lost="nothing")
 
-``--fault-table FILE`` puts the rows between the two lines of FILE that hold BEGIN and END.
+``--fault-rows FOLDER`` keeps the rows, for a suite may take several calls of pytest. Then
+``python -m tests.support.fault_table FOLDER PAGE`` puts them between the two lines of PAGE that are BEGIN and END.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ HEADER = ["Fault", "How it is put in", "What happens", "What is lost"]
 
 
 def write_row(folder: Path, test: str, row: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{hashlib.sha256(test.encode()).hexdigest()[:16]}.json").write_text(
         json.dumps({"test": test, "row": row})
     )
@@ -42,11 +44,16 @@ def write_table(folder: Path, page: Path) -> None:
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+def fault(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Says what a test of a fault saw: a row of the table."""
-    from tests.conftest import shared
+    folder = request.config.getoption("--fault-rows")
 
     def say(what: str, *, how: str, happens: str, lost: str) -> None:
-        write_row(shared(tmp_path_factory) / "faults", request.node.nodeid, [what, how, happens, lost])
+        if folder is not None:
+            write_row(folder, request.node.nodeid, [what, how, happens, lost])
 
     return say
+
+
+if __name__ == "__main__":
+    write_table(*map(Path, sys.argv[1:]))
