@@ -191,7 +191,7 @@ def test_a_text_may_hold_what_other_programs_take_for_the_end_of_a_line(tmp_path
     assert read_choices(file).questions[0].question == row["question"]
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "p0.png/", "\0", "\ud800", "."])
+@pytest.mark.parametrize("name", ["x" * 5000, "\0", "\ud800", "."])
 def test_a_name_that_no_file_has_is_refused(tmp_path, name):
     file = written(tmp_path, "rows.json", [llvisionqa(img_path=name)])
     with pytest.raises(UserError, match=r"rows.json, row 1: img_path names ") as refusal:

@@ -86,7 +86,7 @@ def test_a_configuration_without_sizes_is_refused_by_name(tmp_path):
     [
         ("[]", "holds list"),
         ("[" * 100_000, "not a readable JSON file"),
-        ('{"text_config": 3}', "holds no settings by name"),
+        ('{"text_config": 3}', "text_config or vision_config holds no settings by name"),
         ('{"vision_config": {"depth": 2, "fullatt_block_indexes": 7}}', "fullatt_block_indexes is 7"),
     ],
 )

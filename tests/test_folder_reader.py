@@ -13,7 +13,7 @@ from vqr1.folder_writer import read_json_lines
     ("content", "why"),
     [
         (b"{", "not JSON"),
-        (b"[" * 100_000, "brackets within brackets"),
+        (b"[" * 100_000, r"not JSON \(brackets within brackets"),
         (b'{"step": 1, "\xff": 2}', "not JSON"),
         ('{"step": 1}'.encode("utf-16"), "not JSON"),
         (b"[1]", r"'\[1\]' is not an object"),

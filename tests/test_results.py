@@ -77,7 +77,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"image_id": "bid/00000.png"}, "bid/00000.png appears more than once; keep one line per picture"),
         ({"image_id": [1]}, "line 2: not a result .image_id: Input should be a valid string"),
         ({"stds": [0.1]}, "line 2: bid/00001.png has stds or weights, but not one for each score"),
-        ({"weights": 1}, "line 2: not a result .weights: Input should be a valid list"),
+        ({"weights": 1}, "line 2: not a result .weights: Input should be a valid array"),
         ({"score": 10**400}, "line 2: not a result"),
         ({"mos": float("nan")}, "line 2: not a result .mos: Input should be a finite number"),
         ({"std": "wide"}, "line 2: not a result .std: Input should be a valid number"),

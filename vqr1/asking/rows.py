@@ -67,7 +67,9 @@ class Pictures:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file: a JSON list of objects, or an object a line. Raises UserError."""
     content = read_text(
-        path, "give a file of questions as its authors distribute it; a table of the hub by its to_json"
+        path,
+        remedy="give as --file a file of questions as its authors distribute it",
+        as_text="export a table of the hub by its to_json first",
     )
     rows = _of_list(path, content) if content.lstrip().startswith("[") else _of_lines(path, content)
     if not rows:

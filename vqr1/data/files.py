@@ -59,10 +59,14 @@ def check_file(path: Path, remedy: str = "give a file that can be read") -> None
         raise (MissingFileError if why == MISSING else UserError)(f"{path} {why}; {remedy}")
 
 
-def read_text(path: Path, remedy: str = "give a file that can be read") -> str:
+def read_text(
+    path: Path,
+    remedy: str = "give a file that can be read",
+    as_text: str = "save the file as UTF-8 (in a spreadsheet: CSV UTF-8)",
+) -> str:
     r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; lines end in ``\n``.
 
-    Raises UserError naming the file, and the line of what is not text.
+    Raises UserError naming the file, and the line of what is not text, for which ``as_text`` is the remedy.
     """
     check_file(path, remedy)
     try:
@@ -77,11 +81,10 @@ def read_text(path: Path, remedy: str = "give a file that can be read") -> str:
         line = body[: error.start].decode(encoding, errors="replace").count("\n") + 1
         shown = f"0x{body[error.start]:02x} " if encoding == "utf-8" else ""
         raise UserError(
-            f"{path}, line {line}: {shown}is not text in {encoding.upper()} ({error.reason}); save the file as UTF-8 "
-            "(in a spreadsheet: CSV UTF-8)"
+            f"{path}, line {line}: {shown}is not text in {encoding.upper()} ({error.reason}); {as_text}"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise UserError(f"{path}, line {line}: a zero byte, which no text holds; save the file as UTF-8")
+        raise UserError(f"{path}, line {line}: a zero byte, which no text holds; {as_text}")
     return text
