@@ -61,13 +61,14 @@ def said(asked: list[str], code: int) -> str:
     return text
 
 
+RUN = words({**QUICK, "data": "mine", "data.root": "'{}/root'", "runs": "'{}/runs'", "name": "x"})[1:]
 # What each command is given: its words, with {} for the place, and its exit code. Errors come first.
 DOORS: dict[str, list[tuple[list[str], int]]] = {
     "train": [
         (["experiment=demo", f"name='{HOSTILE}'"], 2),
         (["experiment=demo", f"data='{HOSTILE}'"], 2),
-        (words({**QUICK, "data": "mine", "data.root": "'{}/root'", "runs": "'{}/runs'", "name": "x"})[1:], 0),
-        (words({**QUICK, "runs": "'{}/runs'", "name": "x"})[1:], 2),  # is there already
+        (RUN, 0),
+        (RUN, 2),  # is there already
     ],
     "plan": [(["experiment=demo", f"data='{HOSTILE}'"], 2), (["experiment=demo", "runs='{}'"], 0)],
     "data": [
