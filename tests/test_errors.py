@@ -81,6 +81,14 @@ def test_control_characters_are_shown_and_lines_stay_lines(capsys):
     assert capsys.readouterr().out == f"a\t{SHOWN}\n{SHOWN}\n\u4e2d\n"
 
 
+def test_of_a_long_line_place_and_remedy_are_kept():
+    said = str(UserError(f"ratings.csv, line 3: {'9' * 10**6}; correct the row\nthe next line"))
+    first, second = said.splitlines()
+    assert len(first) == 1500 and first.startswith("ratings.csv, line 3: 99") and first.endswith("99; correct the row")
+    assert "9...9" in first and second == "the next line"
+    assert str(MissingFileError("x" * 1500)) == "x" * 1500
+
+
 def test_a_defects_stack_shows_them_too(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["vqr1", HOSTILE])
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)

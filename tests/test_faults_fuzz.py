@@ -84,7 +84,9 @@ def test_where_expected_scores_are_looked_for(count: int) -> None:
     tally = Tally()
     digits = Digits.of(2)
     below = {
-        (above, column): node for node, (above, column) in enumerate(zip(digits.above, digits.column, strict=True))
+        (above, column): node
+        for node, (above, column) in enumerate(zip(digits.above, digits.column, strict=True))
+        if node  # the place where the tree hangs is below nothing
     }
     leaves = {(leaf.node, leaf.column): leaf.score for leaf in digits.leaves}
 

@@ -82,7 +82,8 @@ DOORS: dict[str, list[tuple[list[str], int]]] = {
     "ask": [
         (["2afc", "--data", HOSTILE, "--model", "tiny"], 2),
         (["2afc", "--data", "mine", "--root", "{}/root", "--model", "tiny", "--limit", "6", "--rounds", "1"], 0),
-        (["mcq", "--file", "{}/questions.json", "--model", "tiny", "--json", "{}/none/x"], 2),
+        (["mcq", "--file", "{}/none.json", "--model", "tiny"], 2),
+        (["mcq", "--file", "{}/questions.json", "--model", "tiny", "--json", "{}/root"], 2),
     ],
     "evaluate": [
         (["model=tiny", f"data='{HOSTILE}'"], 2),

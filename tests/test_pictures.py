@@ -91,7 +91,10 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     plain((200, 200)).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:600])
-    for name in ("empty.png", "text.png", "cut.jpg"):
+    plain((200, 200)).save(tmp_path / "whole.avif")
+    damaged = (tmp_path / "whole.avif").read_bytes().replace(b"av01", b"xv01", 1)  # Pillow raises RuntimeError
+    (tmp_path / "damaged.avif").write_bytes(damaged)
+    for name in ("empty.png", "text.png", "cut.jpg", "damaged.avif"):
         with pytest.raises(UserError, match=f"{name}: not a readable picture"):
             open_picture(tmp_path / name)
 

@@ -99,6 +99,10 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: [\n")
     with pytest.raises(UserError, match=r"config\.yaml: not YAML.*restore"):
         find_runs([tmp_path])
+    others: list[dict[str, Any]] = [{"seed": [0]}, {"data": {"train": "bid"}}]
+    for i, settings in enumerate(others):
+        with pytest.raises(UserError, match=r"config\.yaml: (seed|data.train) is .*; restore the file"):
+            read_run(made(tmp_path / f"{i}", **settings))
 
 
 def test_what_sets_runs_apart(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
+LONGEST = 1500  # characters of a line of a message
+
+
 def printable(text: str, kept: str = "") -> str:
     """``text`` with what is not printable as ``repr`` writes it, so that no name can steer a terminal.
 
@@ -41,12 +44,20 @@ def show_stack(kind: type[BaseException], error: BaseException, trace: Traceback
 
 
 class UserError(ValueError):
-    """What the user can put right: the message names the value that is wrong and the remedy."""
+    """What the user can put right: the message names the value that is wrong and the remedy.
+
+    A value of a file may be of any length. Of a line of more than LONGEST characters the beginning, which is the place,
+    and the end, the remedy, are kept.
+    """
 
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(super().__str__(), kept="\n\t")
+        return "\n".join(map(_fitting, printable(super().__str__(), kept="\n\t").split("\n")))
+
+
+def _fitting(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 503]}...{line[-500:]}"
 
 
 class MissingFileError(FileNotFoundError, UserError):

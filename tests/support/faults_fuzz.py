@@ -69,7 +69,7 @@ class Tally:
             self.refused += 1
             said = str(error)
             assert any(str(name) in said for name in names), said
-            assert len(said) < LONGEST and all(line.isprintable() for line in said.splitlines()), said
+            assert len(said) < LONGEST and said.replace("\n", "").replace("\t", "").isprintable(), said
             return None
         finally:
             self.slowest = max(self.slowest, time.perf_counter() - began)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.data.files import read_text, trouble
-from vqr1.data.labels import shortened
 from vqr1.errors import UserError
 
 
@@ -25,7 +24,7 @@ class Row:
         return f"{self.file}, row {self.number}"
 
     def wrong(self, what: str) -> UserError:
-        return UserError(f"{self.where}: {shortened(what, 1000)}")
+        return UserError(f"{self.where}: {what}")
 
     def text(self, name: str) -> str:
         """A field that is a text. Raises UserError where it is missing, null, empty or another kind of thing."""
@@ -53,13 +52,12 @@ class Pictures:
         if isinstance(value, dict):  # a picture of a table of the hub: its bytes, and perhaps a path
             value = value.get("path")
         if not isinstance(value, str) or not value.strip():
-            shown = shortened(repr(value))
-            raise row.wrong(f"{name} is {shown} and names no picture; give its path, or leave the row out")
+            raise row.wrong(f"{name} is {value!r} and names no picture; give its path, or leave the row out")
         path = self.folder / value
         if why := trouble(path):
             raise row.wrong(
-                f"{name} names {shortened(value)}, and {shortened(str(path), 400)} {why}; unpack the pictures there, "
-                "or name the folder that holds them with --images"
+                f"{name} names {value}, and {path} {why}; unpack the pictures there, or name the folder that "
+                "holds them with --images"
             )
         return str(path)
 

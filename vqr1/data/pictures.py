@@ -64,7 +64,7 @@ CACHE_VERSION = 1  # raise it when anything that changes a pixel changes
 
 # What decoders raise for a broken file. Pillow's own limit is ours, and an error: it would only warn up to twice that.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
-          NotImplementedError, struct.error, zlib.error)  # fmt: skip
+          RuntimeError, struct.error, zlib.error)  # fmt: skip
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 

@@ -234,6 +234,8 @@ def _config(folder: Path) -> dict[str, Any] | None:
         sets = found["data"].get(name) or []
         if not isinstance(sets, list) or not all(isinstance(each, str) for each in sets):
             raise UserError(f"{path}: data.{name} is {str(sets)[:80]!r}, no list of sets; restore the file")
+    if not isinstance(found.get("seed"), (int, type(None))):
+        raise UserError(f"{path}: seed is {found['seed']!r}, no whole number; restore the file")
     return found
 
 
