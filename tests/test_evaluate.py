@@ -526,7 +526,8 @@ def test_evaluating_prints_the_table_with_intervals(undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undisturbed, tmp_path, data_root):
+@pytest.mark.faults
+def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undisturbed, tmp_path, data_root, fault):
     folder = tmp_path / "killed"
     words = evaluation_of(folder, data_root)
     command = [sys.executable, "-m", "vqr1", *words]
@@ -545,6 +546,12 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_file(undis
     assert done.returncode == 0, done.stderr[-4000:]
     assert (folder / ROWS).read_bytes() == whole
     assert (folder / SETTINGS).read_bytes() == (undisturbed[0] / SETTINGS).read_bytes()
+    fault(
+        "SIGKILL to `vqr1 evaluate`",
+        how="in the middle, and its last line torn",
+        happens="the same command ends with the same file, to the byte",
+        lost="the answers that were being written",
+    )
 
 
 @pytest.mark.parametrize("asked", [{"k": 2}, {"method": "expected", "until": 0.05, "max_k": 7}, {"method": "greedy"}])

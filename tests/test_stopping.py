@@ -113,7 +113,8 @@ def stopped_at(step, call=1, number=TERM):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, whole, tmp_path):
+@pytest.mark.faults
+def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, whole, tmp_path, fault):
     """Before its first step, in a step, in the evaluation after it, in the last one."""
     folder = tmp_path / "run"
     repeated = "stopped by SIGTERM in an evaluation, which is repeated"
@@ -132,6 +133,12 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, w
     run(folder, resume="auto")
     assert (folder / "metrics.jsonl").read_bytes() == whole
     assert not (folder / "stopped.json").exists()
+    fault(
+        "SIGTERM or SIGUSR1 reaches a run again and again",
+        how="before its first step, in a step, in two evaluations",
+        happens="the step is finished and saved, exit code 75; the same command ends it as an undisturbed run",
+        lost="nothing; an evaluation is repeated",
+    )
 
 
 def test_a_signal_while_ranks_wait_for_each_other_is_a_stop_of_the_run(tmp_path, monkeypatch):
