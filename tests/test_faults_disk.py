@@ -78,7 +78,7 @@ PLACES = [
     pytest.param("state", 4, 0, 2, id="the last file of a checkpoint"),
     pytest.param("answers", 4, 0, 4, id="answers"),
     pytest.param("final", 4, 500_000, 4, id="final weights"),
-    pytest.param("optimiser", 4, 1_000_000, 2, id="the optimiser", marks=pytest.mark.full),
+    pytest.param("optimiser", 4, 1_000_000, 2, id="the optimiser"),
     pytest.param("weights", 4, 500_000, 2, id="weights of a checkpoint", marks=pytest.mark.full),
     pytest.param("metrics", 3, 0, 2, id="figures", marks=pytest.mark.full),
     pytest.param("summary", 4, 0, 4, id="the summary", marks=pytest.mark.full),
@@ -283,7 +283,6 @@ def exchanged(root):
     first.write_bytes(other)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("change", "said"),
     [(turned, r"\d+ of \d+ pictures are not as .* had score .* and has"), (exchanged, r"2 of \d+ .* another content")],

@@ -158,9 +158,11 @@ def open_wandb(config: Config, folder: RunFolder, say: Say, ending: ExitStack) -
             run = begin(mode)
             say(f"warning: wandb's server does not answer ({_one_line(error)}); {_later(run)}")
     except wandb.errors.Error as error:
+        remedy = "log in with `wandb login`, or keep the figures in the run folder with logger=offline"
+        if mode is Wandb.offline:
+            remedy = "it needs a folder for temporary files (TMPDIR), or do without it with logger=disabled"
         raise UserError(
-            f"wandb does not start ({_one_line(error)}); log in with `wandb login`, or keep the figures in the run "
-            f"folder with logger=offline, and give name={config.name} resume=auto"
+            f"wandb does not start ({_one_line(error)}); {remedy}, and give name={config.name} resume=auto"
         ) from error
     ending.push(lambda kind, *_: _finish(run, mode, say, exit_code=int(kind is not None)))
     if stored is None:
