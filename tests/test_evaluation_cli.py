@@ -87,7 +87,7 @@ def test_compare_prints_and_writes(monkeypatch, capsys, results, tmp_path):
 def test_what_is_wrong_is_one_message_and_exit_code_2(monkeypatch, capsys, results, tmp_path):
     assert "vqr1 table: nowhere/evaluation.json is missing" in refused(monkeypatch, capsys, "table", "nowhere")
     other = str(write_results(tmp_path / "c", {"bid": rows_of("bid", 29)}))
-    assert "pictures of the other file" in refused(monkeypatch, capsys, "compare", results[0], other)
+    assert "lacks 1 pictures of" in refused(monkeypatch, capsys, "compare", results[0], other)
     assert "invalid choice" in refused(monkeypatch, capsys, "table", results[0], "--published", "7")
     assert "the following arguments are required" in refused(monkeypatch, capsys, "compare", results[0])
 

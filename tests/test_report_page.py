@@ -371,6 +371,13 @@ def test_the_command_writes_one_file(sweep: Path, tmp_path: Path, capsys: pytest
     assert f"{out}: 8 runs, 0." in capsys.readouterr().err
 
 
+def test_what_no_text_holds_is_shown(sweep: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(next(sweep.glob("*/config.yaml")).parent, tmp_path / "run")
+    (run / "versions.json").write_text('{"vqr1": "\\ud800"}')
+    report([str(run), "--out", str(tmp_path / "page.html")])
+    assert "\\ud800" in (tmp_path / "page.html").read_text()
+
+
 def test_bad_input_is_one_message(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         report([str(tmp_path)])

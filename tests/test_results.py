@@ -80,6 +80,8 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"weights": 1}, "line 2: not a result .weights: Input should be a valid array"),
         ({"score": 10**400}, "line 2: not a result"),
         ({"mos": float("nan")}, "line 2: not a result .mos: Input should be a finite number"),
+        ({"std": -0.1}, "line 2: bid/00001.png has a negative std or weight"),
+        ({"stds": [0.1, -0.1, 0.1]}, "line 2: bid/00001.png has a negative std or weight"),
         ({"std": "wide"}, "line 2: not a result .std: Input should be a valid number"),
         ({"scores": ["3", None, None]}, "line 2: not a result .scores.0: Input should be a valid number"),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),

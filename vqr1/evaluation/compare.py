@@ -103,11 +103,11 @@ def same_pictures(a: Evaluation, b: Evaluation, name: str) -> list[tuple[ResultR
     """Rows of both files, picture by picture, in A's order. Raises UserError for whatever is not the same."""
     theirs = {row.image_id: row for row in b.rows[name]}
     ours = {row.image_id: row for row in a.rows[name]}
-    for one, other, where in ((ours, theirs, b.folder), (theirs, ours, a.folder)):
+    for one, other, where, of in ((ours, theirs, b.folder, a.folder), (theirs, ours, a.folder, b.folder)):
         absent = [image for image in one if image not in other]
         if absent:
             raise UserError(
-                f"{name}: {where} lacks {len(absent)} pictures of the other file, {absent[0]} first; "
+                f"{name}: {where} lacks {len(absent)} pictures of {of}, {absent[0]} first; "
                 "compare results on the same pictures, and finish an interrupted evaluation first"
             )
     for image, row in ours.items():

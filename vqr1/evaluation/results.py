@@ -146,6 +146,8 @@ def _row(line: bytes, where: str) -> ResultRow:
     given = [each for each in (row.stds, row.weights) if each is not None]
     if not all(len(each) == len(row.scores) for each in given):
         raise UserError(f"{where}: {row.image_id} has stds or weights, but not one for each score; evaluate again")
+    if any(each < 0 for each in (row.std, *(row.stds or ()), *(row.weights or ())) if each is not None):
+        raise UserError(f"{where}: {row.image_id} has a negative std or weight; restore the file or evaluate again")
     if row.status not in STATUSES or (row.score is not None) != (row.status == "ok"):
         raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
     return row

@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> None:
     def write() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replaced(out) as new:
-            new.write_text(content, encoding="utf-8")
+            new.write_text(content, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, say
 
     written("--out", out, write)
     show(
