@@ -158,7 +158,13 @@ def test_a_compressed_variable_that_swells_is_refused(tmp_path):
     path.write_bytes(
         b"MATLAB 5.0".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + struct.pack("<II", 15, len(body)) + body
     )
-    with pytest.raises(ValueError, match=r"labels.mat: .*cut short, or over 4194304 bytes"):
+    with pytest.raises(ValueError, match=r"labels.mat: .*over 4194304 bytes unpacked\); save it without compression"):
+        mat_columns(path, "scores")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"labels.mat: .*\(.*goes on behind its end\); fetch it again"):
+        mat_columns(path, "scores")
+    path.write_bytes(bytes(200))  # level 4 has no header
+    with pytest.raises(ValueError, match=r"labels.mat: .*not of level 5\); save it in MATLAB by save -v7"):
         mat_columns(path, "scores")
 
 

@@ -328,6 +328,8 @@ def _of_run(run: Path, weights: Path) -> Model:
         objective = settings.get("objective", "rl2r")  # the only one of runs from before it was a setting
         prompt = _asked(objective, settings)
         rule = SplitRule(tuple(data.split_ratio), data.split_seed)
+    except UserError:
+        raise
     except (LookupError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(f"{run / 'config.yaml'}: not a run of vqr1 train ({why}); restore the file") from error

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 2**22  # bytes of an unpacked variable: cells of nothing take 8 each, so that this is half a million of them
+LARGEST = (
+    2**22
+)  # bytes of a variable that was compressed: cells of nothing take 8 each, so that this is half a million of them
 HEADER = 128  # bytes, of which the last two say which byte of a number comes first
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
@@ -27,7 +29,11 @@ EMPTY = np.empty(0)
 
 
 class DamagedError(Exception):
-    """No such file, or not whole; says why, without its name."""
+    """No such file, or not whole; says why, without its name. ``remedy``: where it is not to fetch it again."""
+
+    def __init__(self, why: str, remedy: str = ""):
+        super().__init__(why)
+        self.remedy = remedy
 
 
 def read_variables(content: bytes) -> dict[str, Any]:
@@ -37,7 +43,7 @@ def read_variables(content: bytes) -> dict[str, Any]:
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
     if order is None:
-        raise DamagedError("its header is not of level 5, which save -v7 writes")
+        raise DamagedError("its header is not of level 5", "save it in MATLAB by save -v7")
     found = {}
     try:
         for kind, body in _elements(memoryview(content)[HEADER:], order):
@@ -58,7 +64,9 @@ def _inflated(body: memoryview) -> bytes:
     reader = zlib.decompressobj()
     content = reader.decompress(body, LARGEST)
     if not reader.eof:
-        raise DamagedError(f"a variable is cut short, or over {LARGEST} bytes")
+        if len(content) < LARGEST:
+            raise DamagedError("a variable is cut short")
+        raise DamagedError(f"a variable has over {LARGEST} bytes unpacked", "save it without compression, by save -v6")
     return content
 
 

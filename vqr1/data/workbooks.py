@@ -153,8 +153,8 @@ def mat_columns(path: Path, *names: str) -> list[list[Any]]:
     check_kind(path, "MATLAB")
     try:
         variables = read_variables(path.read_bytes())
-    except (DamagedError, OSError) as error:
-        raise UserError(f"{path}: not a readable MATLAB file ({error}); {FETCH}") from error
+    except DamagedError as error:
+        raise UserError(f"{path}: not a readable MATLAB file ({error}); {error.remedy or FETCH}") from error
     found = sorted(variables)
     if not {name for name in names if variables.get(name) is not None} >= set(names):
         raise UserError(

@@ -25,13 +25,13 @@ def numbered(run: Path) -> dict[int, Path]:
 def put_checkpoint(run: Path, step: int, limit: int | None) -> None:
     """Move the checkpoint of ``step`` to its place, and delete the earliest beyond ``limit`` (None or 0: none)."""
     put_in_place(run / f"{PREFIX}{step}", run / UNFINISHED / f"{PREFIX}{step}")
-    (run / UNFINISHED).rmdir()
     found = list(numbered(run).values())
     for path in found[:-limit] if limit and limit > 0 else ():
         old = path.with_name(path.name + OLD)
         remove(old)
         path.rename(old)
         shutil.rmtree(old, ignore_errors=True)  # a resumed run clears what is left of it
+    shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # empty but for what a file system keeps there (.nfs0001)
 
 
 def unfinished(run: Path) -> list[Path]:
