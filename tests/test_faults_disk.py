@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_made_is_one_message(run, tmp_path, disk, fault,
     told = message(done)
     assert done.returncode == 2
     assert str(runs) in told and "bytes free" in told, told
-    fault(f"runs= is {place}", how=str(place), happens="one message with the path, exit 2", lost="nothing")
+    fault("the folder of a run cannot be made", how=place, happens="one message with the path, exit 2", lost="nothing")
 
 
 @pytest.mark.full

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 from tests.support.faults_fuzz import (
     FINE_NAMES,
+    GENERATED,
     NO_SCORES,
+    ONE_WRONG,
+    READ_OR_REFUSED,
+    SPOILT,
     Rated,
     Tally,
     counts,
@@ -73,7 +77,7 @@ def test_answers(count: int, fault: Callable[..., None]) -> None:
         for thinking in (False, True):
             assert not follows_format(text, thinking) or score is not None
 
-    fault("answers of any text", how="generated", happens=f"read as the grammar says ({tally})", lost="nothing")
+    fault("answers of any text", how=GENERATED, happens="read as the grammar says", lost="nothing", tally=tally)
 
 
 @counts(200, 2000)
@@ -216,12 +220,14 @@ def test_whole_label_files(form: str, count: int, mine: Path, fault: Callable[..
         assert found == ({row.record for row in rows} if whole else bare(rows))
 
     assert not tally.refused
-    fault(f"label files of one's own ({form})", how="generated", happens=f"read right ({tally})", lost="nothing")
+    fault("label files of one's own", how=GENERATED, happens="read right", lost="nothing", tally=tally)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @counts(40, 500)
-def test_one_wrong_value_is_refused_with_its_line(form: str, count: int, mine: Path) -> None:
+def test_one_wrong_value_is_refused_with_its_line(
+    form: str, count: int, mine: Path, fault: Callable[..., None]
+) -> None:
     """A score that is none, or a name of no picture."""
     declared, without, _ = FORMS[form]
     (mine / "dataset.yaml").write_text(declared)
@@ -243,6 +249,7 @@ def test_one_wrong_value_is_refused_with_its_line(form: str, count: int, mine: P
         assert tally.tried(lambda: records(mine, True), line) is None
 
     assert not tally.read
+    fault("label files of one's own", how=ONE_WRONG, happens="refused with its line", lost="nothing", tally=tally)
 
 
 def plain_lines(form: str, rows: list[Rated]) -> tuple[list[str], int]:
@@ -275,7 +282,7 @@ def test_spoilt_label_files(form: str, count: int, mine: Path, fault: Callable[.
         assert all(1 <= score <= 5 and score in numbers for _, score in found or ())
 
     assert tally.read and tally.refused
-    fault(f"spoilt label files ({form})", how="changed bytes", happens=f"read or refused ({tally})", lost="nothing")
+    fault("label files of one's own", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 def numbers_of(labels: bytes) -> set[float]:
@@ -302,14 +309,14 @@ def test_spoilt_declarations(count: int, mine: Path, fault: Callable[..., None])
         (mine / "dataset.yaml").write_bytes(declared)
         tally.tried(lambda: records(mine, False), mine)
 
-    fault("spoilt declarations", how="changed bytes", happens=f"read or refused ({tally})", lost="nothing")
+    fault("dataset.yaml", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 ROW = {"dataset_name": "x", "image": ["a.png"], "conversations": [{"value": "rate"}, {"value": 3.5}]}
 
 
 @counts(100, 1000)
-def test_json_rows_of_other_values(count: int, mine: Path) -> None:
+def test_json_rows_of_other_values(count: int, mine: Path, fault: Callable[..., None]) -> None:
     (mine / "dataset.yaml").write_text(JSON)
     tally = Tally()
 
@@ -320,3 +327,4 @@ def test_json_rows_of_other_values(count: int, mine: Path) -> None:
         assert found is None or len(found) == 1
 
     assert tally.read and tally.refused
+    fault("label files of one's own", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)

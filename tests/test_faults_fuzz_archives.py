@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.support.faults_archives import TABLES, TEXTS, Matlab, TextLabels, Workbook, spoilt_inside, unchanged
-from tests.support.faults_fuzz import Tally, counts, spoilt, tried_on
+from tests.support.faults_fuzz import GENERATED, ONE_WRONG, READ_OR_REFUSED, SPOILT, Tally, counts, spoilt, tried_on
 from tests.support.miniatures import MINIATURES, bapps, csiq
 from vqr1.data import read_dataset
 from vqr1.data.bapps import read_bapps
@@ -33,7 +33,7 @@ def read(folder: Path) -> Splits:
 
 @pytest.mark.parametrize("name", ALL)
 @counts(12, 250)
-def test_the_same_labels_written_otherwise(name: str, count: int, archive: Path) -> None:
+def test_the_same_labels_written_otherwise(name: str, count: int, archive: Path, fault: Callable[..., None]) -> None:
     labels = ALL[name]
     whole, tally = read(archive).parts(), Tally()
     content, write = unchanged(archive, labels.file)
@@ -45,11 +45,14 @@ def test_the_same_labels_written_otherwise(name: str, count: int, archive: Path)
         assert found is not None and found.parts() == whole
 
     assert not tally.refused
+    fault("label files of published sets", how=GENERATED, happens="read right", lost="nothing", tally=tally)
 
 
 @pytest.mark.parametrize("name", ALL)
 @counts(12, 100)
-def test_one_wrong_number_is_refused_with_its_line(name: str, count: int, archive: Path) -> None:
+def test_one_wrong_number_is_refused_with_its_line(
+    name: str, count: int, archive: Path, fault: Callable[..., None]
+) -> None:
     labels, tally = ALL[name], Tally()
     content, write = unchanged(archive, labels.file)
 
@@ -60,6 +63,7 @@ def test_one_wrong_number_is_refused_with_its_line(name: str, count: int, archiv
         tally.tried(lambda: read(archive), line)
 
     assert not tally.read
+    fault("label files of published sets", how=ONE_WRONG, happens="refused with its line", lost="nothing", tally=tally)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -79,11 +83,11 @@ def test_spoilt_label_files_of_published_sets(name: str, count: int, archive: Pa
             assert math.isfinite(sample.mos) and Path(sample.image).is_file()
 
     assert tally.refused
-    fault(f"spoilt label files ({name})", how="changed bytes", happens=f"read or refused ({tally})", lost="nothing")
+    fault("label files of published sets", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 @counts(20, 300)
-def test_spoilt_judgements(count: int, tmp_path: Path) -> None:
+def test_spoilt_judgements(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     folder, tally = bapps(tmp_path / "bapps"), Tally()
     content, write = unchanged(folder, "2afc/train/traditional/judge/000001.npy")
 
@@ -94,3 +98,4 @@ def test_spoilt_judgements(count: int, tmp_path: Path) -> None:
         assert all(0 <= pair.preference <= 1 for part in (pairs or {}).values() for pair in part)
 
     assert tally.refused
+    fault("judgements of BAPPS", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)

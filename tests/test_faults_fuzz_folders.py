@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from tests.support.faults_fuzz import Tally, counts, other_values, spoilt, tried_on
+from tests.support.faults_fuzz import READ_OR_REFUSED, SPOILT, Tally, counts, other_values, spoilt, tried_on
 from tests.support.made_runs import make_run
 from tests.support.question_files import depictqa, llvisionqa, micbench, qbench2, written
 from tests.support.results import rows_of, write_results
@@ -105,11 +105,11 @@ def test_spoilt_results(count: int, tmp_path: Path, fault: Callable[..., None]) 
         quietly(calibration, [str(folder), "--rounds", "2"])
 
     tally = tried_with(folder, RESULT, count, read)
-    fault("spoilt result files", how="changed bytes and values", happens=f"read or refused ({tally})", lost="nothing")
+    fault("result files", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 @counts(40, 500)
-def test_spoilt_evaluations_that_are_gone_on_with(count: int, tmp_path: Path) -> None:
+def test_spoilt_evaluations_that_are_gone_on_with(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     rows = rows_of("bid", 6)
     folder = write_results(tmp_path / "a", {"bid": rows})
     record = json.loads((folder / "evaluation.json").read_text())
@@ -119,7 +119,8 @@ def test_spoilt_evaluations_that_are_gone_on_with(count: int, tmp_path: Path) ->
         result.open(record, [[row.image_id for row in rows[i : i + 2]] for i in (0, 2, 4)])
         result.close()
 
-    tried_with(folder, RESULT, count, read)
+    tally = tried_with(folder, RESULT, count, read)
+    fault("result files", how=SPOILT, happens="gone on with or refused", lost="nothing", tally=tally)
 
 
 # --- Runs
@@ -178,18 +179,19 @@ def test_spoilt_runs_that_are_gone_on_with(count: int, begun: Path, fault: Calla
             run.close()
 
     tally = tried_with(begun, RUN, count, read, begun.name)
-    fault("spoilt run folders", how="changed bytes and values", happens=f"resumed or refused ({tally})", lost="nothing")
+    fault("run folders", how=SPOILT, happens="gone on with or refused", lost="nothing", tally=tally)
 
 
 @counts(40, 500)
-def test_spoilt_runs_that_are_rated_with(count: int, begun: Path) -> None:
+def test_spoilt_runs_that_are_rated_with(count: int, begun: Path, fault: Callable[..., None]) -> None:
     (begun / "best" / "config.json").write_text("{}")
-    tried_with(
+    tally = tried_with(
         begun,
         ("config.yaml", "splits.json"),
         count,
         lambda: find_model(AnswerSettings(model=str(begun)), weights=False),
     )
+    fault("run folders", how=SPOILT, happens="rated with or refused", lost="nothing", tally=tally)
 
 
 SHOWN = ("config.yaml", "metrics.jsonl", "answers.jsonl", "timings.jsonl", "summary.json", "versions.json")
@@ -206,16 +208,14 @@ def test_spoilt_runs_in_reports(count: int, tmp_path: Path, fault: Callable[...,
 
     read()  # imports what it needs
     tally = tried_with(folder, SHOWN, count, read)
-    fault(
-        "spoilt runs in reports", how="changed bytes and values", happens=f"shown or refused ({tally})", lost="nothing"
-    )
+    fault("run folders", how=SPOILT, happens="shown in a report or refused", lost="nothing", tally=tally)
 
 
 # --- Ratings, answers and exports that are gone on with
 
 
 @counts(40, 500)
-def test_spoilt_ratings_that_are_gone_on_with(count: int, tmp_path: Path) -> None:
+def test_spoilt_ratings_that_are_gone_on_with(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     asked, target = {"model": "tiny", "k": 3}, tmp_path / "ratings.csv"
     photos = [tmp_path / f"{i}.png" for i in range(3)]
     first = unfinished_ratings("--csv", target)
@@ -232,11 +232,12 @@ def test_spoilt_ratings_that_are_gone_on_with(count: int, tmp_path: Path) -> Non
         finally:
             again.close()
 
-    tried_with(first.path, ("asked.json", "ratings.jsonl"), count, read)
+    tally = tried_with(first.path, ("asked.json", "ratings.jsonl"), count, read)
+    fault("unfinished ratings", how=SPOILT, happens="gone on with or refused", lost="nothing", tally=tally)
 
 
 @counts(40, 500)
-def test_spoilt_exports_and_anchors(count: int, tmp_path: Path) -> None:
+def test_spoilt_exports_and_anchors(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     folder = tmp_path / "exported"
     folder.mkdir()
     write_exported(folder, Exported("How good?", 784, 7840, 64, "float32", ["five"], [6, 2, 2], 0, {"five": "a" * 16}))
@@ -251,7 +252,8 @@ def test_spoilt_exports_and_anchors(count: int, tmp_path: Path) -> None:
         find_model(AnswerSettings(model=str(folder)), weights=False)
         read_or_solve(folder / "anchors.json", [], lambda _: {})
 
-    tried_with(folder, ("rating.json", "anchors.json"), count, read)
+    tally = tried_with(folder, ("rating.json", "anchors.json"), count, read)
+    fault("exported folders and anchors", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 # --- Questions
@@ -275,11 +277,11 @@ def test_spoilt_questions(kind: str, count: int, lines: bool, tmp_path: Path, fa
             assert all(Path(picture).is_file() for picture in pictures)
 
     tally = tried_with(folder, (name,), count, read)
-    fault(f"spoilt questions ({name}, {kind})", how="changed bytes and values", happens=f"{tally}", lost="nothing")
+    fault("files of questions", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 @counts(40, 500)
-def test_spoilt_content_rows(count: int, tmp_path: Path) -> None:
+def test_spoilt_content_rows(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     folder = tmp_path / "content"
     folder.mkdir()
     rows = [{"query": "What is it?", "answer": "A dog.", "image": "p0.png"}, depictqa()]
@@ -288,4 +290,5 @@ def test_spoilt_content_rows(count: int, tmp_path: Path) -> None:
     def read() -> None:
         assert all(Path(picture).is_file() for example in read_content(file) for picture in example.pictures)
 
-    tried_with(folder, ("rows.jsonl",), count, read)
+    tally = tried_with(folder, ("rows.jsonl",), count, read)
+    fault("content rows", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)

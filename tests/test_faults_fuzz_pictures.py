@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.faults_fuzz import Tally, counts, spoilt, tried_on
+from tests.support.faults_fuzz import GENERATED, READ_OR_REFUSED, SPOILT, Tally, counts, spoilt, tried_on
 from tests.support.faults_pictures import FIELDS, H, Made, W, bombs, png_of, whole
 from vqr1.data.pictures import MAX_PIXELS, TOKEN_PIXELS, grid_size, load_with_size, open_picture
 
@@ -35,11 +35,11 @@ def test_whole_pictures(count: int, tmp_path: Path, fault: Callable[..., None]) 
         assert picture is not None and picture.mode == "RGB" and far(picture, made) <= made.error + 0.51
 
     assert not tally.refused
-    fault("pictures of 19 formats and modes", how="generated", happens=f"read right ({tally})", lost="nothing")
+    fault("pictures of 19 formats and modes", how=GENERATED, happens="read right", lost="nothing", tally=tally)
 
 
 @counts(150, 1500)
-def test_pictures_that_were_cut_short(count: int, tmp_path: Path) -> None:
+def test_pictures_that_were_cut_short(count: int, tmp_path: Path, fault: Callable[..., None]) -> None:
     """Refused, or what was cut off holds no pixel."""
     tally, file = Tally(), tmp_path / "picture"
 
@@ -51,6 +51,7 @@ def test_pictures_that_were_cut_short(count: int, tmp_path: Path) -> None:
         assert picture is None or far(picture, made) <= made.error + 0.51
 
     assert tally.refused
+    fault("pictures of 19 formats and modes", how="cut", happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 @counts(300, 6000)
@@ -67,7 +68,7 @@ def test_spoilt_pictures(count: int, tmp_path: Path, fault: Callable[..., None])
             assert picture.mode == "RGB" and min(width, height) >= TOKEN_PIXELS and width * height <= MAX_PIXELS
 
     assert tally.read and tally.refused
-    fault("spoilt pictures", how="changed bytes", happens=f"read or refused ({tally})", lost="nothing")
+    fault("pictures of 19 formats and modes", how=SPOILT, happens=READ_OR_REFUSED, lost="nothing", tally=tally)
 
 
 @pytest.mark.parametrize("name", bombs())

@@ -121,7 +121,7 @@ def test_no_name_steers_the_terminal(command, place, fault):
         text = said([command, *(word.replace("{}", str(place)) for word in asked)], code)
         assert r"\x1b" in text or r"\u001b" in text or "mine" in asked, text[-3000:]
     fault(
-        f"control characters in names, titles and words, `vqr1 {command}`",
+        "control characters in names, titles and words of every command",
         how="an escape sequence in names of folders, sets, pictures, models and options",
         happens=r"shown as `\x1b`",
         lost="nothing",
@@ -139,9 +139,8 @@ def test_a_name_leads_nowhere_else(name, data_root, tmp_path, fault):
         assert done.returncode == 2 and NAMES[name] in done.stderr and "Traceback" not in done.stderr
         assert f"name={name!r}" in done.stderr
     assert list(tmp_path.iterdir()) == []
-    fault(
-        f"`name={name!r}`".replace("\n", ""), how="vqr1 train, vqr1 evaluate", happens="refused, exit 2", lost="nothing"
-    )
+    given = ", ".join(f"`name={each!r}`" for each in NAMES)
+    fault("a name that is no folder below runs", how=given, happens="refused, exit 2", lost="nothing")
 
 
 @pytest.mark.parametrize(
@@ -152,4 +151,5 @@ def test_a_set_is_a_folder_below_the_root(name, tmp_path, fault):
     done = forked(words({**QUICK, "data": name, "data.root": tmp_path / "root", "runs": tmp_path, "name": "x"}))
     assert done.returncode == 2 and "is no name of a dataset" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
-    fault(f"data={name}", how="a set in a folder below another", happens="refused at the start", lost="nothing")
+    given = "`data=sub/mine`, `data=../mine`, `data=/m`"
+    fault("a set that is no folder below the root", how=given, happens="refused, exit 2", lost="nothing")

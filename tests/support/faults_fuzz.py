@@ -22,6 +22,9 @@ from hypothesis import strategies as st
 
 from vqr1.errors import UserError
 
+# What rows of docs/reliability.md say of how files are made, and of what becomes of them.
+GENERATED, ONE_WRONG, SPOILT = "whole, of known content", "one wrong value", "changed bytes or values"
+READ_OR_REFUSED = "read, or refused by name"
 SECONDS = 5
 GIGABYTES = 2
 LONGEST = 3000  # characters of a message
@@ -47,14 +50,6 @@ class Tally:
     def __init__(self) -> None:
         self.read = self.refused = 0
         self.slowest = 0.0
-        self._began = time.perf_counter()
-
-    def __str__(self) -> str:
-        count, took = self.read + self.refused, time.perf_counter() - self._began
-        return (
-            f"{count:,} examples: {self.read:,} read, {self.refused:,} refused, in {took:.0f} s; the slowest "
-            f"{self.slowest:.2f} s"
-        )
 
     def tried(self, read: Callable[[], Read], *names: Path | str) -> Read | None:
         """What ``read`` gives, None where it refuses with a message that holds one of ``names``.
