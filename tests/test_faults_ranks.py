@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.distributed]
 
 ROOT = Path(__file__).parents[1]
 FAULTS = "tests.support.faults_ranks"
-WAIT = 5  # trainer.ddp_timeout of these runs, seconds
+WAIT, LONGER = 5, 20  # trainer.ddp_timeout of these runs, seconds; the latter where ranks import and start engines
 SOON = 25  # seconds in which all must have ended beyond that, on a machine that does other things; measured: 1 to 2
 RUN = {"trainer__max_steps": 5, "trainer__save_steps": 2, "logger__screen": "quiet"}
 STALLED = (2, -signal.SIGKILL)  # of the one that speaks, and of the one that it ends: whichever is seen first
 OTHER = "another rank has ended; its message is above"
-SILENT = rf"rank {{}} \(\S+, process \d+\) has not answered for \d+ s.*trainer.ddp_timeout={WAIT}\)"
+SILENT = r"rank {} \(\S+, process \d+\) has not answered for \d+ s.*trainer.ddp_timeout={}\)"
 
 
 @dataclass
@@ -107,7 +107,9 @@ def test_a_stopped_rank_is_named_and_ends_all(put_in, whole, tmp_path, data_root
     seen = put_in("stopped_rank:1:4", "stopped")
     assert seen.code in STALLED and not seen.left
     (message,) = seen.messages
-    assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(1)}", message) and "waited for it in step 4" in message
+    assert (
+        re.match(rf"vqr1 train \(rank 0\): {SILENT.format(1, WAIT)}", message) and "waited for it in step 4" in message
+    )
     assert "gloo" not in seen.told and "resume=auto goes on" in seen.told
     assert WAIT <= seen.seconds < WAIT + SOON
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
@@ -125,7 +127,7 @@ def test_the_rank_that_all_meet_at_may_stop(put_in, fault):
     seen = put_in("stopped_rank:0:2", "stopped")
     assert seen.code in STALLED and not seen.left
     (message,) = seen.messages
-    assert re.match(rf"vqr1 train \(rank 1\): {SILENT.format(0)}", message)
+    assert re.match(rf"vqr1 train \(rank 1\): {SILENT.format(0, WAIT)}", message)
     assert WAIT <= seen.seconds < WAIT + SOON
     fault(
         "The rank stalls that has the ranks' store",
@@ -140,7 +142,7 @@ def test_of_four_ranks_one_speaks(put_in, fault):
     seen = put_in("stopped_rank:2:2", "stopped", ranks=4)
     assert seen.code in STALLED and not seen.left
     message, *others = sorted(seen.messages, key=len, reverse=True)
-    assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(2)}", message)
+    assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(2, WAIT)}", message)
     assert all(other.endswith(OTHER) for other in others) and "gloo" not in seen.told
     assert WAIT <= seen.seconds < WAIT + SOON
     fault(
@@ -358,7 +360,7 @@ def launched(tmp_path, data_root):
     """Starts two ranks with one fault: by torchrun, also with vLLM in them, or by ``vqr1 train`` and accelerate."""
 
     def start(way: str, fault: str, **settings: object) -> subprocess.Popen[bytes]:
-        asked = {**RUN, "data__root": data_root, "trainer__ddp_timeout": WAIT, "runs": tmp_path, "name": "run"}
+        asked = {**RUN, "data__root": data_root, "trainer__ddp_timeout": LONGER, "runs": tmp_path, "name": "run"}
         there = {**environment(), "PYTHONPATH": str(ROOT), "FAULT_NOTES": str(tmp_path / "notes")}
         if way == "vllm":
             settings |= BY_VLLM
@@ -380,8 +382,8 @@ def test_a_stopped_rank_ends_all_under_every_launcher(launched, way, tmp_path, f
     code = launched(way, "stopped_rank:1:2").wait(timeout=300)
     seen = looked_at(code, (tmp_path / "told").read_text(), tmp_path / "notes", "stopped")
     assert seen.code == (1 if way in BY_TORCHRUN else 2) and not seen.left
-    assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(1)}", seen.messages[0]), seen.told
-    assert WAIT <= seen.seconds < WAIT + SOON and "gloo" not in seen.told
+    assert re.match(rf"vqr1 train \(rank 0\): {SILENT.format(1, LONGER)}", seen.messages[0]), seen.told
+    assert LONGER <= seen.seconds < LONGER + SOON and "gloo" not in seen.told
     fault(
         f"A rank stalls under {way}",
         how="SIGSTOP to one of two ranks in a step",

@@ -1,6 +1,12 @@
 """What the ranks of a run must have in common."""
 
-from vqr1.training.ranks import difference, digests
+import pytest
+from torch.distributed import DistStoreError
+
+from vqr1.config import Config, PolicyConfig
+from vqr1.errors import UserError
+from vqr1.training import ranks
+from vqr1.training.ranks import difference, digests, join
 
 FIRST = {"torch": "2.13.0", "trl": "1.16.0", "vllm": None}
 
@@ -35,3 +41,16 @@ def test_data_and_policy_are_compared_by_their_content():
         digests(splits, rows, {"model.safetensors": "00"}),
     ):
         assert difference([("a", same), ("b", other)])
+
+
+def test_a_rank_that_does_not_come_to_torchruns_group_is_one_message(monkeypatch):
+    def late(**_):
+        raise DistStoreError("wait timeout after 11500ms, keys: /default_pg/0//cpu//0/1\nand a stack")
+
+    monkeypatch.setattr(ranks, "PartialState", late)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"^not all 2 ranks have come within 12 s \(trainer.ddp_timeout=5\): .*0/1\. One"
+    ):
+        join(Config(policy=PolicyConfig(path="tiny"), trainer={"ddp_timeout": 5}))

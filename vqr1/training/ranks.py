@@ -37,7 +37,15 @@ def join(config: Config) -> PartialState:
     world = int(os.environ.get("WORLD_SIZE") or 1)
     met = torch.distributed.is_initialized()
     store = meet_by_themselves(world, seconds) if world > 1 and not met else None
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=operations_timeout(seconds))  # CPUs: gloo
+    timeout = operations_timeout(seconds)
+    try:
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)  # CPUs: gloo
+    except torch.distributed.DistError as error:
+        raise UserError(
+            f"not all {world} ranks have come within {timeout.total_seconds():.0f} s "
+            f"(trainer.ddp_timeout={seconds:g}): {str(error).splitlines()[0]}. One has ended, hangs as it starts or "
+            "needs longer: look at it there, or raise trainer.ddp_timeout"
+        ) from error
     if not met and state.num_processes > 1:
         check_same(versions())
     del store  # until here: torch's start listens at the same port
