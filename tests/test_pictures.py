@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import struct
 import time
 import zlib
@@ -84,6 +85,20 @@ def test_the_first_frame_of_an_animation(tmp_path):
     frames = [plain(colour=c) for c in (RED, (0, 0, 255))]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert np.asarray(open_picture(tmp_path / "a.gif"))[5, 5, 0] > 150
+
+
+def test_a_length_of_gigabytes_is_not_reserved(tmp_path):
+    plain((48, 32)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    at = content.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(content[:at] + b"\x7f\xff\xff\xff" + content[at + 4 :])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, hard))
+    try:
+        assert open_picture(tmp_path / "a.png").size == (48, 32)  # all its pixels are there
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_unreadable_files_are_named(tmp_path):

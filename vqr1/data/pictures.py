@@ -127,12 +127,13 @@ def _decode(path: str | Path, needed: int | None) -> tuple[Image.Image, tuple[in
     if why is not None:
         raise UserError(f"{path} {why}; give a picture file or leave it out")
     with _refusals(path):
+        content = Path(path).read_bytes()  # of a file Pillow reads as much as a damaged length says, gigabytes
         try:
-            return _decode_file(path, path, needed)
+            return _decode_file(path, content, needed)
         except ValueError as error:
             if "MAX_TEXT" not in str(error):  # a PNG with more text or profile than Pillow reads: it has pixels too
                 raise
-        return _decode_file(path, io.BytesIO(_without_text(Path(path).read_bytes())), needed)
+        return _decode_file(path, _without_text(content), needed)
 
 
 @contextmanager
@@ -148,10 +149,8 @@ def _refusals(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: not a readable picture ({error}); replace the file or leave it out") from error
 
 
-def _decode_file(
-    path: str | Path, source: str | Path | io.BytesIO, needed: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    with Image.open(source) as file:
+def _decode_file(path: str | Path, content: bytes, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    with Image.open(io.BytesIO(content)) as file:
         return _upright(path, file, needed)
 
 
