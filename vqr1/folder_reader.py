@@ -36,7 +36,7 @@ def read_json(path: Path, remedy: str = RESTORE, /, **kinds: type) -> dict[str, 
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {remedy}") from error
-    _check(found, str(path), remedy, kinds)
+    check_kinds(found, str(path), remedy, kinds)
     return found
 
 
@@ -44,11 +44,12 @@ def read_rows(path: Path, remedy: str = "restore the line or delete it", /, **ki
     """As :func:`vqr1.folder_writer.read_json_lines`, each row with a value of its type for each key of ``kinds``."""
     rows = read_json_lines(path)
     for number, row in enumerate(rows, 1):
-        _check(row, f"{path}, line {number}", remedy, kinds)
+        check_kinds(row, f"{path}, line {number}", remedy, kinds)
     return rows
 
 
-def _check(found: Any, where: str, remedy: str, kinds: dict[str, type]) -> None:
+def check_kinds(found: Any, where: str, remedy: str, kinds: dict[str, type]) -> None:
+    """Raises UserError for what is no object, or has no value of its type for a key of ``kinds``."""
     if not isinstance(found, dict):
         raise UserError(f"{where}: {str(found)[:80]!r} is not an object; {remedy}")
     for key, kind in kinds.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from vqr1.config import Config
 from vqr1.errors import UserError
-from vqr1.folder_reader import read_json, read_rows
+from vqr1.folder_reader import RESTORE, check_kinds, read_json, read_rows
 
 
 def check_contents(
@@ -66,14 +66,15 @@ def _check_policy(run: Path, config: Config, policy: Mapping[str, str]) -> None:
 
 def _check_taught(run: Path, config: Config, taught: Mapping[str, Mapping[str, str]]) -> None:
     file = run / "taught.json"
-    stored = read_json(file, **{kind: dict for kind in ("files", "examples") if kind in read_json(file)})
-    other = _other(stored.get("files", {}), taught.get("files", {}))  # the cause before what follows from it
+    stored = {"files": {}, "examples": {}} | read_json(file)  # what was not taught is not in it
+    check_kinds(stored, str(file), RESTORE, {"files": dict, "examples": dict})
+    other = _other(stored["files"], taught.get("files", {}))  # the cause before what follows from it
     if other is not None:
         raise UserError(
             f"{asked(config)}, but {other} of depict.content={config.depict.content} is not the file that {run} began "
             "with; put it back or start another run"
         )
-    name = _other(stored.get("examples", {}), taught.get("examples", {}))
+    name = _other(stored["examples"], taught.get("examples", {}))
     if name is not None:
         raise UserError(
             f"{asked(config)}, but the examples of {name} are not those that {run} began with, though its pictures and "
