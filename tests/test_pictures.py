@@ -110,8 +110,9 @@ def test_unreadable_files_are_named(tmp_path):
     damaged = (tmp_path / "whole.avif").read_bytes().replace(b"av01", b"xv01", 1)  # Pillow raises RuntimeError
     (tmp_path / "damaged.avif").write_bytes(damaged)
     for name in ("empty.png", "text.png", "cut.jpg", "damaged.avif"):
-        with pytest.raises(UserError, match=f"{name}: not a readable picture"):
+        with pytest.raises(UserError, match=f"{name}: not a readable picture") as refused:
             open_picture(tmp_path / name)
+        assert " at 0x" not in str(refused.value)  # the same words in each process that reads it
 
 
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):

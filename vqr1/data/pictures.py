@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqr1.data.file_picture import FilePicture
 from vqr1.data.files import trouble
@@ -146,7 +146,9 @@ def _refusals(path: str | Path) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or leave it out") from error
     except BROKEN as error:
-        raise UserError(f"{path}: not a readable picture ({error}); replace the file or leave it out") from error
+        # Pillow names what it cannot identify by its place in memory, which is another in each process.
+        why = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path}: not a readable picture ({why}); replace the file or leave it out") from error
 
 
 def _decode_file(path: str | Path, content: bytes, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
