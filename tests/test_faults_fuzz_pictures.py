@@ -11,9 +11,11 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.faults_fuzz import GENERATED, READ_OR_REFUSED, SPOILT, Tally, counts, spoilt, tried_on
+from tests.support.faults_fuzz import GENERATED, READ_OR_REFUSED, SPOILT, Tally, counts, limits, spoilt, tried_on
 from tests.support.faults_pictures import FIELDS, H, Made, W, bombs, png_of, whole
-from vqr1.data.pictures import MAX_PIXELS, TOKEN_PIXELS, grid_size, load_with_size, open_picture
+from vqr1.data.pictures import TOKEN_PIXELS, grid_size, load_with_size, open_picture
+from vqr1.picture_errors import MAX_PIXELS
+from vqr1.report.pictures import read_picture
 
 pytestmark = pytest.mark.faults
 
@@ -63,6 +65,8 @@ def test_spoilt_pictures(count: int, tmp_path: Path, fault: Callable[..., None])
     def each(content: bytes) -> None:
         file.write_bytes(content)
         read = tally.tried(lambda: load_with_size(file, 28 * 28, 40 * 28 * 28), file)
+        with limits():
+            read_picture(file, W)  # as vqr1 report does; it raises nothing
         if read is not None:
             picture, (width, height) = read
             assert picture.mode == "RGB" and min(width, height) >= TOKEN_PIXELS and width * height <= MAX_PIXELS

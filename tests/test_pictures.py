@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
+from tests.support.faults_pictures import damaged_avif
 from vqr1.data import pictures
 from vqr1.data.pictures import (
     PictureLoader,
@@ -106,9 +107,7 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     plain((200, 200)).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:600])
-    plain((200, 200)).save(tmp_path / "whole.avif")
-    damaged = (tmp_path / "whole.avif").read_bytes().replace(b"av01", b"xv01", 1)  # Pillow raises RuntimeError
-    (tmp_path / "damaged.avif").write_bytes(damaged)
+    (tmp_path / "damaged.avif").write_bytes(damaged_avif())
     for name in ("empty.png", "text.png", "cut.jpg", "damaged.avif"):
         with pytest.raises(UserError, match=f"{name}: not a readable picture") as refused:
             open_picture(tmp_path / name)

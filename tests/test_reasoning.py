@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.faults_pictures import damaged_avif
 from vqr1.report.fonts import drawable
 from vqr1.report.reasoning import choose, draw_reasoning, reasoning, stories
 from vqr1.report.style import LIGHT
@@ -181,7 +182,8 @@ def test_pictures_that_cannot_be_read_are_left_out(pictures, tmp_path):
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(WORSE_AND_BETTER)))
     (tmp_path / "pictures" / "b.jpg").unlink()
     (tmp_path / "pictures" / "a.jpg").write_bytes((tmp_path / "pictures" / "c.jpg").read_bytes()[:400])
-    with pytest.warns(UserWarning, match=r"leaves out pictures that cannot be read: five/a, five/b$"):
+    (tmp_path / "pictures" / "d.jpg").write_bytes(damaged_avif())
+    with pytest.warns(UserWarning, match=r"leaves out pictures that cannot be read: five/a, five/b, five/d$"):
         assert draw_reasoning(tmp_path) == tmp_path / "reasoning.png"
     for each in (tmp_path / "pictures").iterdir():
         each.unlink()

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.faults_pictures import damaged_avif
 from tests.support.made_runs import make_run, make_sweep, write_lines
 from vqr1.errors import UserError
 from vqr1.report.arms import arms_of, curve, spread_out
@@ -339,7 +341,11 @@ def test_pictures_come_from_the_run_folder_and_may_be_gone(tmp_path: Path) -> No
     made = Pictures()([run], run.answers[0])
     assert made is not None
     assert (made["width"], made["height"]) == (128, 96)
-    (folder / "pictures" / "0.jpg").write_bytes(b"no picture")
+    for content in (b"no picture", damaged_avif()):
+        (folder / "pictures" / "0.jpg").write_bytes(content)
+        assert Pictures()([run], run.answers[0]) is None
+    (folder / "pictures" / "0.jpg").unlink()
+    os.mkfifo(folder / "pictures" / "0.jpg")  # to open it would be to wait
     assert Pictures()([run], run.answers[0]) is None
     shutil.rmtree(folder / "pictures")
     assert "The picture is not kept" in Read(page([run])).words

@@ -38,6 +38,11 @@ def saved(picture: Image.Image, kind: str, **how: Any) -> bytes:
     return out.getvalue()
 
 
+def damaged_avif() -> bytes:
+    """One for which Pillow raises RuntimeError."""
+    return saved(Image.new("RGB", (200, 200)), "AVIF").replace(b"av01", b"xv01", 1)
+
+
 def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     share = alpha.astype(float)[..., None] / 255
     return colour * share + 255 * (1 - share)

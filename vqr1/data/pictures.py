@@ -30,12 +30,9 @@ import hashlib
 import io
 import math
 import os
-import struct
 import sys
 import threading
 import time
-import warnings
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,10 +47,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vqr1.data.file_picture import FilePicture
 from vqr1.data.files import trouble
 from vqr1.errors import UserError, file_trouble, show
+from vqr1.picture_errors import BROKEN, MAX_PIXELS, TOO_LARGE
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
-MAX_PIXELS = 150_000_000  # decoded, such a picture takes 450 MB
 SPARE = 2  # a JPEG that is decoded reduced keeps so many times the sides that are needed
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 MEMORY = 512 * 2**20  # bytes of fitted pictures that a loader remembers
@@ -61,12 +58,6 @@ DECODERS = 16  # pictures that are decoded at once, at most: each may take tens 
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
 LEFT = 3600.0  # seconds after which what is being kept of a resized picture was left by a process that has ended
 CACHE_VERSION = 1  # raise it when anything that changes a pixel changes
-
-# What decoders raise for a broken file. Pillow's own limit is ours, and an error: it would only warn up to twice that.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
-          RuntimeError, struct.error, zlib.error)  # fmt: skip
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 Load = Callable[[str], Image.Image]
 
@@ -143,7 +134,7 @@ def _refusals(path: str | Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except TOO_LARGE as error:
         raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or leave it out") from error
     except BROKEN as error:
         # Pillow names what it cannot identify by its place in memory, which is another in each process.

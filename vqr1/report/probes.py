@@ -172,13 +172,10 @@ def _at(row: Row, key: str, k: int) -> float | None:
 
 def _thumbnail(path: Path) -> dict[str, Any] | None:
     """None for a file that is no picture."""
-    from PIL import Image, ImageOps
+    from vqr1.report.pictures import read_picture
 
-    try:
-        with Image.open(path) as file:
-            file.draft("RGB", (SIDE, SIDE))
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    picture = read_picture(path, SIDE)
+    if picture is None:
         return None
     picture.thumbnail((SIDE, SIDE))
     content = io.BytesIO()

@@ -21,6 +21,7 @@ from PIL import Image
 from vqr1.answer import read_score
 from vqr1.folder_writer import read_json_lines
 from vqr1.report.fonts import drawable
+from vqr1.report.pictures import read_picture
 from vqr1.report.style import BAND, LIGHT, RC, WIDTH, save
 
 # All in inches.
@@ -105,20 +106,11 @@ def draw_reasoning(folder: Path) -> Path | None:
     there any more, or damaged, is left out with a warning.
     """
     found = stories(read_json_lines(folder / "answers.jsonl"), folder)
-    kept = [story for story in found if _is_picture(story.picture)]
+    kept = [story for story in found if read_picture(story.picture) is not None]
     if lost := [story.image_id for story in found if story not in kept]:
         warnings.warn(f"reasoning.png leaves out pictures that cannot be read: {', '.join(lost)}", stacklevel=2)
     chosen = choose(kept)
     return save(reasoning(chosen), folder, "reasoning") if chosen else None
-
-
-def _is_picture(path: Path) -> bool:
-    try:
-        with Image.open(path) as file:
-            file.load()
-    except (OSError, SyntaxError, ValueError):  # as Pillow has it for a damaged file
-        return False
-    return True
 
 
 def stories(rows: list[dict[str, Any]], folder: Path) -> list[Story]:
