@@ -45,6 +45,15 @@ def test_the_users_error_is_one_message(error, capsys, monkeypatch):
         report_user_errors("table", raising(error))
 
 
+@pytest.mark.parametrize("kind", [UserError, MissingFileError])
+def test_no_message_has_a_place_in_memory_which_is_another_in_each_process(kind):
+    given = object(), print, raising(None)
+    assert str(kind(f"a.npy: {given}")) == (
+        "a.npy: (<object object>, <built-in function print>, <function raising.<locals>.run>)"
+    )
+    assert str(kind("register at 0x1f is 3")) == "register at 0x1f is 3"
+
+
 @pytest.mark.parametrize(
     ("command", "stop", "told"),
     [

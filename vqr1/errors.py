@@ -47,13 +47,22 @@ class UserError(ValueError):
     """What the user can put right: the message names the value that is wrong and the remedy.
 
     A value of a file may be of any length. Of a line of more than LONGEST characters the beginning, which is the place,
-    and the end, the remedy, are kept.
+    and the end, the remedy, are kept. A library's words may name an object by its place in memory, which is another in
+    each process: it is left out, for the files of several ranks are to be those of one.
     """
 
     exit_code = 2
 
     def __str__(self) -> str:
-        return "\n".join(map(_fitting, printable(super().__str__(), kept="\n\t").split("\n")))
+        return "\n".join(map(_fitting, printable(_placeless(super().__str__()), kept="\n\t").split("\n")))
+
+
+def _placeless(text: str) -> str:
+    if " at 0x" not in text:
+        return text
+    import re
+
+    return re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", text)
 
 
 def _fitting(line: str) -> str:

@@ -137,7 +137,7 @@ def _refusals(path: str | Path) -> Iterator[None]:
     except TOO_LARGE as error:
         raise UserError(f"{path}: over 150 megapixels ({error}); shrink it or leave it out") from error
     except BROKEN as error:
-        # Pillow names what it cannot identify by its place in memory, which is another in each process.
+        # Pillow's own words are that it cannot identify <_io.BytesIO object>.
         why = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{path}: not a readable picture ({why}); replace the file or leave it out") from error
 
