@@ -244,6 +244,9 @@ def test_what_hydra_refuses_is_the_users_error(tmp_path, monkeypatch, words, mes
         (OSError("it does not appear to have a file named config.json"), "^it does not appear"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), r"^\[Errno \d+\] Connection refused$"),
         (TimeoutError(errno.ETIMEDOUT, "Connection timed out", "/mount/a"), r"^/mount/a: Connection timed out \("),
+        (RuntimeError("can't start new thread"), r"no more processes or threads .*may have [\w,]+ .*\(ulimit -u\)"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more processes or threads"),  # os.fork
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", "/a"), "/a: Resource temporarily"),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )

@@ -87,6 +87,26 @@ def test_few_open_files(run, undisturbed, tmp_path, fault):
 
 
 @pytest.mark.full
+def test_few_processes(run, undisturbed, tmp_path, fault):
+    assert same_as_undisturbed(run(tmp_path / "run", "few_processes:6"), tmp_path / "run", undisturbed)
+    fault("a user may have few processes", how="6 with all threads (RLIMIT_NPROC)", happens="nothing", lost="nothing")
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(4, marks=pytest.mark.full)])
+def test_too_few_processes(run, tmp_path, most, fault):
+    done = run(tmp_path / "run", f"few_processes:{most}", **LOADS)
+    (told,) = re.findall(r"^vqr1 train: .*", done.stderr, re.M)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert f"no more processes or threads can be started: the user may have {most} (ulimit -u)" in told, told
+    fault(
+        "a user may have too few processes",
+        how=f"{most} with all threads (RLIMIT_NPROC), and two that load pictures",
+        happens="one message with the limit, exit 2",
+        lost="nothing",
+    )
+
+
+@pytest.mark.full
 def test_a_clock_that_is_set_back(run, undisturbed, tmp_path, fault):
     folder = tmp_path / "run"
     assert same_as_undisturbed(run(folder, "set_back:2:7200"), folder, undisturbed)

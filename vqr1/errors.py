@@ -144,8 +144,18 @@ _UNNAMED = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 def file_trouble(error: BaseException, folder: Path | str) -> str | None:
     """Which file could not be read or written and why, with the free space where it is; None for any other error.
 
-    ``folder`` is what was written to, for errors that name no file.
+    So is that no process or thread can be started, for one may read or write. ``folder`` is what was written to, for
+    errors that name no file.
     """
+    if _is_of_processes(error):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        limit = f"may have {most:,} (ulimit -u)" if most >= 0 else "may have any number (ulimit -u)"
+        return (
+            f"no more processes or threads can be started: the user {limit}, and a queue or container may allow fewer "
+            "(pids.max of its control group); raise the limit, or end what else runs"
+        )
     if isinstance(error, OSError):
         if error.errno == errno.ENOMEM:  # memory_advice
             return None
@@ -158,6 +168,12 @@ def file_trouble(error: BaseException, folder: Path | str) -> str | None:
     else:
         return None
     return f"{path}: {why} ({_free(path)}){'; free some space' if full else ''}"
+
+
+def _is_of_processes(error: BaseException) -> bool:
+    """Whether one could not be started, as Python words it for threads, and os.fork answers."""
+    forked = isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN and error.filename is None
+    return forked or (isinstance(error, RuntimeError) and str(error) == "can't start new thread")
 
 
 def _free(path: str) -> str:

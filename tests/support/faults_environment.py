@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.faults_disk import before, fill
+
+NOBODY = 65534
 
 
 def homeless(disk: str) -> None:
@@ -52,3 +55,22 @@ def killed_worker(step: str) -> None:
         os.kill(done[0], signal.SIGKILL)
 
     before(RunTrainer, "training_step", reached, kill)
+
+
+def few_processes(most: str) -> None:
+    """No more processes and threads than so many, as a user without privileges has it (RLIMIT_NPROC).
+
+    Root has no limit, so that the user becomes another; what the files' permissions are for stays as it was.
+    """
+    resource.setrlimit(resource.RLIMIT_NPROC, (int(most), int(most)))
+    os.setresuid(NOBODY, -1, -1)
+    unlimited = 1 << 21 | 1 << 24  # CAP_SYS_ADMIN, CAP_SYS_RESOURCE
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the version with 64 bits
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of the lower 32 and of the upper
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    sets[0] &= ~unlimited
+    sets[1] &= ~unlimited
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")

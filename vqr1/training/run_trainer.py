@@ -155,8 +155,8 @@ class RunTrainer(Trainer):
                 raise
             raise UserError(
                 f"a process that loads pictures has been lost (trainer.dataloader_timeout={self.dataloader_timeout}): "
-                f"{error}. It was stopped or killed, for want of memory perhaps, or the file system of the pictures "
-                "hangs; trainer.dataloader_num_workers=0 loads them without such processes"
+                f"{error}. It was stopped or killed, for want of memory or of processes (ulimit -u) perhaps, or the "
+                "file system of the pictures hangs; trainer.dataloader_num_workers=0 loads them without such processes"
             ) from error
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
