@@ -203,14 +203,21 @@ def test_a_rank_that_is_killed_left_no_message(put_in, fault):
     )
 
 
+LATE = {
+    "slow_end": "the first rank sleeps where it ends what it has sent the run to, after the last step",
+    "slow_return": "the first rank sleeps after the last time that ranks meet, before it ends that",
+}
+
+
 @pytest.mark.full
-def test_a_first_rank_that_takes_long_to_end_is_waited_for_by_none(put_in, tmp_path, fault):
-    seen = put_in(f"slow_end:{2 * WAIT}", "begun")
+@pytest.mark.parametrize("late", LATE)
+def test_a_first_rank_that_takes_long_to_end_is_waited_for_by_none(put_in, late, tmp_path, fault):
+    seen = put_in(f"{late}:{2 * WAIT}", "begun")
     assert seen.code == 0 and not seen.messages and not seen.left
     assert (tmp_path / "run" / "summary.json").is_file()
     fault(
         "wandb takes longer to end than ranks wait for each other",
-        how="the first rank sleeps where it ends what it has sent the run to, after the last step",
+        how=LATE[late],
         happens="nothing: exit code 0",
         lost="nothing",
     )

@@ -116,6 +116,22 @@ def slow_end(seconds: str) -> None:
     run.open_sinks = open_sinks
 
 
+def slow_return(seconds: str) -> None:
+    """The first rank goes on for so long after the last time that ranks meet."""
+    from vqr1.training import run
+
+    noted("begun")
+    plain = run._train
+
+    def train(*given: Any) -> Any:
+        done = plain(*given)
+        if os.environ["RANK"] == "0":
+            time.sleep(float(seconds))
+        return done
+
+    run._train = train
+
+
 def failing_rank_with_slow_end(rank: str, step: str, seconds: str) -> None:
     slow_end(seconds)
     failing_rank(rank, step, "defect")
@@ -150,12 +166,15 @@ def signalled(*instants: str, number: str = "SIGTERM") -> None:
 
 
 def signalled_with_workers(step: str) -> None:
-    """SIGTERM reaches the processes that load pictures, and then the rank, as where a queue signals all of a job."""
+    """SIGTERM reaches the processes that load pictures, and then the rank, as where a queue signals all of a job.
+
+    Not from the rank: torch's own handler would let them end as they do when a loader is done.
+    """
 
     def send(loss: Any) -> Any:
-        for process in multiprocessing.active_children():
-            os.kill(process.pid or 0, signal.SIGTERM)
+        workers = [str(process.pid) for process in multiprocessing.active_children()]
         noted("signalled")
+        subprocess.run(["/bin/kill", "-TERM", *workers], check=True)
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         return loss
