@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import random
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.faults_fuzz import limits
 from vqr1.data import read_dataset
 from vqr1.errors import UserError
 
 NAMES = ["a.png", "b c.png", "sub/d.png", "é.png", "e,f.png", "12e4567", "0123", "true.png"]
-SECONDS = 5
 WORDS = [
     *(b"\0", b'"', b"'", b"\\", b"\n", b"\r", b"\t", b",", b";", b":", b" ", b"#", b"|", b"%", b"@", b"`", b"\x1b"),
     *(b"&a ", b"*a", b"<<: *a", b"!!python/object/apply:os.system [ls]", b"!!int ", b"? ", b"- ", b"---\n", b"...\n"),
@@ -102,20 +100,6 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return data
 
 
-@contextmanager
-def in_time() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise AssertionError(f"not done after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in NAMES:
@@ -127,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
 def read(folder: Path, labels: bytes, declared: bytes) -> dict[str, float]:
     (folder / "labels").write_bytes(labels)
     (folder / "dataset.yaml").write_bytes(declared)
-    with in_time():
+    with limits():
         samples = read_dataset("mine", folder.parent).all()
     assert all(math.isfinite(sample.mos) and Path(sample.image).is_file() for sample in samples)
     return {sample.image_id.removeprefix("mine/"): sample.mos for sample in samples}
