@@ -204,8 +204,8 @@ def test_a_rank_that_is_killed_left_no_message(put_in, fault):
 
 
 LATE = {
-    "slow_end": "the first rank sleeps where it ends what it has sent the run to, after the last step",
-    "slow_return": "the first rank sleeps after the last time that ranks meet, before it ends that",
+    "slow_end": "it sleeps where it ends what it has sent the run to (wandb), after the last step",
+    "slow_return": "it sleeps before that, after the last time that ranks meet",
 }
 
 
@@ -216,7 +216,7 @@ def test_a_first_rank_that_takes_long_to_end_is_waited_for_by_none(put_in, late,
     assert seen.code == 0 and not seen.messages and not seen.left
     assert (tmp_path / "run" / "summary.json").is_file()
     fault(
-        "wandb takes longer to end than ranks wait for each other",
+        "the first rank ends later than ranks wait for each other",
         how=LATE[late],
         happens="nothing: exit code 0",
         lost="nothing",
