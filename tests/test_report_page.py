@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import EpsImagePlugin, Image
 
 from tests.support.faults_pictures import damaged_avif
 from tests.support.made_runs import make_run, make_sweep, write_lines
@@ -349,6 +350,18 @@ def test_pictures_come_from_the_run_folder_and_may_be_gone(tmp_path: Path) -> No
     assert Pictures()([run], run.answers[0]) is None
     shutil.rmtree(folder / "pictures")
     assert "The picture is not kept" in Read(page([run])).words
+
+
+def test_a_program_in_postscript_among_the_pictures_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ghostscript is a stand-in that leaves a file where it was asked for anything."""
+    run = read_run(make_run(tmp_path / "one", probes=1))
+    Image.new("RGB", (64, 64)).save(run.folder / "pictures" / "0.jpg", "EPS")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # not looked for yet
+    assert Pictures()([run], run.answers[0]) is None
+    assert not (tmp_path / "ran").exists()
 
 
 def test_arms_are_in_the_order_of_their_values(tmp_path: Path) -> None:
