@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vqr1 import child_process
 from vqr1.child_process import FAILURE, PARENT, Starter, end_with_parent, report_failure
 
 READY = "import os, signal, sys, time; from pathlib import Path; here = Path(sys.argv[1]);"
@@ -120,3 +122,30 @@ def test_a_parent_that_is_gone_already_ends_the_process(monkeypatch):
     monkeypatch.setenv(PARENT, str(os.getpid()))
     end_with_parent()
     assert PARENT not in os.environ
+
+
+@pytest.mark.parametrize("left", ["", "7", "no number"])
+def test_a_reason_that_was_cut_is_none(starter, left):
+    """By a full disk, or by a kill between the making of the file and its writing."""
+    leaves = (
+        f"import os, sys; from pathlib import Path; Path(os.environ['{FAILURE}']).write_text('{left}'); sys.exit(3)"
+    )
+    ended = starter.run([sys.executable, "-c", leaves])
+    assert (ended.code, ended.line) == (3, "exit code 3")
+
+
+def test_a_reason_that_no_disk_takes_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(FAILURE, str(tmp_path / "failure"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        report_failure(2, "no space left")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "failure").read_text()
+
+
+def test_children_of_a_process_that_has_just_ended_are_none(monkeypatch):
+    gone = Path("/proc/0/task/0/children")
+    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
+    assert child_process._children(1) == []

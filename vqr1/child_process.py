@@ -97,8 +97,8 @@ class Starter:
             code = process.wait()
             self._running = None
             code = code if code >= 0 else 128 - code
-            left = failure.read_text().split(" ", 1) if failure.is_file() else []
-        if left:
+            left = failure.read_text(errors="replace").split(" ", 1) if failure.is_file() else []
+        if len(left) == 2 and left[0].isdecimal():  # a full disk, or a kill, leaves less
             return Ended(int(left[0]), left[1] if code else "")  # 0: it has said all itself
         if code and self.received is not None:
             return Ended(INTERRUPTED if self.received is signal.SIGINT else STOPPED, "")
@@ -123,8 +123,13 @@ def _children(process: int) -> list[int]:
     """Empty where the system has no /proc."""
     from pathlib import Path
 
-    files = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(word) for file in files for word in file.read_text().split()]
+    found = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            found += [int(word) for word in file.read_text().split()]
+        except OSError:  # the thread, or the process, has just ended
+            continue
+    return found
 
 
 def killed_by(code: int) -> str:
@@ -146,7 +151,12 @@ def speaker(command: str) -> str:
 
 
 def report_failure(code: int, message: str) -> None:
-    """Leave exit code and first line for the process that started this one. The first of several ranks is the cause."""
+    """Leave exit code and first line for the process that started this one. The first of several ranks is the cause.
+
+    Nothing is left where the disk is full: what the command says itself is not to be lost for it.
+    """
+    from contextlib import suppress
+
     path = os.environ.get(FAILURE)
     if not path:
         return
@@ -155,7 +165,8 @@ def report_failure(code: int, message: str) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:  # another rank was first, or the parent is gone
         return
-    os.write(file, f"{code} {line}".encode(errors="replace"))
+    with suppress(OSError):
+        os.write(file, f"{code} {line}".encode(errors="replace"))
     os.close(file)
 
 
