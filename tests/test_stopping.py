@@ -7,9 +7,11 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from tests.support.choices import choices_for
 from tests.support.runs import QUICK
@@ -25,6 +27,7 @@ from vqr1.training.stopping import StopNow, StopSignals
 
 SETTINGS = {**QUICK, "trainer.max_steps": "3", "trainer.save_steps": "10", "evaluation.every": "2"}
 TERM = signal.SIGTERM
+LEARNT = "metrics.jsonl", "final/model.safetensors"
 
 
 @pytest.fixture
@@ -139,6 +142,73 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(run, w
         happens="the step is finished and saved, exit code 75; the same command ends it as an undisturbed run",
         lost="nothing; an evaluation is repeated",
     )
+
+
+def same(resumed, undisturbed):
+    return all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in LEARNT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("at", "call", "saved"),
+    [pytest.param(0, 33, 2, id="after the evaluation"), (2, 1, 4), pytest.param(3, 1, 4, id="in one")],
+)
+def test_no_generation_batch_is_cut_in_two_by_a_stop(run, tmp_path, at, call, saved):
+    """Two iterations of each batch, and an evaluation between two of them."""
+    settings = {"trainer.num_iterations": "2", "trainer.max_steps": "6", "evaluation.every": "3"}
+    with pytest.raises(StoppedError, match=f"saved {tmp_path}/run/checkpoint-{saved};"):
+        run(tmp_path / "run", stopped_at(at, call), **settings)
+    undisturbed = run(tmp_path / "whole", **settings)
+    assert same(run(tmp_path / "run", **settings, resume="auto"), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_line_that_is_a_mean_of_steps_is_whole_where_a_stop_leaves_the_evaluation(run, tmp_path):
+    settings = {"trainer.logging_steps": "10", "trainer.max_steps": "6", "evaluation.every": "3"}
+    with pytest.raises(StoppedError, match=f"saved {tmp_path}/run/checkpoint-3;"):
+        run(tmp_path / "run", stopped_at(3), **settings)
+    undisturbed = run(tmp_path / "whole", **settings)
+    assert same(run(tmp_path / "run", **settings, resume="auto"), undisturbed)
+
+
+@pytest.fixture
+def few_pictures(tmp_path):
+    """A root with a set whose epoch has two steps of eight pictures."""
+    folder = tmp_path / "root" / "mine"
+    (folder / "pictures").mkdir(parents=True)
+    rows = ["image,mos,std,split"]
+    for i in range(24):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (56, 56, 3), np.uint8)).save(
+            folder / "pictures" / f"{i}.png"
+        )
+        rows.append(f"{i}.png,{1 + i % 5},0.5,{'train' if i < 16 else 'validation' if i < 20 else 'test'}")
+    (folder / "ratings.csv").write_text("\n".join(rows) + "\n")
+    (folder / "dataset.yaml").write_text(
+        "form: csv\nlabels: ratings.csv\nimages: pictures\nhigher_is_better: true\nrange: [1, 5]\nspread: std\n"
+        "group: image\ncolumns: {image: image, mos: mos, spread: std, part: split}\n"
+    )
+    return folder.parent
+
+
+@pytest.mark.slow
+def test_stopped_in_the_evaluation_at_an_epochs_end_it_draws_the_answers_of_an_undisturbed_one(
+    run, few_pictures, tmp_path, monkeypatch
+):
+    sets = {f"data.{part}": "[mine]" for part in ("train", "validation", "test")}
+    settings = {**sets, "data.root": few_pictures, "trainer.max_steps": "4", "policy.path": "tiny"}
+    undisturbed = run(tmp_path / "whole", None, **settings)
+    plain = stopping.StopCallback.on_step_begin
+
+    def signalled(callback, args, state, *others, **more):
+        plain(callback, args, state, *others, **more)
+        if state.global_step == 2:
+            os.kill(os.getpid(), TERM)
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError, match="in an evaluation, which is repeated"):
+        patch.setattr(stopping.StopCallback, "on_step_begin", signalled)
+        run(tmp_path / "stopped", None, **settings)
+    resumed = run(tmp_path / "stopped", None, **settings, resume="auto")
+    assert same(resumed, undisturbed)
 
 
 def test_a_signal_while_ranks_wait_for_each_other_is_a_stop_of_the_run(tmp_path, monkeypatch):

@@ -89,13 +89,13 @@ class EvaluationCallback(TrainerCallback):
             self._evaluate(0, tests=True)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        step = state.global_step
-        if step > 0 and self._settings.every > 0 and step % self._settings.every == 0:
-            self._evaluate(step, tests=False)
+        if self._is_evaluated(state.global_step):
+            self._evaluate(state.global_step, tests=False)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # With logging_steps above 1 a line is a mean over steps, of which a resumed run would know only its own.
-        if control.should_save:
+        # With logging_steps above 1 a line is a mean over steps, of which a resumed run would know only its own. It may
+        # begin where an evaluation is left, too.
+        if control.should_save or self._is_evaluated(state.global_step):
             control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -104,6 +104,9 @@ class EvaluationCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._evaluate(state.global_step, tests=True)
+
+    def _is_evaluated(self, step: int) -> bool:
+        return step > 0 and self._settings.every > 0 and step % self._settings.every == 0
 
     def _evaluate(self, step: int, tests: bool) -> None:
         """Nothing where the step has been evaluated already, by the run that is resumed."""

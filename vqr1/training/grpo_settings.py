@@ -89,11 +89,18 @@ def check_boundaries(settings: dict[str, Any], plan: BatchPlan) -> None:
     iterations = settings.get("num_iterations", GRPOConfig.num_iterations)
     if iterations < 1:
         raise UserError(f"trainer.num_iterations={iterations}: set it to 1 or more")
-    reuse = plan.steps_per_generation * iterations
-    updates = reuse // math.gcd(reuse, plan.accumulation)  # between two steps that end with a generation batch
+    updates = updates_per_draw(plan.steps_per_generation * iterations, plan.accumulation)
     every = settings.get("save_steps", GRPOConfig.save_steps)
     if every % updates:
         raise UserError(
             f"trainer.save_steps={every} would cut a generation batch in two, for one ends every {updates} steps; "
             f"set it to a multiple of {updates}"
         )
+
+
+def updates_per_draw(reuse: int, accumulation: int) -> int:
+    """Steps from one that ends with a generation batch to the next.
+
+    ``reuse``: passes that a generation batch is learnt in. ``accumulation``: passes of a step.
+    """
+    return reuse // math.gcd(reuse, accumulation)

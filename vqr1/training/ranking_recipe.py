@@ -21,7 +21,7 @@ from vqr1.rollout.vllm_engine import COMPARED
 from vqr1.training.build_trainer import make_trainer, reward_functions
 from vqr1.training.evaluator import Evaluator
 from vqr1.training.groups import FirstGroups, SampleCallback
-from vqr1.training.grpo_settings import grpo_config
+from vqr1.training.grpo_settings import grpo_config, updates_per_draw
 from vqr1.training.policy_checks import check_policy
 from vqr1.training.recipe import Recipe
 from vqr1.training.run_data import RunData
@@ -43,6 +43,11 @@ class RankingRecipe(Recipe):
         self._rewards = reward_functions(config)
         self._script = script
         self._max_length: int | None = None  # vLLM's; None where transformers answers
+
+    @property
+    def updates_per_draw(self) -> int:
+        reuse = self.args.steps_per_generation * self.args.num_iterations
+        return updates_per_draw(reuse, self.args.gradient_accumulation_steps)
 
     def check_policy(self, processor: Any, picture: Image.Image) -> list[str]:
         warnings = check_policy(self.config, self.choices, processor, picture)

@@ -42,6 +42,11 @@ class Recipe(ABC):
         self.folder = folder
 
     @property
+    def updates_per_draw(self) -> int:
+        """Steps between two that a checkpoint may follow."""
+        return 1
+
+    @property
     def evaluation(self) -> EvaluationConfig:
         """What is evaluated when, and by how many answers."""
         return self.config.evaluation

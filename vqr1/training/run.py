@@ -152,7 +152,7 @@ def _train(
     logger = Logger(folder, sinks, state.is_main_process, screen, pictures_logged(config))
     logger.replay()
     recipe.begin(order, data.train, load, logger)
-    stop = StopCallback(signals)
+    stop = StopCallback(signals, recipe.updates_per_draw)
     rater = recipe.rater(load, stop.before_batch)
     evaluations = EvaluationCallback(
         replace(config, evaluation=recipe.evaluation), rater, trainer, folder, logger, data, proof

@@ -43,14 +43,19 @@ class RunTrainer(Trainer):
         self._order = order
         self._pictures: list[str] = []  # that the next update is of
         self._unfinished: Path | None = None  # where a checkpoint is being written
+        self._epoch_began: tuple[int, torch.Tensor] | None = None  # after how many steps, and torch's random state
         super().__init__(**kwargs)
 
     def save_checkpoint(self) -> Path:
         """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
 
-        Relies on: ``_save_checkpoint`` needs no ``trial`` outside a parameter search.
+        For a run that ends: before an epoch's first step the random state is put back to that at the epoch's beginning.
+        Relies on: ``_save_checkpoint`` needs no ``trial`` outside a parameter search; a run that is resumed from an
+        epoch's end loads the random state, and then draws a seed for the epoch's batches.
         """
         assert self.model is not None
+        if self._epoch_began is not None and self._epoch_began[0] == self.state.global_step:
+            torch.set_rng_state(self._epoch_began[1])
         self._save_checkpoint(self.model, trial=None)
         return Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
 
@@ -146,6 +151,7 @@ class RunTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        self._epoch_began = self.state.global_step, torch.get_rng_state()
         try:
             super()._run_epoch(*args, **kwargs)
         except BaseException as error:

@@ -1,8 +1,9 @@
 """SIGTERM and SIGUSR1 in a training process, as queues send them: what was learnt is saved, and the run can go on.
 
 - Until the first step begins, and once training has ended, nothing can be lost: the process ends at once.
-- In a step: it is finished and saved.
-- In an evaluation: it is left before its next batch, and a resumed run repeats it.
+- In a step: it is finished and saved, with those that learn from the same generation batch.
+- In an evaluation: it is left before its next batch, and a resumed run repeats it. One between steps that learn from
+  one generation batch is finished.
 
 Steps and batches are the places where all ranks agree, for the signal reaches them at different times, or one only.
 """
@@ -122,8 +123,12 @@ def end_workers() -> None:
 class StopCallback(TrainerCallback):
     """Ends training where :class:`StopSignals` say so, by StoppedError. To be the first of a trainer's callbacks."""
 
-    def __init__(self, signals: StopSignals):
+    def __init__(self, signals: StopSignals, updates: int):
+        """``updates``: steps that learn from one generation batch. TRL saves no half-used one: a run that is resumed
+        within would draw other answers, and learn from each batch in other steps than before."""
         self._signals = signals
+        self._updates = updates
+        self._may_save = True
         self._stopping: signal.Signals | None = None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -131,16 +136,18 @@ class StopCallback(TrainerCallback):
         self._signals.defer()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._stopping = self._signals.agreed()
+        self._may_save = state.global_step % self._updates == 0
+        self._stopping = self._signals.agreed() if self._may_save else None
         if self._stopping is not None:
             control.should_save = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stop_if_saved()
+        self._may_save = True
 
     def before_batch(self) -> None:
         """Of an evaluation. Collective."""
-        if (found := self._signals.agreed()) is not None:
+        if self._may_save and (found := self._signals.agreed()) is not None:
             raise StoppedError(f"stopped by {found.name} in an evaluation, which is repeated", found.name)
 
     def _stop_if_saved(self) -> None:
