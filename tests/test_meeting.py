@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.ports import free_port
 from vqr1.errors import UserError
-from vqr1.meeting import meet, part_again
+from vqr1.meeting import meet, meet_by_themselves, part_again
 
 
 @pytest.fixture
@@ -43,3 +43,12 @@ def test_a_port_that_is_taken_is_refused(port):
         other.listen()
         with pytest.raises(UserError, match=f"MASTER_PORT={port} cannot be listened at .* give another MASTER_PORT"):
             meet(0, 2, "127.0.0.1", port, 5, "rank")
+
+
+@pytest.mark.parametrize("name", ["RANK", "MASTER_PORT"])
+def test_a_place_that_is_no_number_is_refused(monkeypatch, name):
+    for each, value in {"LOCAL_RANK": "0", "RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1", name: "one"}.items():
+        monkeypatch.setenv(each, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(UserError, match=f"^{name}=one: it is a whole number"):
+        meet_by_themselves(2, 1)

@@ -76,6 +76,8 @@ def meet_by_themselves(world: int, seconds: float) -> TCPStore | None:
             f"WORLD_SIZE={world} and LOCAL_RANK without {' and '.join(missing)}: ranks that are started without "
             "torchrun need all five (launch/slurm.sbatch sets them)"
         )
+    if wrong := [name for name in ("RANK", "MASTER_PORT") if not os.environ[name].isdecimal()]:
+        raise UserError(f"{wrong[0]}={os.environ[wrong[0]]}: it is a whole number (launch/slurm.sbatch sets it)")
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return meet(int(os.environ["RANK"]), world, *place, seconds, "rank")
 

@@ -81,6 +81,12 @@ def lost_connection(error: BaseException | None) -> bool:
     return False
 
 
+def _connected() -> dist.Store:
+    """The store that the ranks met at, by a connection of its own: another thread may wait for long in the first."""
+    store = distributed_c10d._get_default_store()
+    return dist.PrefixStore("vqr1/watch", store.clone())  # type: ignore[attr-defined]
+
+
 class RankWatch:
     """Of a run on several ranks, while it is open; with one rank it does nothing.
 
@@ -99,9 +105,7 @@ class RankWatch:
         if not self._several:
             return
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
-        # A client of its own: another thread may wait for long in the first.
-        client = distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore("vqr1/watch", client)
+        self._store = _connected()
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "parent": os.getppid()}
         self._main = threading.main_thread().ident
         self._beats = 0
@@ -129,6 +133,10 @@ class RankWatch:
             time.sleep(1)  # as below
             return error
         lost = lost_connection(error)
+        if isinstance(error, StoppedError):
+            self._put("stopped", error.signal)
+        elif lost and (signal := self._put("stopped")):  # it reached that one alone, or first
+            return StoppedError(f"stopped by {signal} on another rank; {self.go_on}", signal)
         text = "another rank was lost" if lost else str(error)
         if isinstance(error, StoppedError):  # perhaps by a launcher that ends all because one has failed
             first = self._failure()
@@ -148,10 +156,14 @@ class RankWatch:
 
     def _failure(self, own: str = "") -> str:
         """Rank and words of the first that has failed, ``own`` if none has; empty where the store has ended too."""
+        return self._put("failed", own)
+
+    def _put(self, key: str, own: str = "") -> str:
+        """What a rank has first put there, ``own`` if none has; empty where there is none, or no store any more."""
         try:
             if own:
-                return self._store.compare_set("failed", "", own).decode(errors="replace")
-            return self._store.get("failed").decode(errors="replace") if self._store.check(["failed"]) else ""
+                return self._store.compare_set(key, "", own).decode(errors="replace")
+            return self._store.get(key).decode(errors="replace") if self._store.check([key]) else ""
         except dist.DistError:
             return ""
 
@@ -161,8 +173,17 @@ class RankWatch:
         The last word of a rank is that it has closed its watch: from then on the others wait for nobody, for it may
         have ended well before them.
         """
+        talked = None
         try:
-            self._converse()
+            while talked != self._talked:  # it was well, and a connection broke perhaps
+                talked = self._talked
+                try:
+                    self._converse()
+                    break
+                except dist.DistError:
+                    self._store = _connected()
+            else:
+                return
         except dist.DistError:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the run is well
@@ -251,7 +272,9 @@ class RankWatch:
         first = min(set(range(self._world)) - set(late), default=0)
         if self._rank != first:
             time.sleep(3 * period(self._seconds) + 1)
-            self._end()
+            if awaited(heard, self._talked, self._seconds):  # not so where one has just gone on
+                self._end()
+            return
         step = max(each.said["step"] for each in heard)
         self._end("\n".join(self._told(rank, heard[rank], step) for rank in late) + f"\n{self.go_on}", late)
 
@@ -277,6 +300,8 @@ class RankWatch:
             whose, late = f"rank 0 ({heard[0].said['host']}, process {heard[0].said['process']})", [0]
         if self._rank != len(late):  # the first of the others speaks
             time.sleep(3 * period(self._seconds) + 1)
+            if time.monotonic() - self._talked < self._seconds:
+                return
         self._end(
             f"{whose} has not answered for {seconds:.0f} s (trainer.ddp_timeout={self._seconds:g}). It was stopped, or "
             f"its machine hangs or swaps: look at it there\n{self.go_on}",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from accelerate.utils import gather_object
 from trl import GRPOConfig
 
 from vqr1.config import Config
-from vqr1.errors import UserError
+from vqr1.errors import OtherRankError, UserError
 from vqr1.meeting import meet_by_themselves
 from vqr1.provenance import versions
 from vqr1.training.rank_watch import operations_timeout
@@ -53,8 +54,14 @@ def join(config: Config) -> PartialState:
 
 
 def check_same(mine: Mapping[str, str | None]) -> None:
-    """Raises UserError, on all ranks, where one has another value of a name than the first rank. Collective."""
+    """Raises UserError where one has another value of a name than the first rank, which says so. Collective.
+
+    The others raise OtherRankError, once it has been said: a launcher ends all as soon as one has ended.
+    """
     told = difference(gather_object([(socket.gethostname(), dict(mine))]))
+    if told and PartialState().process_index:
+        time.sleep(1)
+        raise OtherRankError
     if told:
         raise UserError(told)
 
