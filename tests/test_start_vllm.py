@@ -171,6 +171,8 @@ def test_a_run_that_lost_its_server_goes_on_where_it_stopped(run, tmp_path):
     with pytest.raises(RolloutError, match=r"failed: gone\nsaved .*checkpoint-2;"):
         run(Deaf, **settings)
     folder, _ = run(FakeEngine, **settings, resume="true")
+    undisturbed, _ = run(FakeEngine, **settings, name="undisturbed")
+    assert training_rows(folder) == training_rows(undisturbed)
     assert [row["step"] for row in training_rows(folder)] == [1, 2, 3, 4]
 
 

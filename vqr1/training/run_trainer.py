@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vqr1.errors import UserError
 from vqr1.folder_writer import sync
@@ -26,6 +26,19 @@ from vqr1.training.checkpoints import map_numbered_cpus
 from vqr1.training.model_card import write_card
 from vqr1.training.stopping import begin_worker, end_workers
 from vqr1.training.watches import NonFiniteError, all_finite
+
+
+class StepEnd(TrainerCallback):
+    """The last step that has ended, and torch's random state then: what its checkpoint has, saved at once or later.
+
+    The loader draws a seed where an epoch begins, and vLLM's engines one for each prompt, before a run can be stopped.
+    """
+
+    step: int | None = None
+    random: torch.Tensor
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.step, self.random = state.global_step, torch.get_rng_state()
 
 
 class RunTrainer(Trainer):
@@ -43,19 +56,19 @@ class RunTrainer(Trainer):
         self._order = order
         self._pictures: list[str] = []  # that the next update is of
         self._unfinished: Path | None = None  # where a checkpoint is being written
-        self._epoch_began: tuple[int, torch.Tensor] | None = None  # after how many steps, and torch's random state
+        self._ended = StepEnd()
         super().__init__(**kwargs)
+        self.add_callback(self._ended)
 
     def save_checkpoint(self) -> Path:
         """Save ``checkpoint-STEP`` in the output folder, weights and optimiser, and return its path. Collective.
 
-        For a run that ends: before an epoch's first step the random state is put back to that at the epoch's beginning.
-        Relies on: ``_save_checkpoint`` needs no ``trial`` outside a parameter search; a run that is resumed from an
-        epoch's end loads the random state, and then draws a seed for the epoch's batches.
+        For a run that ends after its last step: what has been drawn since then, a resumed run draws again.
+        Relies on: ``_save_checkpoint`` needs no ``trial`` outside a parameter search.
         """
         assert self.model is not None
-        if self._epoch_began is not None and self._epoch_began[0] == self.state.global_step:
-            torch.set_rng_state(self._epoch_began[1])
+        if self._ended.step == self.state.global_step:
+            torch.set_rng_state(self._ended.random)
         self._save_checkpoint(self.model, trial=None)
         return Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
 
@@ -151,7 +164,6 @@ class RunTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        self._epoch_began = self.state.global_step, torch.get_rng_state()
         try:
             super()._run_epoch(*args, **kwargs)
         except BaseException as error:
