@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 
 from vqr1.config import Config, PolicyConfig
 from vqr1.data import Sample
@@ -267,12 +267,15 @@ def test_undefined_figures_end_no_run(tmp_path):
     assert json.loads((path / "summary.json").read_text())["best_step"] is None
 
 
-def test_a_step_that_is_saved_is_logged(tmp_path):
+@pytest.mark.parametrize("every", [0, 3])
+def test_a_step_that_is_saved_or_evaluated_is_logged(every):
     callback = EvaluationCallback.__new__(EvaluationCallback)
+    callback._settings = SimpleNamespace(every=every)
     for save in (True, False):
-        control = TrainerControl(should_save=save)
-        callback.on_step_end(None, None, control)
-        assert control.should_log is save
+        for step in (1, 3):
+            control = TrainerControl(should_save=save)
+            callback.on_step_end(None, TrainerState(global_step=step), control)
+            assert control.should_log is (save or step == every)
 
 
 def test_the_evaluations_to_come_are_timed_by_the_answers_so_far(tmp_path):
