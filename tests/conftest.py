@@ -63,6 +63,20 @@ def sized(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     return size
 
 
+@pytest.fixture
+def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for Ghostscript leaves this file where it was asked for anything."""
+    from PIL import EpsImagePlugin
+
+    ran, program = tmp_path / "ran", tmp_path / "programs" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # not looked for yet
+    return ran
+
+
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of this call of pytest that all its workers have in common."""
     own = tmp_path_factory.getbasetemp()

@@ -200,6 +200,7 @@ ROOMS: dict[str, set[str]] = {
         "metric_names",
         "next_steps",
         "pairing",
+        "picture_errors",
         "picture_prompts",
         "policy",
         "provenance",

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from tests.support.faults_pictures import damaged_avif
+from tests.support.faults_pictures import PROGRAM, damaged_avif, iptc, saved
 from vqr1.data import pictures
 from vqr1.data.pictures import (
     PictureLoader,
@@ -27,6 +27,7 @@ from vqr1.data.pictures import (
     load_many,
     open_picture,
     picture_loader,
+    upright_rgb,
 )
 from vqr1.errors import UserError
 
@@ -205,11 +206,27 @@ def test_a_damaged_file_is_read_or_named(tmp_path, ending):
             assert f"b.{ending}" in str(error)
 
 
-def test_a_program_in_postscript_is_not_run(tmp_path):
-    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\n{ } loop\n%%EOF\n"
-    (tmp_path / "a.png").write_bytes(program)
+@pytest.mark.parametrize("preview", [b"", b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 12, len(PROGRAM))])
+def test_a_program_in_postscript_is_not_run(tmp_path, preview):
+    (tmp_path / "a.png").write_bytes(preview + PROGRAM)
     with pytest.raises(UserError, match=r"a.png: a program in PostScript, which is not run"):
         open_picture(tmp_path / "a.png")
+
+
+def test_a_program_in_postscript_inside_another_file_is_not_run(tmp_path, ghostscript):
+    (tmp_path / "a.png").write_bytes(iptc(PROGRAM))
+    with pytest.raises(UserError, match=r"a.png: not a readable picture"):
+        open_picture(tmp_path / "a.png")
+    assert not ghostscript.exists()
+    with Image.open(tmp_path / "a.png") as opened, pytest.raises(UserError, match="a: a file that may hold a program"):
+        upright_rgb(opened, "a")
+    assert not ghostscript.exists()
+
+
+def test_a_file_around_a_picture_of_another_size_than_it_says_is_refused(tmp_path):
+    (tmp_path / "a.iim").write_bytes(iptc(saved(plain((10, 10)), "PNG")))
+    with pytest.raises(UserError, match=r"a.iim: not a readable picture"):
+        open_picture(tmp_path / "a.iim")
 
 
 def test_an_icon_whose_picture_is_smaller_than_it_says_is_refused(tmp_path):

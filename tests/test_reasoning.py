@@ -201,6 +201,16 @@ def test_a_picture_that_is_gone_is_named(tmp_path):
         drawn(told(rows_of([[4, 3, 2, 1]]), tmp_path))
 
 
+def test_a_picture_is_drawn_upright_as_it_is_on_the_page(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "pictures").mkdir()
+    for name in "abcd":
+        Image.new("RGB", (40, 30)).save(tmp_path / "pictures" / f"{name}.jpg", exif=exif)
+    _, pictures, _ = drawn(told(rows_of([[4, 3, 2, 1]]), tmp_path))
+    assert pictures[0].images[0].get_array().shape == (40, 30, 3)
+
+
 def test_long_reasoning_is_wrapped_and_cut(pictures):
     rows = rows_of([[4, 3, 2, 1]] * 3)
     plain = reasoning(told(rows, pictures))

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import EpsImagePlugin, Image
 
-from tests.support.faults_pictures import damaged_avif
+from tests.support.faults_pictures import PROGRAM, damaged_avif, iptc
 from tests.support.made_runs import make_run, make_sweep, write_lines
 from vqr1.errors import UserError
 from vqr1.report.arms import arms_of, curve, spread_out
@@ -352,16 +351,14 @@ def test_pictures_come_from_the_run_folder_and_may_be_gone(tmp_path: Path) -> No
     assert "The picture is not kept" in Read(page([run])).words
 
 
-def test_a_program_in_postscript_among_the_pictures_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ghostscript is a stand-in that leaves a file where it was asked for anything."""
+@pytest.mark.parametrize("content", [PROGRAM, iptc(PROGRAM)])
+def test_a_program_in_postscript_among_the_pictures_is_not_run(
+    tmp_path: Path, ghostscript: Path, content: bytes
+) -> None:
     run = read_run(make_run(tmp_path / "one", probes=1))
-    Image.new("RGB", (64, 64)).save(run.folder / "pictures" / "0.jpg", "EPS")
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
-    (tmp_path / "gs").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # not looked for yet
+    (run.folder / "pictures" / "0.jpg").write_bytes(content)
     assert Pictures()([run], run.answers[0]) is None
-    assert not (tmp_path / "ran").exists()
+    assert not ghostscript.exists()
 
 
 def test_arms_are_in_the_order_of_their_values(tmp_path: Path) -> None:

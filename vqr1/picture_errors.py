@@ -1,7 +1,8 @@
-"""What Pillow raises for a picture file that is damaged, of no format that it knows, or too large to be decoded."""
+"""How a picture file of others is opened, and what Pillow raises for one that is damaged, unknown or too large."""
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -16,3 +17,17 @@ BROKEN = (*TOO_LARGE, OSError, SyntaxError, ValueError, EOFError, LookupError, T
           ArithmeticError, RuntimeError, struct.error, zlib.error)  # fmt: skip
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the first bytes of a program, plain and with a preview
+# Formats that are not opened: EPS has Ghostscript run the program, and IPTC opens what is in it, of any format.
+PROGRAMS = {"EPS": "a program in PostScript", "IPTC": "a file that may hold a program in PostScript"}
+
+
+def open_content(content: bytes) -> Image.Image:
+    """A file's content as a picture that is not decoded yet, in any format that Pillow knows but those of PROGRAMS.
+
+    Raises what is in BROKEN.
+    """
+    Image.preinit()  # first: the usual formats are tried first
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=[name for name in Image.ID if name not in PROGRAMS])

@@ -197,6 +197,19 @@ def icon(inner: bytes) -> bytes:
     return header + inner
 
 
+PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n{ } loop\n%%EOF\n"
+
+
+def iptc(inner: bytes) -> bytes:
+    """A file of IPTC that says it has 100 x 100 pixels, around a file of any format, which Pillow opens."""
+
+    def field(record: int, number: int, value: bytes) -> bytes:
+        return struct.pack(">BBBH", 0x1C, record, number, len(value)) + value
+
+    size = [field(3, number, struct.pack(">H", 100)) for number in (20, 30)]
+    return b"".join([field(3, 60, b"\1\0"), *size, field(3, 120, b"\5"), field(8, 10, inner)])
+
+
 def bombs() -> dict[str, bytes]:
     """Small files that claim pictures of gigapixels, or hold what a decoder would swell or run, by name."""
     small, side = Image.fromarray(ramp(0, 3)), 60_000
@@ -216,5 +229,6 @@ def bombs() -> dict[str, bytes]:
         "xbm": f"#define a_width {side}\n#define a_height {side}\nstatic char a_bits[] = {{0x00}};".encode(),
         "ico": icon(png_of(side, side)),
         "small.ico": icon(saved(small.resize((8, 8)), "PNG")),
-        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n{ } loop\n%%EOF\n",
+        "eps": PROGRAM,
+        "iptc": iptc(PROGRAM),
     }

@@ -17,6 +17,7 @@ under 28 pixels      refused (one side is shorter than a single token)
 aspect over 200      refused (as the model's processor does)
 unreadable, empty    refused, as is what is not a regular file
 PostScript (EPS)     refused: it is a program, which would run for as long as it likes
+IPTC                 refused: what it holds may be such a program
 over 150 megapixels  refused, before it is decoded
 ===================  ==================================================================
 
@@ -27,7 +28,6 @@ sides that are needed remain, so a photograph of many megapixels takes little me
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import sys
@@ -47,7 +47,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vqr1.data.file_picture import FilePicture
 from vqr1.data.files import trouble
 from vqr1.errors import UserError, file_trouble, show
-from vqr1.picture_errors import BROKEN, MAX_PIXELS, TOO_LARGE
+from vqr1.picture_errors import BROKEN, MAX_PIXELS, POSTSCRIPT, PROGRAMS, TOO_LARGE, open_content
 
 TOKEN_PIXELS = 28  # a language token covers 28 x 28 pixels: patches of 14, merged two by two
 MAX_ASPECT = 200
@@ -143,13 +143,19 @@ def _refusals(path: str | Path) -> Iterator[None]:
 
 
 def _decode_file(path: str | Path, content: bytes, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    with Image.open(io.BytesIO(content)) as file:
+    if content.startswith(POSTSCRIPT):
+        raise _not_run(path, "EPS")
+    with open_content(content) as file:
         return _upright(path, file, needed)
 
 
+def _not_run(path: str | Path, kind: str) -> UserError:
+    return UserError(f"{path}: {PROGRAMS[kind]}, which is not run; convert it to PNG, or leave it out")
+
+
 def _upright(path: str | Path, file: Image.Image, needed: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    if file.format == "EPS":
-        raise UserError(f"{path}: a program in PostScript, which is not run; convert it to PNG, or leave it out")
+    if file.format in PROGRAMS:  # opened elsewhere
+        raise _not_run(path, file.format)
     _check_size(path, *file.size)
     depth, inverted = _grey(path, file)
     width, height = file.size

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from vqr1.picture_errors import BROKEN
+from vqr1.picture_errors import BROKEN, open_content
 
 
 def read_picture(path: Path, side: int | None = None) -> Image.Image | None:
@@ -19,9 +18,7 @@ def read_picture(path: Path, side: int | None = None) -> Image.Image | None:
         if not path.is_file():  # to open a pipe is to wait for it
             return None
         # From its bytes: of a file Pillow reads as much as a damaged length says, gigabytes.
-        with Image.open(io.BytesIO(path.read_bytes())) as file:
-            if file.format == "EPS":
-                return None
+        with open_content(path.read_bytes()) as file:
             if side is not None:
                 file.draft("RGB", (side, side))
             return ImageOps.exif_transpose(file).convert("RGB")

@@ -177,7 +177,7 @@ def choose(found: list[Story]) -> list[Story]:
 def reasoning(told: list[Story]) -> Any:
     """The figure of these stories, one below the other, each at its first, middle and last evaluation.
 
-    Raises FileNotFoundError for a picture that is not there.
+    Raises FileNotFoundError for a picture that is not there, or no longer one.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -194,8 +194,10 @@ def reasoning(told: list[Story]) -> Any:
     captions = [_wrapped(drawable(_caption(story), warn=False)[0], ACROSS) for story in told]
     pictures = []
     for story in told:
-        with Image.open(story.picture) as file:
-            pictures.append(file.convert("RGB"))
+        picture = read_picture(story.picture)
+        if picture is None:
+            raise FileNotFoundError(f"{story.picture} is no picture")
+        pictures.append(picture)
     heights = [
         _caption_height(caption) + max(_size(picture)[1], sum(map(_height, blocks)) + AXIS)
         for caption, picture, blocks in zip(captions, pictures, texts, strict=True)

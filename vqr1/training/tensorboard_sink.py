@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from vqr1.config import Config, as_dict
+from vqr1.picture_errors import open_content
 from vqr1.provenance import versions
 from vqr1.training.run_folder import RunFolder
 from vqr1.training.sinks import Say, Table
@@ -34,9 +34,10 @@ class TensorboardSink:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for i, (path, _) in enumerate(captioned):
-            with Image.open(path) as picture:
+            content = path.read_bytes()
+            with open_content(content) as picture:
                 size = dict(zip(("width", "height"), picture.size, strict=True))
-            encoded = Summary.Image(**size, colorspace=3, encoded_image_string=path.read_bytes())
+            encoded = Summary.Image(**size, colorspace=3, encoded_image_string=content)
             value = Summary.Value(tag=f"{name}/{i}", image=encoded)
             self._writer.file_writer.add_summary(Summary(value=[value]), step)
         said = Table(("picture", "caption"), [[f"{name}/{i}", text] for i, (_, text) in enumerate(captioned)])
