@@ -5,10 +5,13 @@ import os
 import pytest
 
 from tests.support.results import rows_of, write_results
+from vqr1.data.sample import Sample
 from vqr1.errors import UserError
 from vqr1.evaluation.correlation import srcc
+from vqr1.evaluation.results import SetFacts
 from vqr1.evaluation.summary import summarise
-from vqr1.scoring.external_scores import load_result
+from vqr1.scoring.external_scores import _Pictures, _read, load_result
+from vqr1.scoring.sets import EvaluatedSet
 
 
 @pytest.fixture
@@ -98,18 +101,45 @@ def test_other_columns_are_named(root):
         load_result(f"kadid10k={file}", root)
 
 
-def test_a_name_that_two_pictures_share_is_refused(tmp_path):
-    from vqr1.data.sample import Sample
-    from vqr1.evaluation.results import SetFacts
-    from vqr1.scoring.external_scores import _Pictures
-    from vqr1.scoring.sets import EvaluatedSet
+def pictures_of(*names, part="all"):
+    samples = [Sample(f"/d/{name}", 1.0, None, "s", name, f"s/{name}") for name in names]
+    return _Pictures(EvaluatedSet("s", SetFacts("S", len(names), part), samples)), samples
 
-    samples = [Sample(f"/d/{where}/1.png", 1.0, None, "s", where, f"s/{where}/1.png") for where in ("a", "b")]
-    pictures = _Pictures(EvaluatedSet("s", SetFacts("S", 2, "all"), samples))
+
+def test_a_name_that_two_pictures_share_is_refused():
+    pictures, samples = pictures_of("a/1.png", "b/1.png")
     assert pictures.find("b/1.png", "here") == samples[1]
     assert pictures.find("c/2.png", "here") is None
     with pytest.raises(ValueError, match=r"here: 1.png may be s/a/1.png or s/b/1.png; give its folder and ending too"):
         pictures.find("1.png", "here")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_it"),
+    [
+        *(("jpeg/img5.bmp", False), ("/home/x/jpeg/img5.bmp", False), ("live/jpeg/img5", False), ("k/img5.bmp", False)),
+        *(("img5.bmp", True), ("IMG5", True), ("jp2k/img5.bmp", True), ("s/JP2K\\img5", True)),
+        *(("/home/live/jp2k/img5.bmp", True), ("live/jp2k/img5", True)),
+    ],
+)
+def test_a_picture_of_another_folder_is_another_one(given, is_it):
+    pictures, (sample,) = pictures_of("jp2k/img5.bmp", part="test")
+    assert pictures.find(given, "here") == (sample if is_it else None)
+
+
+def test_a_whole_file_whose_names_are_repeated_in_folders_gives_a_part_its_own_scores(tmp_path):
+    folders = ("jp2k", "jpeg", "wn")
+    pictures, samples = pictures_of("jp2k/img1.bmp", "jpeg/img2.bmp", part="test")
+    file = tmp_path / "a.csv"
+    lines = [f"{name}/img{i}.bmp,{10 * at + i}" for at, name in enumerate(folders) for i in (1, 2, 3)]
+    file.write_text("\n".join(["picture,score", *lines]) + "\n")
+    assert _read(file, pictures) == {samples[0].image_id: 1, samples[1].image_id: 12}
+
+
+def test_of_a_picture_in_a_folder_and_one_beside_it_the_one_with_more_of_the_name_is_meant():
+    pictures, (inner, outer) = pictures_of("a/1.png", "1.png")
+    assert pictures.find("/x/A/1.png", "here") == pictures.find("a/1.PNG", "here") == inner
+    assert pictures.find("1.png", "here") == pictures.find("b/1.png", "here") == outer
 
 
 def test_names_without_their_endings_are_enough_where_they_name_one_picture(root):

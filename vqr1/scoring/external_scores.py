@@ -55,7 +55,7 @@ def read_scores(file: Path, dataset: str, root: Path, name: str, trained_on: Seq
 
 
 class _Pictures:
-    """A set's pictures by name: as the dataset names them, or the file's name alone where that is enough.
+    """A set's pictures by name: as the dataset names them, with folders before that or without its folders.
 
     Upper and lower case and the form of composed letters make no difference unless two pictures differ in them only. A
     name without its ending (.png) is enough where no other picture has it.
@@ -66,24 +66,35 @@ class _Pictures:
         self._by_name: dict[str, list[Sample]] = {}
         self._by_stem: dict[str, list[Sample]] = {}
         for sample in rated.samples:
-            name = sample.image_id.removeprefix(f"{rated.name}/")
-            for key in {_key(name), _key(PurePosixPath(name).name)}:
-                self._by_name.setdefault(key, []).append(sample)
-            for stem in {_key(str(PurePosixPath(name).with_suffix(""))), _key(PurePosixPath(name).stem)}:
-                self._by_stem.setdefault(stem, []).append(sample)
+            name = PurePosixPath(sample.image_id).name
+            self._by_name.setdefault(_key(name), []).append(sample)
+            self._by_stem.setdefault(_key(PurePosixPath(name).stem), []).append(sample)
 
     def find(self, name: str, where: str) -> Sample | None:
         """None where the set has no such picture. Raises UserError where it has several."""
         name = name.replace("\\", "/").removeprefix(f"{self.of.name}/")
-        keys = _key(name), _key(PurePosixPath(name).name)
-        tables = self._by_name, self._by_stem
-        found = next((table[key] for table in tables for key in keys if key in table), [])
-        exact = [sample for sample in found if sample.image_id == f"{self.of.name}/{name}"]
-        if len(exact or found) > 1:
-            raise UserError(
-                f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder and ending too"
-            )
-        return next(iter(exact or found), None)
+        for table in (self._by_name, self._by_stem):
+            shared = [(self._shared(name, each), each) for each in table.get(_key(PurePosixPath(name).name), [])]
+            most = max((folders for folders, _ in shared), default=-1)
+            found = [each for folders, each in shared if folders == most >= 0]
+            exact = [each for each in found if each.image_id == f"{self.of.name}/{name}"]
+            if len(exact or found) > 1:
+                raise UserError(
+                    f"{where}: {name} may be {found[0].image_id} or {found[1].image_id}; give its folder and ending too"
+                )
+            if found:
+                return (exact or found)[0]
+        return None
+
+    def _shared(self, name: str, sample: Sample) -> int:
+        """How many folders a name and a picture's have in common at the end; -1 where both go on with others.
+
+        Of another folder it is another picture, which need not be among those that are evaluated.
+        """
+        given = _folders(name)
+        own = _folders(sample.image_id.removeprefix(f"{self.of.name}/"))
+        count = min(len(given), len(own))
+        return count if given[len(given) - count :] == own[len(own) - count :] else -1
 
 
 def _read(file: Path, pictures: _Pictures) -> dict[str, float]:
@@ -111,6 +122,10 @@ def _score(row: LabelRow) -> float:
     if not math.isfinite(number):
         raise UserError(f"{row.where}: score {row.values['score']} is not finite; correct it or leave it empty")
     return number
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    return PurePosixPath(_key(name)).parent.parts
 
 
 def _key(name: str) -> str:
