@@ -57,6 +57,12 @@ def test_a_row_becomes_a_record(tmp_path):
     assert sample.mos_std == pytest.approx(0.7)  # the column is the variance
 
 
+def test_a_reference_in_another_case_keeps_its_part(tmp_path):
+    rows = [f"{name},{ref},4.57,0.49" for name, ref in (("I19_01_01.png", "i19.png"), ("I19_01_02.png", "I19.PNG"))]
+    splits = read_kadid10k(write(tmp_path, rows))
+    assert [sample.group for sample in splits.test] == ["I19", "I19"] and not splits.train
+
+
 def test_windows_line_ends_and_byte_order_mark(tmp_path):
     folder = write(tmp_path, ["I01_01_01.png,I01.png,4.57,0.49"])
     labels = folder / "dmos.csv"
@@ -90,6 +96,10 @@ def test_other_columns_are_refused(tmp_path, header):
         ("I01_01_02.png,I01.png,57.3,0.49", "dmos 57.3 is outside 1 to 5"),
         ("I01_01_02.png,I01.png,nan,0.49", "dmos nan is outside 1 to 5"),
         ("I01_01_02.png,I01.png,4.57,-0.1", "var -0.1 is negative"),
+        *(
+            (f"I01_01_02.png,{ref},4.57,0.49", f"ref_img {ref}, expected I01.png to I81.png; use the authors'")
+            for ref in ("I82.png", "I1.png", "I19 .png", "original.png")
+        ),
     ],
 )
 def test_a_bad_label_is_refused_with_its_line(tmp_path, row, message):

@@ -271,6 +271,39 @@ def test_flives_official_split(tmp_path, where):
     assert names == [[f"voc_emotic_ava/{i}.jpg" for i in part] for part in ((0, 1, 2), (3,), (4, 5))]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("voc_emotic_ava/", "VOC_Emotic_AVA/"), ("voc_emotic_ava/", "DATABASE/voc_emotic_ava\\"), (",True", ",TRUE")],
+)
+def test_flives_official_split_knows_a_picture_by_another_case_of_its_name(tmp_path, old, new):
+    folder = flive(tmp_path / "flive")
+    for name in ("labels640.csv", "labels=640_padded.csv"):
+        (folder / name).write_text((folder / name).read_text().replace(old, new))
+    splits = read_dataset("flive", tmp_path)
+    assert [len(part) for part in splits.parts().values()] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "labels640.csv",
+            "/5.jpg",
+            "/50.jpg",
+            "line 2: .*/50.jpg is a test picture that labels_image.csv does not have",
+        ),
+        ("labels=640_padded.csv", "/3.jpg", "/3.png", "line 5: .*/3.png is a validation picture that labels_image.csv"),
+        ("labels=640_padded.csv", "True", "1.0", "line 5: is_valid '1.0', expected True or False; use label files of"),
+        ("labels=640_padded.csv", "True", "wahr", "line 5: is_valid 'wahr', expected True or False; use label files"),
+    ],
+)
+def test_a_part_of_flive_that_is_not_understood_is_refused(tmp_path, name, old, new, message):
+    file = flive(tmp_path / "flive") / name
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=rf"{name}, {message}"):
+        read_dataset("flive", tmp_path)
+
+
 def test_flive_without_its_split_files_says_so(tmp_path):
     flive(tmp_path / "flive", official=False)
     splits = read_dataset("flive", tmp_path)

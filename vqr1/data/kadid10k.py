@@ -32,6 +32,7 @@ KINDS = (  # Lin, Hosu and Saupe, QoMEX 2019, in the order of their numbers
     *("jitter", "non-eccentricity patches", "pixelation", "quantisation", "colour blocks"),
     *("high sharpening", "contrast change"),
 )
+REFERENCES = {f"I{number:02}" for number in range(1, 82)}
 COLUMNS = ["dist_img", "ref_img", "dmos", "var"]
 
 
@@ -50,7 +51,9 @@ def read_kadid10k(folder: Path) -> Splits:
         if variance < 0:
             raise UserError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
         reference = row.text("ref_img")
-        group = Path(reference).stem
+        group = Path(reference).stem.upper()  # in whatever case it is written it is one reference, of one part
+        if group not in REFERENCES:
+            raise UserError(f"{row.where}: ref_img {reference}, expected I01.png to I81.png; use the authors' dmos.csv")
         reading.add(
             row.where,
             row.text("dist_img"),

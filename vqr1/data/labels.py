@@ -20,6 +20,7 @@ from vqr1.errors import UserError, printable
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 NO_NUMBER = (TypeError, ValueError, OverflowError)
 AUTHORS = "use the authors' own label file, whose scores are not rescaled, or correct the row"
+ONE_RELEASE = "use label files of one release"
 PUBLISHED_FILE = "use the label file as it was published"
 
 csv.field_size_limit(sys.maxsize)  # a comment of any length is no reason to refuse a file
@@ -183,4 +184,4 @@ def same_length(where: str, **columns: Sequence[Any]) -> None:
     """Refuse columns that do not belong together."""
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
-        raise UserError(f"{where}: lengths differ ({lengths}); use label files of one release")
+        raise UserError(f"{where}: lengths differ ({lengths}); {ONE_RELEASE}")

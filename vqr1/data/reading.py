@@ -100,7 +100,7 @@ class PictureFiles:
         if PLAIN.fullmatch(name):
             if self._is_there(name):
                 return self._prefix + name
-            found = self._index().get(_fold(name), [])
+            found = self._index().get(fold(name), [])
             if len(found) == 1 and _is_file(self._prefix + found[0]):
                 self._note(name, found[0], where)
                 return self._prefix + found[0]
@@ -118,7 +118,7 @@ class PictureFiles:
             raise UserError(f"{where}: {name} is what a Mac or a system leaves behind, and no picture; drop the row")
         if self._is_file(str(path), where):
             return self.folder / path
-        found = self._index().get(_fold(str(path)), [])
+        found = self._index().get(fold(str(path)), [])
         if len(found) > 1:
             raise UserError(f"{where}: {name} fits several files ({', '.join(found)}); write its name as the file's")
         if found:
@@ -152,9 +152,9 @@ class PictureFiles:
         if self._folded is None:
             self._folded = {}
             for name in self._names():
-                keys = {_fold(name)}
+                keys = {fold(name)}
                 if self._anywhere:
-                    keys.add(_fold(PurePosixPath(name).name))
+                    keys.add(fold(PurePosixPath(name).name))
                 for key in keys:
                     self._folded.setdefault(key, []).append(name)
         return self._folded
@@ -179,7 +179,7 @@ def _regular_files(folder: str) -> set[str]:
         return set()
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     """Equal for two names that differ in case or Unicode form only."""
     if name.isascii():
         return name.lower()

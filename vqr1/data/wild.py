@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from statistics import stdev
 
-from vqr1.data.labels import LabelRow, csv_rows, same_length
-from vqr1.data.reading import PictureFiles, Reading, find_file
+from vqr1.data.labels import ONE_RELEASE, LabelRow, csv_rows, same_length
+from vqr1.data.reading import PictureFiles, Reading, find_file, fold
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.data.workbooks import excel_rows, mat_columns
@@ -158,26 +158,45 @@ def read_flive(folder: Path) -> Splits:
     says so.
     """
     labels = find_file(folder, "labels_image.csv", "database/labels_image.csv")
-    part_of = _flive_parts(folder)
-    split = "official split" if part_of else "no labels640.csv and labels=640_padded.csv, so split by content"
+    parts = _flive_parts(folder)
+    split = "official split" if parts else "no labels640.csv and labels=640_padded.csv, so split by content"
     reading = Reading(FLIVE, PictureFiles(folder / "database"), f"labels {labels.name}, pictures database/, {split}")
+    unread = dict(parts)
     for row in csv_rows(labels, ["name", "mos"]):
         name = row.text("name").removeprefix("database/")
-        reading.add(row.where, name, row.number("mos"), part=part_of.get(name, "train"))
-    return reading.splits(official=bool(part_of))
+        unread.pop(_flive_key(name), None)
+        _, part = parts.get(_flive_key(name), (row, "train"))
+        reading.add(row.where, name, row.number("mos"), part=part)
+    for row, part in unread.values():
+        raise UserError(
+            f"{row.where}: {row.text('name_image')} is a {part} picture that {labels.name} does not have; "
+            f"{ONE_RELEASE}, or drop the row"
+        )
+    return reading.splits(official=bool(parts))
 
 
-def _flive_parts(folder: Path) -> dict[str, str]:
-    """The part of each picture that is not a training one; empty without the official files."""
+def _flive_parts(folder: Path) -> dict[str, tuple[LabelRow, str]]:
+    """Row and part of each picture that is not a training one; empty without the official files."""
     try:
         test = find_file(folder, "labels640.csv", "database/labels640.csv", "labels>640.csv", "database/labels>640.csv")
         padded = find_file(folder, "labels=640_padded.csv", "database/labels=640_padded.csv")
     except MissingFileError:
         return {}
-    valid = [row for row in csv_rows(padded, ["name_image", "is_valid"]) if row.text("is_valid").casefold() == "true"]
-    parts = dict.fromkeys((row.text("name_image") for row in valid), "validation")
-    parts |= dict.fromkeys((row.text("name_image") for row in csv_rows(test, ["name_image"])), "test")
-    return {name.removeprefix("database/"): part for name, part in parts.items()}
+    valid = [row for row in csv_rows(padded, ["name_image", "is_valid"]) if _is_valid(row)]
+    rows = [(row, "validation") for row in valid] + [(row, "test") for row in csv_rows(test, ["name_image"])]
+    return {_flive_key(row.text("name_image")): (row, part) for row, part in rows}
+
+
+def _is_valid(row: LabelRow) -> bool:
+    word = row.text("is_valid").casefold()
+    if word not in ("true", "false"):
+        raise UserError(f"{row.where}: is_valid {row.text('is_valid')!r}, expected True or False; {ONE_RELEASE}")
+    return word == "true"
+
+
+def _flive_key(name: str) -> str:
+    """Equal for the names that are found as one file."""
+    return fold(str(PurePosixPath(name.replace("\\", "/")))).removeprefix("database/")
 
 
 FLIVE = DatasetSpec(
