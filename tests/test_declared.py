@@ -126,6 +126,17 @@ def test_another_number_of_values_is_named(tmp_path):
         mine(declare(tmp_path, "a.png 4.1", "b.png 3 0.5", **settings))
 
 
+@pytest.mark.parametrize(
+    ("fields", "row"), [("dist mos std", "a.png 3,5"), ("dist mos std", "a.png,1,234"), ("dist mos", "p1,234")]
+)
+def test_a_comma_that_may_be_in_a_number_or_between_two_is_refused(tmp_path, fields, row):
+    settings = {"form": "visualquality", "spread": "none", "columns": None, "group": "image"}
+    with pytest.raises(ValueError, match=rf"ratings.csv, line 1: '{row}' has a comma between digits, .* decimal point"):
+        mine(declare(tmp_path, row, **settings, fields=fields.split()))
+    (sample,) = mine(declare(tmp_path, "a.png,3.5, 0.7", **settings, fields=["dist", "mos", "std"])).values()
+    assert sample.mos == 3.5
+
+
 JSON = {"form": "json_lines", "labels": "rows.jsonl", "spread": "none", "columns": None, "group": "image"}
 
 

@@ -162,7 +162,8 @@ def json_lines(draw: st.DrawFn, rows: list[Rated]) -> bytes:
 
 @st.composite
 def texts(draw: st.DrawFn, rows: list[Rated]) -> bytes:
-    blank = draw(st.sampled_from([" ", "\t", "  ", ", ", ","]))
+    bare_comma = [","] * (not any(row.name[-1].isdigit() for row in rows))  # it would be between two digits
+    blank = draw(st.sampled_from([" ", "\t", "  ", ", ", *bare_comma]))
     return draw(encoded([blank.join(["ü.png", row.name, row.score]) for row in rows]))
 
 

@@ -71,7 +71,7 @@ def refused(root: Path, message: str) -> None:
         (table(), "utf-32"),
         (table(";", comma=True), "utf-8-sig"),
         (table(";"), "utf-8"),
-        (table("\t", comma=True), "utf-16"),
+        (table("\t"), "utf-16"),
         (table("; ", header='"file"; "score"'), "utf-8"),
         ("sep=;\n" + table(";", comma=True), "utf-8"),
         (table(header="file, score"), "utf-8"),
@@ -87,16 +87,19 @@ def test_csv_files_as_spreadsheets_save_them(tmp_path, text, encoding):
     assert scores(tmp_path) == SCORES
 
 
-def test_quoted_decimal_commas(tmp_path):
-    made(tmp_path, table(comma=True).replace("4,125", "4,12"))
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_decimal_commas_beside_other_separators(tmp_path, separator):
+    made(tmp_path, table(separator, comma=True).replace("4,125", "4,12"))
     assert scores(tmp_path) == [*SCORES[:-1], 4.12]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        # 4,125 between commas may be four thousand; 3.5 beside 2,5 may be either.
+        # 4,125 between commas or tabs may be four thousand; 3.5 beside 2,5 may be either.
         (table(comma=True), "line 2: score '1,5' must be a number, with a decimal point in the whole column"),
+        (table("\t", comma=True), "line 2: score '1,5' must be a number, with a decimal point in the whole column"),
+        ("sep=|\n" + table("|", comma=True), "line 3: score '1,5' must be a number, with a decimal point in the whole"),
         (table(";", comma=True).replace("3,5", "3.5"), "line 2: score '1,5' must be a number, with a decimal point"),
         (
             table("|"),

@@ -51,7 +51,8 @@ def declaration(rng: random.Random, form: str, *more: str) -> bytes:
 def csv_file(rng: random.Random) -> Whole:
     scores = scored(rng)
     separator = rng.choice(",;\t")
-    comma = separator != "," and rng.random() < 0.5
+    thousands = separator != ";" and any(len(str(score)) == 5 for score in scores.values())  # as 4.125 may be
+    comma = separator != "," and not thousands and rng.random() < 0.5
     rows = ["file" + separator + rng.choice(["", " "]) + "score"]
     for name, score in scores.items():
         number = str(score).replace(".", ",") if comma else str(score)

@@ -15,6 +15,7 @@ from tests.support.miniatures import (
     LIVE_COPIES,
     MINIATURES,
     bapps,
+    cells,
     csiq,
     flive,
     koniq10k,
@@ -28,6 +29,7 @@ from vqr1.data import DATASETS, read_dataset
 from vqr1.data.bapps import read_bapps
 from vqr1.data.reading import MissingPicturesError
 from vqr1.data.sample import Sample
+from vqr1.errors import UserError
 
 
 def made(name: str, root: Path, **options) -> Path:
@@ -150,6 +152,24 @@ def test_bids_spread_comes_from_the_single_grades(tmp_path):
     assert found["DatabaseImage0590.JPG"].mos == 3.0
 
 
+@pytest.mark.parametrize(
+    ("number", "grade", "message"),
+    [
+        (1.9, 4.0, "Image Number 1.9 is no whole number; correct or drop the row"),
+        ("nan", 4.0, "Image Number nan is no whole number"),
+        ("inf", 4.0, "Image Number inf is no whole number"),
+        (1, "nan", "Grade #1 nan is not finite; correct it or leave it empty"),
+        (1, "-inf", "Grade #1 -inf is not finite"),
+    ],
+)
+def test_a_number_of_bids_that_names_no_picture_or_is_no_grade_is_refused(tmp_path, number, grade, message):
+    folder = made("bid", tmp_path) / "bid"
+    header = ["Image Number", "Average Subjective Grade", "Grade #1", "Grade #2"]
+    xls(folder / "DatabaseGrades.xls", header, [2, 1.0, 1.0, 1.0], [number, 4.0, grade, 4.0])
+    with pytest.raises(UserError, match=rf"DatabaseGrades.xls, sheet Sheet1, row 3: {message}"):
+        read_dataset("bid", tmp_path)
+
+
 @pytest.mark.parametrize("excel", [False, True])
 def test_csiqs_dmos_is_turned_round(tmp_path, excel):
     csiq(tmp_path / "csiq", excel=excel)
@@ -186,6 +206,26 @@ def test_lives_copies_of_references_are_left_out(tmp_path):
             assert found[name].group == f"ref{index % 29:02}"
     assert max(sample.mos for sample in found.values()) <= 80  # a copy would have 100
     assert "203 copies of references left out" in splits.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        *(("orgs", value, f"orgs {value}, expected 0 or 1; use the authors'") for value in (float("nan"), 2, 0.5, -1)),
+        ("orgs", np.array([0, 1]), r"orgs array\(.*0, 1.*\) must be a number; correct or drop the row"),
+        ("orgs", "no", "orgs 'no' must be a number"),
+        ("refnames_all", np.array([1, 2]), r"refnames_all array\(.*1, 2.*\) is no text"),
+    ],
+)
+def test_a_cell_of_lives_that_says_nothing_is_refused(tmp_path, column, value, message):
+    file = made("live", tmp_path) / "live" / ("refnames_all.mat" if column == "refnames_all" else "dmos_realigned.mat")
+    labels = loadmat(file)
+    values = cells(labels[column].ravel().tolist())
+    kept = int(np.flatnonzero(loadmat(file.with_name("dmos_realigned.mat"))["orgs"].ravel() == 0)[3])
+    values[kept, 0] = value
+    savemat(file, {name: each for name, each in labels.items() if name[0] != "_"} | {column: values})
+    with pytest.raises(UserError, match=rf"dmos_realigned.mat, entry {kept + 1}: {message}"):
+        read_dataset("live", tmp_path)
 
 
 def test_live_of_another_release_is_refused(tmp_path):

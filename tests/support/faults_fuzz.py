@@ -7,6 +7,7 @@ SECONDS, never with GIGABYTES of memory more than before.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import time
@@ -254,7 +255,9 @@ def tables(draw: st.DrawFn, rows: list[Rated]) -> bytes:
     """The rows as a csv: columns in any order and more of them, commas, semicolons or tabs, quotes, decimal commas."""
     separator = draw(st.sampled_from(",;\t"))
     texts = [text for row in rows for text in (row.score, row.spread)]
-    comma = separator != "," and not any("e" in text or text.endswith(".") for text in texts) and draw(st.booleans())
+    thousands = any(re.fullmatch(r"[1-9]\.\d{3}", text) for text in texts) and separator != ";"
+    plain = not thousands and not any("e" in text or text.endswith(".") for text in texts)
+    comma = separator != "," and plain and draw(st.booleans())
     columns = draw(st.permutations(["file", "score", "sd", "scene", "split", "remark"]))
     always, blank = draw(st.booleans()), draw(st.sampled_from(["", "", " "]))
     words = {"train": ["train", "Training", "0", "0.0"], "validation": ["val", "VALID", "1"], "test": ["test", "2.0"]}

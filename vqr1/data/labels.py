@@ -39,6 +39,8 @@ class LabelRow(NamedTuple):
         value = self.values[column]
         if isinstance(value, float) and value.is_integer():
             value = int(value)
+        if hasattr(value, "__len__") and not isinstance(value, str):  # a cell of several values
+            raise UserError(f"{self.where}: {column} {shortened(repr(value))} is no text; correct or drop the row")
         text = "" if value is None else str(value).strip()
         if not text:
             raise UserError(f"{self.where}: {column} is empty; fill it in or drop the row")
@@ -98,8 +100,8 @@ def csv_rows(path: Path, required: Sequence[str], *, exact: bool = False, remedy
     """The rows of a csv file with a header that has the ``required`` columns, and with ``exact`` no others.
 
     Values are separated by commas, or by semicolons or tabs where those give the required columns. Numbers may have a
-    decimal comma where a column has no point, and in a file with commas no number that may be thousands. ``remedy`` is
-    the advice for other columns.
+    decimal comma where a column has no point and, unless semicolons separate, no number that may be thousands.
+    ``remedy`` is the advice for other columns.
     """
     lines = [f"{line}\n" for line in read_text(path).split("\n")]
     declared = re.fullmatch(r'"?sep=([,;\t|])"?\n', lines[0])  # as Excel may begin a file
@@ -157,12 +159,15 @@ def _records(path: Path, lines: Sequence[str], separator: str, skipped: int) -> 
 
 
 def _has_decimal_comma(values: Sequence[str | None], separator: str) -> bool:
-    """Whether a column's commas can only be decimal ones: it has no point, and nothing like the thousands of 1,234."""
+    """Whether a column's commas can only be decimal ones: it has no point, and nothing like the thousands of 1,234.
+
+    Semicolons are what programs write where the comma is a decimal one; tabs and commas, where it is one of thousands.
+    """
     texts = [value.strip() for value in values if value and "," in value]
     return (
         any(re.fullmatch(r"[+-]?\d+,\d+", text) for text in texts)
         and not any("." in value for value in values if value)
-        and not (separator == "," and any(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text) for text in texts))
+        and not (separator != ";" and any(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text) for text in texts))
     )
 
 
@@ -176,6 +181,11 @@ def text_rows(path: Path, columns: Sequence[str], remedy: str = PUBLISHED_FILE) 
         where = f"{path}, line {number}"
         if len(values) != len(columns):
             raise UserError(f"{where}: {len(values)} values, expected {len(columns)} ({' '.join(columns)}); {remedy}")
+        if re.search(r"\d,\d", line):
+            raise UserError(
+                f"{where}: {shortened(repr(line.strip()))} has a comma between digits, which may be in a number or "
+                "between two; write numbers with a decimal point, and a blank behind a comma that separates values"
+            )
         rows.append(LabelRow(dict(zip(columns, values, strict=True)), where))
     return rows
 

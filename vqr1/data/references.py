@@ -91,6 +91,7 @@ CSIQ = DatasetSpec(
 )
 
 LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+LIVE_COLUMNS = ["dmos_new", "dmos_std", "orgs", "refnames_all"]  # the last one in a file of its own
 
 
 def read_live(folder: Path) -> Splits:
@@ -100,21 +101,30 @@ def read_live(folder: Path) -> Splits:
     order of LIVE_FOLDERS; 203 of them are copies of the references (``orgs`` is 1) and are left out.
     """
     labels = find_file(folder, "dmos_realigned.mat")
-    scores, stds, copies = mat_columns(labels, "dmos_new", "dmos_std", "orgs")
-    (references,) = mat_columns(find_file(folder, "refnames_all.mat"), "refnames_all")
+    scores, stds, copies = mat_columns(labels, *LIVE_COLUMNS[:3])
+    (references,) = mat_columns(find_file(folder, "refnames_all.mat"), LIVE_COLUMNS[3])
     names = [f"{kind}/img{i}.bmp" for kind, count in LIVE_FOLDERS.items() for i in range(1, count + 1)]
     same_length(str(labels), pictures=names, dmos_new=scores, dmos_std=stds, orgs=copies, refnames_all=references)
-    kept = [i for i, copy in enumerate(copies) if not copy]
+    rows = [
+        LabelRow(dict(zip(LIVE_COLUMNS, values, strict=True)), f"{labels}, entry {i}")
+        for i, values in enumerate(zip(scores, stds, copies, references, strict=True), start=1)
+    ]
+    kept = [(name, row) for name, row in zip(names, rows, strict=True) if not _is_copy(row)]
     note = f"labels {labels.name}, {len(names) - len(kept)} copies of references left out, DMOS turned into 100 - DMOS"
     reading = Reading(LIVE, PictureFiles(folder), note)
-    for i in kept:
-        where = f"{labels}, entry {i + 1}"
-        row = LabelRow({"dmos_new": scores[i], "dmos_std": stds[i]}, where)
+    for name, row in kept:
         dmos, std = row.numbers("dmos_new", "dmos_std")
-        reference = PurePosixPath(str(references[i]))
+        reference = PurePosixPath(row.text("refnames_all"))
         original = folder / "refimgs" / reference.name
-        reading.add(where, names[i], dmos, spread=std, group=reference.stem, column="dmos_new", reference=original)
+        reading.add(row.where, name, dmos, spread=std, group=reference.stem, column="dmos_new", reference=original)
     return reading.splits()
+
+
+def _is_copy(row: LabelRow) -> bool:
+    copy = row.number("orgs")
+    if copy not in (0, 1):
+        raise UserError(f"{row.where}: orgs {copy:g}, expected 0 or 1; use the authors' own label file")
+    return copy == 1
 
 
 LIVE = DatasetSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -126,6 +127,8 @@ def read_bid(folder: Path) -> Splits:
     reading = Reading(BID, pictures, f"labels {labels.name}, spread from the single grades")
     for row in excel_rows(labels, ["Image Number", "Average Subjective Grade"]):
         number, grade = row.numbers("Image Number", "Average Subjective Grade")
+        if not number.is_integer():  # nor one that is not finite
+            raise UserError(f"{row.where}: Image Number {number:g} is no whole number; correct or drop the row")
         name = f"DatabaseImage{int(number):04d}.JPG"
         reading.add(row.where, name, grade, spread=_bid_std(row), column="Average Subjective Grade")
     return reading.splits()
@@ -133,7 +136,11 @@ def read_bid(folder: Path) -> Splits:
 
 def _bid_std(row: LabelRow) -> float | None:
     given = [name for name, value in row.values.items() if name.startswith("Grade #") and value not in (None, "")]
-    return stdev(row.numbers(*given)) if len(given) > 1 else None
+    grades = row.numbers(*given)
+    for name, grade in zip(given, grades, strict=True):
+        if not math.isfinite(grade):
+            raise UserError(f"{row.where}: {name} {grade} is not finite; correct it or leave it empty")
+    return stdev(grades) if len(grades) > 1 else None
 
 
 BID = DatasetSpec(
