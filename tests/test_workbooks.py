@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import struct
+import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +21,24 @@ from tests.support.miniatures import bid, clive, csiq, spaq, xls, xlsx
 from vqr1.data import read_dataset
 from vqr1.data.wild import read_bid
 from vqr1.data.workbooks import excel_rows, mat_columns
+from vqr1.errors import UserError
 
 SPAQ_LABELS = "Annotations/MOS and Image attribute scores.xlsx"
 
 
-def declares(path: Path, dimension: str) -> None:
-    """Make the first sheet of a workbook say that it is of another size than it is."""
+def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change the XML of a workbook's first sheet."""
     out = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
             data = old.read(name)
-            if name.endswith("sheet1.xml"):
-                data = re.sub(rb'<dimension ref="[^"]*"', f'<dimension ref="{dimension}"'.encode(), data)
-            new.writestr(name, data)
+            new.writestr(name, change(data) if name.endswith("sheet1.xml") else data)
     path.write_bytes(out.getvalue())
+
+
+def declares(path: Path, dimension: str) -> None:
+    """Make the first sheet of a workbook say that it is of another size than it is."""
+    rewritten(path, lambda data: re.sub(rb'<dimension ref="[^"]*"', f'<dimension ref="{dimension}"'.encode(), data))
 
 
 @pytest.mark.parametrize("dimension", ["A1:C7", "A1", "A1:XFD1048576", "B2:B3"])
@@ -174,6 +180,42 @@ def test_a_workbook_that_swells_is_refused(tmp_path):
         archive.writestr("xl/sharedStrings.xml", b" " * (2**27 + 1))
     with pytest.raises(ValueError, match=r"labels.xlsx: unpacked it has 1342\d+ bytes, and 134217728 are the most"):
         excel_rows(path, ["Image name", "MOS"])
+
+
+def cell(place: str) -> str:
+    return f'<c r="{place}" t="str"><v>x</v></c>'
+
+
+@pytest.mark.parametrize(
+    ("rows", "at"),
+    [
+        ('<row r="20000000"/>', 1048577),
+        (f'<row r="99999999999">{cell("A99999999999")}</row>', 1048577),
+        ("".join(f'<row r="{i}">{cell(f"ZZZ{i}")}</row>' for i in range(3, 20000)), 3),
+        ("".join(f'<row r="{i}">{cell(f"XFD{i}")}</row>' for i in range(3, 20000)), 258),
+    ],
+)
+def test_a_sheet_that_swells_by_its_empty_cells_is_refused_at_once(rows, at, tmp_path):
+    path = xlsx(tmp_path / "labels.xlsx", ["Image name", "MOS"], ["a.png", 50])
+    rewritten(path, lambda data: data.replace(b"</sheetData>", rows.encode() + b"</sheetData>"))
+    excel_rows(xlsx(tmp_path / "b.xlsx", ["MOS"]), ["MOS"])  # imports openpyxl
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"labels.xlsx: row {at} is beyond the 1048576 rows and 16384"):
+        excel_rows(path, ["Image name", "MOS"])
+    assert time.monotonic() - started < 3
+
+
+def test_a_stray_cell_of_an_xls_costs_nothing(tmp_path):
+    book = xlwt.Workbook()
+    sheet = book.add_sheet("Sheet1")
+    for row, values in enumerate([["name", "MOS"], *([f"{i}.jpg", i] for i in range(500))]):
+        for column, value in enumerate(values):
+            sheet.write(row, column, value)
+    sheet.write(65535, 255, "stray")
+    book.save(str(tmp_path / "labels.xls"))
+    started = time.monotonic()
+    assert [row.number("MOS") for row in excel_rows(tmp_path / "labels.xls", ["MOS"])] == list(range(500))
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(("write", "shown"), [("set_cell_error", "'#NULL!'"), ("set_cell_boolean", "True")])

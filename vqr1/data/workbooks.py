@@ -23,6 +23,8 @@ UNREADABLE = (BadZipFile, LargeZipFile, zlib.error, struct.error, OSError, EOFEr
               TypeError, ValueError)  # fmt: skip
 FETCH = "fetch it again"
 LARGEST = 2**27  # bytes of an unpacked xlsx; SPAQ's has 2 million
+# Excel's rows and columns, and cells of a sheet: openpyxl fills up with empty ones what a few bytes leave out.
+MOST_ROWS, MOST_COLUMNS, MOST_CELLS = 2**20, 2**14, 2**22
 SAVE_AS = "open it in a spreadsheet program and save it as {}"
 OLDER = "an Excel file of the older kind, xls, or one with a password"
 # How a file begins, what it is, and what to do; {0} is the kind that was expected, {1} the file's name.
@@ -100,7 +102,7 @@ def _xls(path: Path) -> Iterator[tuple[str, Rows]]:
     import xlrd
 
     try:
-        with xlrd.open_workbook(path, logfile=io.StringIO()) as book:
+        with xlrd.open_workbook(path, logfile=io.StringIO(), ragged_rows=True) as book:
             for sheet in book.sheets():
                 yield sheet.name, _filled(path, "xls", (map(_xls_value, sheet.row(i)) for i in range(sheet.nrows)))
     except (xlrd.XLRDError, xlrd.compdoc.CompDocError) as error:
@@ -136,12 +138,21 @@ def _xlsx(path: Path) -> Iterator[tuple[str, Rows]]:
 
 def _filled(path: Path, kind: str, rows: Iterator[Iterable[Any]]) -> Rows:
     """The rows that hold something, numbered from 1. A sheet is read as its rows are asked for, errors included."""
-    number = 0
+    number = cells = 0
     try:
         for number, row in enumerate(rows, start=1):
             values = tuple(row)
-            if any(value is not None and value != "" for value in values):
+            cells += len(values)
+            if number > MOST_ROWS or len(values) > MOST_COLUMNS or cells > MOST_CELLS:
+                raise UserError(
+                    f"{path}: row {number} is beyond the {MOST_ROWS} rows and {MOST_COLUMNS} columns a sheet has, or "
+                    f"the {MOST_CELLS} cells that are read of one; {FETCH}"
+                )
+            # Counting takes no time, and there may be many empty rows.
+            if values.count(None) < len(values) and any(value is not None and value != "" for value in values):
                 yield number, values
+    except UserError:
+        raise
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable {kind} file, after row {number} ({error}); {FETCH}") from error
 
