@@ -68,6 +68,11 @@ def test_the_right_answer_as_a_text_a_letter_or_hidden(tmp_path, said, right):
     assert one(tmp_path, llvisionqa(correct_ans=said))[1].right == right
 
 
+def test_a_picture_by_its_whole_path_and_a_text_of_any_plane_are_read(tmp_path):
+    _, question = one(tmp_path, llvisionqa(img_path=str(tmp_path / "p1.png"), question="How is \U0001f600?"))
+    assert (question.pictures, question.question) == ((str(tmp_path / "p1.png"),), "How is \U0001f600?")
+
+
 def test_a_hidden_answer_may_have_no_field(tmp_path):
     assert one(tmp_path, without(llvisionqa(), "correct_ans"))[1].right is None
 
@@ -89,6 +94,13 @@ def test_a_hidden_answer_may_have_no_field(tmp_path):
         (llvisionqa(img_path=None), "img_path is None and names no picture"),
         (without(llvisionqa(), "question"), "question is missing; give a text"),
         (llvisionqa(question="Is <|image_pad|> sharp?"), r"<\|image_pad\|> in .* token of the model's own"),
+        (llvisionqa(img_path="../p0.png"), r"img_path: \.\./p0.png leaves .*; give a path below it"),
+        (llvisionqa(img_path="a/..\\p0.png"), "img_path: .* leaves .*; give a path below it"),
+        (micbench(img_paths=["p0.png", "../p1.png"]), r"img_paths: \.\./p1.png leaves"),
+        (qbench2(image2={"path": "../p0.png"}), r"image2: \.\./p0.png leaves"),
+        (llvisionqa(question="How\ud800?"), r"question is 'How\\ud800\?'; give a text"),
+        (llvisionqa(candidates=["Bright", "Dark\udc00"]), r"candidates is .*Dark\\+udc00.*; give a list of texts"),
+        (llvisionqa(correct_ans="Bright\ud800"), r"correct_ans is 'Bright\\ud800'; give a text"),
         (micbench(img_paths=[]), "0 pictures; 1 to 10"),
         (micbench(img_paths=["p0.png"] * 11), "11 pictures; 1 to 10"),
         (qbench2(image2=None), "image2 is None and names no picture"),

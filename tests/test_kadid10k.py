@@ -96,6 +96,8 @@ def test_other_columns_are_refused(tmp_path, header):
         ("I01_01_02.png,I01.png,57.3,0.49", "dmos 57.3 is outside 1 to 5"),
         ("I01_01_02.png,I01.png,nan,0.49", "dmos nan is outside 1 to 5"),
         ("I01_01_02.png,I01.png,4.57,-0.1", "var -0.1 is negative"),
+        ("I01_01_02.png,../I01.png,4.57,0.49", r"\.\./I01.png leaves .*images; give a path below it"),
+        ("I01_01_02.png,/etc/I01.png,4.57,0.49", r"/etc/I01.png leaves .*images; give a path below it"),
         *(
             (f"I01_01_02.png,{ref},4.57,0.49", f"ref_img {ref}, expected I01.png to I81.png; use the authors'")
             for ref in ("I82.png", "I1.png", "I19 .png", "original.png")

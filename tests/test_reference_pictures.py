@@ -150,6 +150,28 @@ def test_a_row_without_a_reference_is_refused_where_it_is_to_be_shown_and_nowher
     assert len(read_dataset("mine", tmp_path).all()) == 2
 
 
+@pytest.mark.parametrize("name", ["../originals/o.png", "/etc/o.png", "x/../../o.png", "..\\o.png", "C:\\o.png"])
+@pytest.mark.parametrize(
+    ("form", "rest", "rows"),
+    [
+        (
+            "csv",
+            "group: image\ncolumns: {image: f, mos: m, reference: r}",
+            ["f,m,r", "a.png,1,o.png", "b.png,2,{}"],
+        ),
+        (
+            "visualquality",
+            "group: image\nfields: [mos, dist, ref]\nreferences: originals",
+            ["", "1 a.png o.png", "2 b.png {}"],
+        ),
+        ("pyiqa", "group: image\nreferences: originals", ["ref_name,dist_name,mos", "o.png,a.png,1", "{},b.png,2"]),
+    ],
+)
+def test_a_reference_outside_its_folder_is_refused(tmp_path, form, rest, rows, name):
+    with pytest.raises(UserError, match=r"labels, line 3: .* leaves .*mine/.*; give a path below it"):
+        declared(tmp_path, form, rest, *(row.format(name) for row in rows))
+
+
 @pytest.mark.parametrize(
     ("form", "rest"),
     [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vqr1.data.files import read_text, trouble
+from vqr1.data.reading import path_below
 from vqr1.errors import UserError
 
 
@@ -29,14 +31,14 @@ class Row:
     def text(self, name: str) -> str:
         """A field that is a text. Raises UserError where it is missing, null, empty or another kind of thing."""
         value = self.fields.get(name)
-        if not isinstance(value, str) or not value.strip():
+        if not _is_text(value) or not value.strip():
             raise self.wrong(f"{name} is {_shown(self.fields, name)}; give a text, or leave the row out")
         return value
 
     def texts(self, name: str) -> list[str]:
         """A field that is a list of texts. Raises UserError for anything else."""
         value = self.fields.get(name)
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        if not isinstance(value, list) or not all(map(_is_text, value)):
             raise self.wrong(f"{name} is {_shown(self.fields, name)}; give a list of texts, or leave the row out")
         return value
 
@@ -54,6 +56,8 @@ class Pictures:
         if not isinstance(value, str) or not value.strip():
             raise row.wrong(f"{name} is {value!r} and names no picture; give its path, or leave the row out")
         path = self.folder / value
+        if Path(value).parts and not Path(value).is_absolute():  # a whole path says nothing of the folder
+            path_below(self.folder, value, f"{row.where}: {name}")
         if why := trouble(path):
             raise row.wrong(
                 f"{name} names {value}, and {path} {why}; unpack the pictures there, or name the folder that "
@@ -93,6 +97,11 @@ def _of_lines(path: Path, content: str) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); fetch it again") from error
     return rows
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is a text that can be written: JSON may hold half a surrogate pair."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

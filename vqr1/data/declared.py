@@ -32,7 +32,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from vqr1.data.files import MISSING, read_text, trouble
 from vqr1.data.labels import NUMBER, LabelRow, csv_rows, shortened, text_rows
 from vqr1.data.plain_yaml import Lines, read_yaml
-from vqr1.data.reading import PictureFiles, Reading
+from vqr1.data.reading import PictureFiles, Reading, path_below
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.errors import MissingFileError, UserError
@@ -231,7 +231,8 @@ def _read(spec: DatasetSpec, declaration: Declaration, folder: Path) -> Splits:
 def _original(entry: Entry, folder: Path, declaration: Declaration) -> Path | None:
     if not entry.original or entry.original.casefold() in ABSENT:
         return None
-    return folder / (declaration.references or declaration.images) / entry.original
+    place = folder / (declaration.references or declaration.images)
+    return place / path_below(place, entry.original, entry.where)
 
 
 def _group(entry: Entry, rule: str) -> str | None:

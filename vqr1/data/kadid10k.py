@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vqr1.data.labels import csv_rows
-from vqr1.data.reading import PictureFiles, Reading, find_file
+from vqr1.data.reading import PictureFiles, Reading, find_file, path_below
 from vqr1.data.sample import Splits
 from vqr1.data.spec import DatasetSpec
 from vqr1.errors import UserError
@@ -50,8 +50,8 @@ def read_kadid10k(folder: Path) -> Splits:
         dmos, variance = row.numbers("dmos", "var")
         if variance < 0:
             raise UserError(f"{row.where}: var {variance} is negative; use the authors' dmos.csv")
-        reference = row.text("ref_img")
-        group = Path(reference).stem.upper()  # in whatever case it is written it is one reference, of one part
+        reference = path_below(folder / "images", row.text("ref_img"), row.where)
+        group = reference.stem.upper()  # in whatever case it is written it is one reference, of one part
         if group not in REFERENCES:
             raise UserError(f"{row.where}: ref_img {reference}, expected I01.png to I81.png; use the authors' dmos.csv")
         reading.add(

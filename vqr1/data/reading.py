@@ -82,6 +82,16 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_nobodys(entry.name))
 
 
+def path_below(folder: Path, name: str, where: str) -> PurePosixPath:
+    """The path from ``folder`` that a label file names. Raises UserError for one that leaves the folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts:
+        raise UserError(f"{where}: {name!r} is no name of a picture; give a path below {folder}")
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise UserError(f"{where}: {name} leaves {folder}; give a path below it")
+    return path
+
+
 class PictureFiles:
     """The picture files below a folder, found by the names that a label file gives."""
 
@@ -109,11 +119,7 @@ class PictureFiles:
 
     def find(self, name: str, where: str) -> Path | None:
         """The file of ``name``, or None. Raises UserError for a name that leaves the folder or fits several files."""
-        path = PurePosixPath(name.replace("\\", "/"))
-        if not path.parts:
-            raise UserError(f"{where}: {name!r} is no name of a picture; give a path below {self.folder}")
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            raise UserError(f"{where}: {name} leaves {self.folder}; give a path below it")
+        path = path_below(self.folder, name, where)
         if any(map(is_nobodys, path.parts)):
             raise UserError(f"{where}: {name} is what a Mac or a system leaves behind, and no picture; drop the row")
         if self._is_file(str(path), where):
