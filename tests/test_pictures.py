@@ -115,6 +115,20 @@ def test_unreadable_files_are_named(tmp_path):
         assert " at 0x" not in str(refused.value)  # the same words in each process that reads it
 
 
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_a_jpeg2000_without_its_end_is_refused_and_not_guessed(tmp_path, name):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / name, "JPEG2000", no_jp2=name == "a.j2k")
+    content = (tmp_path / name).read_bytes()
+    assert np.array_equal(np.asarray(open_picture(tmp_path / name)), noise)
+    (tmp_path / name).write_bytes(content + bytes(16))  # as downloads may be filled up
+    assert np.array_equal(np.asarray(open_picture(tmp_path / name)), noise)
+    for end in (*range(len(content) // 2, len(content), 199), len(content) - 1):
+        (tmp_path / name).write_bytes(content[:end])
+        with pytest.raises(UserError, match=f"{name}: not a readable picture .*truncated"):
+            open_picture(tmp_path / name)
+
+
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()

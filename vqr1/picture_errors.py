@@ -19,6 +19,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the first bytes of a program, plain and with a preview
+# Of a codestream (ISO/IEC 15444-1, annex A): no pixels' bytes are like its last marker.
+JPEG2000_BEGIN, JPEG2000_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
 # Formats that are not opened: EPS has Ghostscript run the program, and IPTC opens what is in it, of any format.
 PROGRAMS = {"EPS": "a program in PostScript", "IPTC": "a file that may hold a program in PostScript"}
 
@@ -30,4 +32,7 @@ def open_content(content: bytes) -> Image.Image:
     """
     Image.preinit()  # first: the usual formats are tried first
     Image.init()
-    return Image.open(io.BytesIO(content), formats=[name for name in Image.ID if name not in PROGRAMS])
+    picture = Image.open(io.BytesIO(content), formats=[name for name in Image.ID if name not in PROGRAMS])
+    if picture.format == "JPEG2000" and content.find(JPEG2000_END, content.find(JPEG2000_BEGIN)) < 0:
+        raise OSError("image file is truncated: its codestream has no end")  # OpenJPEG would guess what is missing
+    return picture
