@@ -510,6 +510,30 @@ def test_one_bad_picture_loses_no_other(folder, greedy, tmp_path, capsys):
         rate(folder, "--csv", out)
 
 
+def test_no_file_of_another_command_is_overwritten(folder, tmp_path):
+    new, old = tmp_path / "new.csv", tmp_path / "old.jsonl"
+    old.write_text("finished\n")
+    with pytest.raises(UserError, match="old.jsonl is there already; give another file, or delete it to rate again"):
+        rate(folder / "b.png", "--csv", new, "--jsonl", old)
+    assert old.read_text() == "finished\n"
+    assert not list(tmp_path.glob("new.csv*"))
+
+
+def test_killed_between_its_two_files_a_command_goes_on_and_writes_both(folder, tmp_path, monkeypatch):
+    words = folder / "b.png", "--csv", tmp_path / "a.csv", "--jsonl", tmp_path / "a.jsonl"
+
+    def killed(made):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.Unfinished, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rate(*words)
+    (tmp_path / "a.jsonl").write_text("half")
+    rate(*words)
+    assert len(rows_of(tmp_path / "a.csv")) == len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_command_that_was_stopped_goes_on_to_the_same_file(folder, tmp_path, monkeypatch, capsys):
     for name in BAD:
         (folder / name).unlink()

@@ -7,6 +7,7 @@ goes on with the folder, and its FILE is the same as if it had not been killed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
@@ -24,10 +25,13 @@ ReadRow = Callable[[dict[str, Any]], tuple[str, Kept] | None]
 class Unfinished(Generic[Kept]):
     """The rows so far of one command, held by one process at a time."""
 
-    def __init__(self, option: str, target: Path, *, what: str, again: str, read: ReadRow[Kept]):
+    def __init__(
+        self, option: str, target: Path, *, what: str, again: str, read: ReadRow[Kept], beside: Iterable[Path] = ()
+    ):
         """
         Args:
             option: of the command line that names ``target``, for messages.
+            beside: the other files that the command writes when all rows are there.
             what: the rows are called, such as ``ratings``; the folder's file of them is WHAT.jsonl.
             again: what the command does, such as ``rate``.
             read: the key and the content of a row, None for one that holds no more; raises KeyError, TypeError or
@@ -37,18 +41,19 @@ class Unfinished(Generic[Kept]):
         self.path = target.with_name(target.name + ".unfinished")
         self._old = self.path.with_name(self.path.name + OLD)
         self._what, self._again, self._read_row = what, again, read
+        self._targets = [target, *beside]
         self._rows = f"{what}.jsonl"
         self._writer = FolderWriter(self.path, other=option)
 
     def open(self, asked: dict[str, Any]) -> dict[str, Kept]:
         """Hold the folder. Returns what is there and holds, by keys.
 
-        ``asked`` is what decides the rows, as JSON. Raises UserError where the target is there and finished, where the
-        folder holds the rows of something else, is held by another process or cannot be written.
+        ``asked`` is what decides the rows, as JSON. Raises UserError where nothing is unfinished and a target is there,
+        where the folder holds the rows of something else, is held by another process or cannot be written.
         """
         remove(self._old)  # of a command that was killed when it had finished
-        if self.target.exists() and not self.path.is_dir():
-            raise UserError(f"{self.target} is there already; give another file, or delete it to {self._again} again")
+        if not self.path.is_dir():
+            refuse_finished(self._targets, self._again)
 
         def acquire() -> dict[str, Kept]:
             self._writer.refuse_held()
@@ -110,6 +115,13 @@ class Unfinished(Generic[Kept]):
                 kept[found[0]] = found[1]
                 lines.append(json.dumps(row) + "\n")
         return kept, "".join(lines)
+
+
+def refuse_finished(targets: Iterable[Path], again: str) -> None:
+    """Raises UserError for a file that is there: another command's, which may have taken hours. ``again``: as above."""
+    for target in targets:
+        if os.path.exists(target):  # noqa: PTH110 - Path.exists raises for a name that no file can have
+            raise UserError(f"{target} is there already; give another file, or delete it to {again} again")
 
 
 def stamp(path: str) -> list[int]:

@@ -21,7 +21,7 @@ from vqr1.data.splits import PAPER
 from vqr1.errors import UserError, printable, show
 from vqr1.packaged import data_root
 from vqr1.pairing import check_questions, count_questions
-from vqr1.unfinished import Unfinished, stamp, write_lines
+from vqr1.unfinished import Unfinished, refuse_finished, stamp, write_lines
 
 if TYPE_CHECKING:  # these load torch, which takes seconds: a wrong word or file is told before
     from vqr1.answering.answerer import Answerer
@@ -42,11 +42,17 @@ def run(words: Sequence[str], load: Load | None = None) -> int:
     ``load`` loads the policy in place of :func:`vqr1.answering.answerer.load_answerer`.
     """
     asked = parser().parse_args(words)
-    targets = [target for target in (asked.jsonl, asked.json, getattr(asked, "submission", None)) if target]
+    targets = files_to_write(asked)
     if len(set(targets)) < len(targets):
         raise UserError(f"two of the files to write are {targets[0]}; give different ones")
+    if not asked.jsonl:  # with which it may be the same command, gone on with
+        refuse_finished(targets, "ask")
     (ask_pairs if asked.test == "2afc" else ask_choices)(asked, load)
     return 0
+
+
+def files_to_write(asked: argparse.Namespace) -> list[Path]:
+    return [target for target in (asked.jsonl, asked.json, getattr(asked, "submission", None)) if target]
 
 
 def parser() -> Parser:
@@ -228,9 +234,12 @@ class Answering:
         self._likeliest = likeliest
         self._asked, self._test, self._settings, self._model = asked, test, settings, model
         self._prompts = {prompt.key: prompt for prompt in test.prompts()}
-        self._unfinished = (
-            Unfinished("--jsonl", asked.jsonl, what="answers", again="ask", read=self._read) if asked.jsonl else None
-        )
+        self._unfinished = None
+        if asked.jsonl:
+            beside = [target for target in files_to_write(asked) if target != asked.jsonl]
+            self._unfinished = Unfinished(
+                "--jsonl", asked.jsonl, what="answers", again="ask", read=self._read, beside=beside
+            )
         self._found: dict[str, str] = {}
 
     def __enter__(self) -> Answering:

@@ -57,8 +57,8 @@ def rate_and_write(asked: argparse.Namespace, found: Found, ranks: Ranks, scale:
 
     if found.others:
         say(f"left out, since they are no pictures: {listed(found.others)}")
-    targets = {"--csv": asked.csv, "--jsonl": asked.jsonl}
-    unfinished = next((unfinished_ratings(option, target) for option, target in targets.items() if target), None)
+    targets = [(option, target) for option, target in (("--csv", asked.csv), ("--jsonl", asked.jsonl)) if target]
+    unfinished = unfinished_ratings(*targets[0], [target for _, target in targets[1:]]) if targets else None
     try:
         rated = rate(asked, found.paths, unfinished, ranks, scale)
         if not ranks.first:

@@ -20,9 +20,9 @@ from vqr1.unfinished import Unfinished, stamp, write_lines, write_whole
 Rated = tuple[str, Rating]  # a path and its rating
 
 
-def unfinished_ratings(option: str, target: Path) -> Unfinished[Rating]:
+def unfinished_ratings(option: str, target: Path, beside: Iterable[Path] = ()) -> Unfinished[Rating]:
     """The ratings so far of one command, by path; ``option`` names the target, for messages."""
-    return Unfinished(option, target, what="ratings", again="rate", read=read_row)
+    return Unfinished(option, target, what="ratings", again="rate", read=read_row, beside=beside)
 
 
 def row_of(path: str, rating: Rating) -> dict[str, Any]:
