@@ -129,6 +129,7 @@ ROOMS: dict[str, set[str]] = {
         "data",
         "evaluation",
         "exported",
+        "machine_choices",
         "policy",
         "provenance",
         "rating_statistics",

@@ -436,6 +436,20 @@ def test_a_picture_that_has_changed_is_asked_about_again(root):
     assert len(policy.examples) == 10
 
 
+def test_a_picture_that_is_replaced_while_it_is_asked_about_is_asked_about_again(root):
+    words = ["2afc", "--data", "mine", f"--root={root}", "--pairs", "all", "--batch", "30", f"--jsonl={root / 'a'}"]
+
+    def replaced(example):
+        grey(root / "mine" / "pictures" / "p3.png", 250)
+        return lighter(example)
+
+    with pytest.raises(UserError, match="give a place"):  # after all was answered
+        ask(Scripted(replaced), *words, f"--json={root / 'mine' / 'ratings.csv' / 'f.json'}")
+    policy = Scripted(lighter)
+    ask(policy, *words)
+    assert len(policy.examples) == 10
+
+
 def test_a_batch_has_a_picture_once(root):
     policy = Scripted(lighter)
     ask(policy, "2afc", "--data", "mine", f"--root={root}", "--pairs", "all", "--batch", "30")

@@ -33,6 +33,7 @@ from vqr1.scoring.result_folder import ResultFolder
 from vqr1.training.best_weights import BestWeights
 from vqr1.training.content_rows import read_content
 from vqr1.training.run_folder import RunFolder, is_finished, take_stopped
+from vqr1.unfinished import stamp
 
 pytestmark = pytest.mark.faults
 
@@ -222,7 +223,7 @@ def test_spoilt_ratings_that_are_gone_on_with(count: int, tmp_path: Path, fault:
     first.open(asked)
     for photo in photos:
         photo.touch()
-        first.append([row_of(str(photo), Rating(3.5, 0.5, [3.0, 4.0, None], "so", "ok", 3, 20))])
+        first.append([row_of(str(photo), Rating(3.5, 0.5, [3.0, 4.0, None], "so", "ok", 3, 20), stamp(str(photo)))])
     first.close()
 
     def read() -> None:

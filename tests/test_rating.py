@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -39,6 +41,7 @@ from vqr1.rating.written import row_of, unfinished_ratings
 from vqr1.rating_statistics import StoppingRule, moments
 from vqr1.rollout.engine import vision_tokens
 from vqr1.rollout.offline import OwnNoise, encode_prompts
+from vqr1.unfinished import stamp
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "rating.md"
 SIZES = [(56, 56), (84, 56), (56, 112), (112, 84), (84, 84), (56, 84)]
@@ -472,6 +475,32 @@ def test_folders_without_pictures_and_words_that_are_nothing(folder, tmp_path):
         find_pictures([str(folder), str(tmp_path / "nothing.png")], recursive=False)
 
 
+def test_a_folder_that_may_not_be_read_is_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def denied(place):
+        if Path(place).name in ("below", ".hidden"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    (folder / ".hidden").mkdir()
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match=r"below cannot be read \(Permission denied\); let it be read or leave it out$"):
+        find_pictures([str(folder)], recursive=True)
+    assert len(find_pictures([str(folder)], recursive=False).paths) == len(GOOD + BAD)
+
+
+def test_the_order_is_that_of_the_names_and_links_to_folders_are_not_followed(folder):
+    (folder / "below-more").mkdir()
+    (folder / "below-more" / "a.png").symlink_to(folder / "b.png")
+    (folder / "linked").symlink_to(folder / "below")
+    (folder / "below" / "loop").symlink_to(folder)
+    found = find_pictures([str(folder)], recursive=True)
+    wanted = [path for path in sorted(folder.rglob("*")) if path.suffix not in (".txt", ".csv") and not path.is_dir()]
+    assert found.paths == [str(path) for path in wanted if not path.name.startswith(".")]
+    assert str(folder / "below-more" / "a.png") in found.paths
+
+
 # The command
 
 
@@ -588,7 +617,7 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     paths = [str(folder / name) for name in GOOD[:3]]
     first = unfinished_ratings("--csv", target)
     assert first.open({"k": 1}) == {}
-    first.append(map(row_of, paths, (ok, bad, ok)))
+    first.append(map(row_of, paths, (ok, bad, ok), map(stamp, paths)))
     with pytest.raises(UserError, match="a.csv.unfinished is being written by"):
         unfinished_ratings("--csv", target).open({"k": 1})
     first.close()
@@ -597,7 +626,7 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     pictures_of()[3].save(paths[2])
     second = unfinished_ratings("--csv", target)
     assert second.open({"k": 1}) == {paths[0]: ok}
-    second.append([row_of(paths[2], ok)])
+    second.append([row_of(paths[2], ok, stamp(paths[2]))])
     second.close()
     assert second.open({"k": 1}) == {paths[0]: ok, paths[2]: ok}
     second.finish()
@@ -605,11 +634,30 @@ def test_what_failed_or_has_changed_is_rated_again(folder, tmp_path):
     assert not list(tmp_path.glob("*.unfinished*"))
 
 
+def test_what_is_replaced_while_it_is_rated_is_rated_again(folder, tmp_path, monkeypatch, capsys):
+    words = [*(folder / name for name in GOOD), "--batch", 2, "--csv", tmp_path / "a.csv"]
+    calls = []
+
+    def replaced(answerer, pictures, how, at_once):
+        calls.append(len(pictures))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        pictures_of()[3].save(folder / GOOD[0])
+        return answer_pictures(answerer, pictures, how, at_once)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rater_module, "answer_pictures", replaced)
+        with pytest.raises(KeyboardInterrupt, match="2 of 5 are rated"):
+            rate(*words)
+    rate(*words)
+    assert "going on: 1 of 5 pictures are rated" in capsys.readouterr().err
+
+
 def test_killed_while_its_folder_is_deleted_a_command_has_finished(tmp_path, monkeypatch):
     target = tmp_path / "a.csv"
     made = unfinished_ratings("--csv", target)
     made.open({"k": 1})
-    made.append([row_of("a.png", Rating(3.0, None, [3.0], "", "ok", 1, 9))])
+    made.append([row_of("a.png", Rating(3.0, None, [3.0], "", "ok", 1, 9), stamp("a.png"))])
     target.write_text("a.png\n")
 
     def killed(folder):

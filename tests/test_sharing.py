@@ -8,8 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from vqr1.child_process import FAILURE, PLACE, SHARED
 from vqr1.errors import LaunchError, UserError
 from vqr1.rating import command
 from vqr1.rating.rater import Rater
+from vqr1.scoring import evaluate
+from vqr1.scoring.settings import EvaluateConfig
 from vqr1.sharing import Ranks, joined, start_ranks, take_gpus
 from vqr1.slots import VISIBLE
 
@@ -213,6 +217,39 @@ def test_the_code_of_the_first_is_the_commands(monkeypatch):
 def test_a_process_alone_is_the_first():
     with joined() as ranks:
         assert (ranks.number, ranks.of, ranks.store) == (0, 1, None)
+
+
+def test_a_picture_that_arrives_while_ranks_start_is_of_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    (tmp_path / "b.png").touch()
+    own, listed = threading.local(), threading.Event()
+    monkeypatch.setattr(sharing, "joined", lambda: nullcontext(own.ranks))
+    monkeypatch.setattr(command, "rate_and_write", lambda asked, found, ranks, scale: found.paths)
+    monkeypatch.setattr(Ranks, "exit_code", lambda ranks, found: found)
+
+    def act(ranks):
+        own.ranks = ranks
+        if not ranks.first:
+            assert listed.wait(60)
+            (tmp_path / "a.png").touch()
+        found = command.run([str(tmp_path), "--model", "tiny"])
+        listed.set()
+        return found
+
+    assert together(2, act) == [[str(tmp_path / "b.png")]] * 2
+
+
+def test_ranks_evaluate_the_pictures_that_the_first_reads(monkeypatch):
+    own = threading.local()
+    monkeypatch.setattr(evaluate, "joined", lambda each: nullcontext(own.ranks))
+    monkeypatch.setattr(evaluate, "prepare", lambda config: (config, None, [f"read by {own.ranks.number}"], []))
+    monkeypatch.setattr(evaluate, "rate_and_write", lambda config, model, sets, anchors, ranks: sets)
+
+    def act(ranks):
+        own.ranks = ranks
+        return evaluate.evaluate(EvaluateConfig())
+
+    assert together(2, act) == [["read by 0"]] * 2
 
 
 # The same files

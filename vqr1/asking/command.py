@@ -241,6 +241,7 @@ class Answering:
                 "--jsonl", asked.jsonl, what="answers", again="ask", read=self._read, beside=beside
             )
         self._found: dict[str, str] = {}
+        self._stamps: dict[str, list[int]] = {}  # of the pictures, from before any of them was opened
 
     def __enter__(self) -> Answering:
         return self
@@ -258,6 +259,7 @@ class Answering:
         """All answers by their prompts' keys."""
         prompts = list(self._prompts.values())
         if self._unfinished:
+            self._stamps = {each: stamp(each) for each in {each for prompt in prompts for each in prompt.pictures}}
             what = {**facts(self._settings, self._model, self._test.form), "questions": prompts_hash(prompts)}
             if self._likeliest:
                 what["read"] = "the likeliest letter"
@@ -295,7 +297,7 @@ class Answering:
 
     def _row(self, prompt: Prompt, answer: str) -> dict[str, Any]:
         """What is kept of an answer."""
-        return {"key": prompt.key, "answer": answer, "files": [stamp(picture) for picture in prompt.pictures]}
+        return {"key": prompt.key, "answer": answer, "files": [self._stamps[each] for each in prompt.pictures]}
 
     def _read(self, row: dict[str, Any]) -> tuple[str, str] | None:
         """An answer that is kept; None where a picture has changed since."""

@@ -36,17 +36,20 @@ def run(words: Sequence[str]) -> int:
     if asked.server and asked.gpus:
         raise UserError(f"--gpus {asked.gpus} has no effect with --server, which has GPUs of its own; leave it out")
 
+    from vqr1.machine_choices import launched
     from vqr1.rating.files import find_pictures
     from vqr1.rating.scales import find_scale
     from vqr1.sharing import joined, start_ranks
 
     scale = find_scale(asked.model, asked.scale) if asked.scale else None
-    found = find_pictures(asked.pictures, asked.recursive)
+    found = None if launched() else find_pictures(asked.pictures, asked.recursive)
     if not asked.server:
-        code = start_ranks("rate", words, "--gpus ", asked.gpus, pictures=len(found.paths))
+        code = start_ranks("rate", words, "--gpus ", asked.gpus, pictures=len(found.paths) if found else None)
         if code is not None:
             return code
     with joined() as ranks:
+        # Of a folder that changes while ranks start each would find other pictures, and share out other batches.
+        found = found or ranks.by_first(partial(find_pictures, asked.pictures, asked.recursive))
         return ranks.exit_code(rate_and_write(asked, found, ranks, scale))
 
 
@@ -128,6 +131,7 @@ def rate(
     from vqr1.rating.rater import find, load_found
     from vqr1.rating.written import row_of
     from vqr1.rollout_settings import ScoringEngine
+    from vqr1.unfinished import stamp
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -155,6 +159,8 @@ def rate(
         say(f"going on: {done} of {len(paths)} pictures are rated")
     if not left:
         return rated
+    # Before any rank opens a picture: the score of one that is replaced while it is rated is not kept for the new one.
+    stamps = ranks.by_first(lambda: {each: stamp(each) for each in left}) if unfinished else {}
     try:
         rater = load_found(settings, model, asked.reference)
         at_once = ranks.at_once(len(left), rater.at_once)
@@ -163,7 +169,7 @@ def rate(
             for fresh in ranks.shared(batches, partial(with_paths, rater)):
                 rated.update(fresh)
                 if unfinished:
-                    unfinished.append(row_of(*each) for each in fresh)
+                    unfinished.append(row_of(each, rating, stamps[each]) for each, rating in fresh)
                 for each, rating in fresh:
                     progress.write(line(each, rating, asked.reasoning, scale), file=sys.stdout)
                 progress.update(len(fresh))

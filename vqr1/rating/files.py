@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,21 +60,36 @@ def refuse_unread(path: str) -> None:
 
 
 def _in_folder(folder: Path, recursive: bool, endings: set[str], others: Counter[str]) -> list[str]:
-    try:
-        below = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); give a folder that can") from error
-    seen = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    files = [path for path in seen if not path.is_dir()]
+    files, folders = _below(folder, recursive)
     pictures = [str(path) for path in files if path.suffix.lower() in endings]
     left = Counter(path.suffix.lower() or "no ending" for path in files if path.suffix.lower() not in endings)
     if not pictures:
-        folders = sum(path.is_dir() for path in seen)
         deeper = f"; --recursive looks into its {folders} folders" if folders and not recursive else ""
         holds = f", but {listed(left)}" if left else ""
         raise UserError(f"{folder} holds no pictures{holds}{deeper}")
     others += left
     return pictures
+
+
+def _below(folder: Path, recursive: bool) -> tuple[list[Path], int]:
+    """The files, in order, and how many folders there are; without hidden ones. Links to folders are not followed.
+
+    Raises UserError for a folder that may not be read: its pictures would be left out without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); let it be read or leave it out"
+        ) from error
+
+    files, count = [], 0
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+        count += len(folders)
+        if not recursive:
+            break
+    return sorted(files), count
 
 
 def listed(endings: Counter[str]) -> str:

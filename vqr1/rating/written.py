@@ -25,9 +25,9 @@ def unfinished_ratings(option: str, target: Path, beside: Iterable[Path] = ()) -
     return Unfinished(option, target, what="ratings", again="rate", read=read_row, beside=beside)
 
 
-def row_of(path: str, rating: Rating) -> dict[str, Any]:
-    """What is kept of a rating."""
-    return {"path": path, "file": stamp(path), **asdict(rating)}
+def row_of(path: str, rating: Rating, file: list[int]) -> dict[str, Any]:
+    """What is kept of a rating. ``file``: the picture's :func:`vqr1.unfinished.stamp` from before it was opened."""
+    return {"path": path, "file": file, **asdict(rating)}
 
 
 def read_row(row: dict[str, Any]) -> Rated | None:

@@ -64,6 +64,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         torch.set_num_threads(config.threads)
     with joined(config.tensor_parallel) as ranks:
         config, model, sets, anchors = ranks.first_before_others(partial(prepare, config))
+        # Of label files that change while ranks start each would read other pictures, and share out other batches.
+        sets, anchors = ranks.by_first(lambda: (sets, anchors))
         return rate_and_write(config, model, sets, anchors, ranks)
 
 
