@@ -49,6 +49,14 @@ def test_a_line_of_many_brackets_is_named(tmp_path):
     [
         ("- " * 200_000, "line 1: brackets within brackets"),  # ends a process that hands it to libyaml
         ("a: &a [1]\nb: [*a, *a]", "line 2: an alias"),
+        ("a: 1\nb: 0x" + 4000 * "f", "line 2: a whole number of more than 64 bits"),
+        ("a: -" + 30 * "9", "line 1: a whole number of more than 64 bits"),
+        ("a: {b: [0b" + 65 * "1" + "]}", "line 1: a whole number of more than 64 bits"),
+        ("a: 1" + 100_000 * ":59", "line 1: a whole number of more than 64 bits"),
+        ("a: !!int '1" + 100_000 * ":59" + "'", "line 1: a whole number of more than 64 bits"),
+        ("a: !!int [1]", "not YAML"),
+        ("a: !!int x", "not YAML"),
+        ("a: !!int ''", "not YAML"),
         ("a: !!bool x", "not YAML"),
         ("a: 2020-99-99", "not YAML"),
         ("a: [", "not YAML"),

@@ -73,6 +73,25 @@ def test_what_cannot_be_read_is_counted_and_left_out(tmp_path: Path) -> None:
     assert run.state is State.endless
 
 
+@pytest.mark.parametrize("step", [-1, 1 << 53, 10**400], ids=["below", "above", "of 401 digits"])
+def test_a_step_that_no_run_has_is_counted_and_left_out(tmp_path: Path, step: int) -> None:
+    folder = made(tmp_path / "one")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "policy/kl": 0.5}) + "\n")
+    run = read_run(folder)
+    assert (run.steps, run.torn) == (2, {"metrics.jsonl": 1})
+
+
+def test_a_setting_of_too_many_digits_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path / "one")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"threads: 0x{4000 * 'f'}\n")
+    with pytest.raises(
+        UserError, match=r"config.yaml, line \d+: a whole number of more than 64 bits; restore the file"
+    ):
+        find_runs([tmp_path])
+
+
 def test_runs_below_a_folder_are_found_once_and_in_order(tmp_path: Path) -> None:
     sweep = tmp_path / "runs" / "sweep-demo-0"
     second, first = made(sweep / "k-6"), made(sweep / "k-4")
@@ -131,3 +150,13 @@ def test_a_picture_is_taken_from_the_run_folder_first(tmp_path: Path) -> None:
     assert run.picture({"picture": "../a.png"}) is None, "outside of the run folder"
     assert run.picture({"image": "gone.png"}) is None
     assert run.picture({"image": "a\0b", "picture": 3}) is None
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "loop", 5000 * "a", "loop/a.jpg"])
+def test_a_name_that_no_picture_has_is_none(tmp_path: Path, name: str) -> None:
+    run: Run = read_run(made(tmp_path / "one"))
+    (run.folder / "loop").symlink_to("loop")
+    assert run.picture({"picture": name}) is None
+    assert run.picture({"image": name}) is None
+    (tmp_path / "a.png").touch()
+    assert run.picture({"picture": name, "image": str(tmp_path / "a.png")}) == tmp_path / "a.png"

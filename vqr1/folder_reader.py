@@ -14,6 +14,7 @@ from vqr1.folder_writer import read_json_lines
 
 RESTORE = "restore the file"
 DEEPEST = 100  # brackets within brackets of a YAML file
+BITS, LETTERS = 64, 100  # of a whole number there, and of how it is written
 
 
 class OtherYamlError(UserError):
@@ -61,11 +62,12 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     """What a file of settings by name holds.
 
     Not read: aliases, a few lines of which make up gigabytes, and more than DEEPEST brackets within brackets, for which
-    the parser takes minutes or ends the process. Raises OtherYamlError for these and for what has no settings by name.
+    the parser takes minutes or ends the process. Raises OtherYamlError for these and for what has no settings by name,
+    UserError for whole numbers of more than BITS.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and as safe
+    loader = _loader(path, remedy)
     try:
         content, depth = path.read_bytes().decode(), 0
         for event in yaml.parse(content, loader):
@@ -73,7 +75,7 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
             if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
                 what = "brackets within brackets, too many to read" if depth > DEEPEST else "an alias (*name)"
                 raise OtherYamlError(f"{path}, line {event.start_mark.line + 1}: {what}; {remedy}")
-        found = yaml.load(content, loader)  # noqa: S506 - both are safe loaders
+        found = yaml.load(content, loader)  # noqa: S506 - a safe loader
     except UserError:
         raise
     except OSError as error:
@@ -83,3 +85,20 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise OtherYamlError(f"{path} holds no settings by name; {remedy}")
     return found
+
+
+def _loader(path: Path, remedy: str) -> Any:
+    """YAML's safe loader, which refuses large whole numbers: 1:59:59 is one to base 60, and takes the square of its
+    length to read; and of one with thousands of digits Python makes no text."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # ten times as fast, and as safe
+        def whole_number(self, node: Any) -> int:
+            number: int = self.construct_yaml_int(node) if len(node.value) <= LETTERS else 1 << BITS
+            if number.bit_length() > BITS:
+                line = f"{path}, line {node.start_mark.line + 1}"
+                raise UserError(f"{line}: a whole number of more than {BITS} bits; {remedy}")
+            return number
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.whole_number)
+    return Loader

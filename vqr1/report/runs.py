@@ -21,6 +21,7 @@ from vqr1.folder_writer import is_held
 
 CONFIG = "config.yaml"
 SECTIONS = ("data", "policy", "rollout", "reward", "trainer")  # of every run's configuration
+STEPS = 1 << 53  # more than any run has; figures and pages hold smaller ones exactly
 DEPTH = 3  # folders below a given one in which runs are looked for: runs/, a sweep, its jobs
 
 # Settings that say where and how a run is done and not what: runs that differ in these alone are one setting.
@@ -123,12 +124,9 @@ class Run:
     def picture(self, row: Row) -> Path | None:
         """The file of a row's picture: the copy in the run folder, else where the run read it; None where neither is
         there any more."""
-        kept = row.get("picture")
-        if isinstance(kept, str):
-            path = (self.folder / kept).resolve()
-            if path.is_relative_to(self.folder.resolve()) and path.is_file():
-                return path
-        read = row.get("image")
+        kept, read = row.get("picture"), row.get("image")
+        if isinstance(kept, str) and (path := _inside(self.folder, kept)) is not None:
+            return path
         return Path(read) if isinstance(read, str) and os.path.isfile(read) else None  # noqa: PTH113 - any text
 
 
@@ -239,12 +237,21 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file that ``folder`` holds by this name; None where it holds none, or no file can have the name."""
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # the last for links in a circle
+        return None
+
+
 def _rows(path: Path, torn: dict[str, int]) -> list[Row]:
     """The lines that are objects with a step; the others are counted in ``torn``."""
     rows = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         row = _read(line)
-        if isinstance(row, dict) and type(row.get("step")) is int:
+        if isinstance(row, dict) and type(step := row.get("step")) is int and 0 <= step < STEPS:
             rows.append(row)
         else:
             torn[path.name] = torn.get(path.name, 0) + 1
