@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.support.results import rows_of, write_results
+from vqr1.errors import UserError
 from vqr1.evaluation.results import ROWS, SETTINGS, make_row, read_evaluation, read_rows
 
 
@@ -82,6 +83,11 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         ({"mos": float("nan")}, "line 2: not a result .mos: Input should be a finite number"),
         ({"std": -0.1}, "line 2: bid/00001.png has a negative std or weight"),
         ({"stds": [0.1, -0.1, 0.1]}, "line 2: bid/00001.png has a negative std or weight"),
+        ({"std": 1.7e308}, r"line 2: bid/00001.png has 1.7e\+308, over 1e\+100; restore the file or evaluate again"),
+        ({"tokens": 10**400}, "line 2: bid/00001.png has 10000.*, over "),
+        ({"passes": -1.7e308}, "line 2: bid/00001.png has -1.7e"),
+        ({"mos": 1e101}, "line 2: bid/00001.png has 1e.101, over "),
+        ({"scores": [None, -1e101, None]}, "line 2: bid/00001.png has -1e.101, over "),
         ({"std": "wide"}, "line 2: not a result .std: Input should be a valid number"),
         ({"scores": ["3", None, None]}, "line 2: not a result .scores.0: Input should be a valid number"),
         ({"extra": 1}, "line 2: not a result .*extra.*; restore the file or evaluate again"),
@@ -108,6 +114,15 @@ def test_a_row_of_another_set_is_named(tmp_path):
     with (folder / ROWS).open("a") as file:
         file.write(rows_of("clive", 1)[0].line())
     with pytest.raises(ValueError, match="clive/00000.png is of clive, which evaluation.json does not name"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("pictures", [2, -3, 10**400], ids=["fewer", "negative", "of 401 digits"])
+def test_another_number_of_pictures_than_the_record_says_is_refused(tmp_path, pictures):
+    folder = write_results(tmp_path / "a", {"bid": rows_of("bid", 3)}, facts={"bid": {"pictures": pictures}})
+    with pytest.raises(
+        UserError, match=r"results.jsonl has 3 pictures of bid, and evaluation.json says -?\d+; restore"
+    ):
         read_evaluation(folder)
 
 

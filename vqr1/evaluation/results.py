@@ -34,6 +34,7 @@ from vqr1.rating_statistics import score_and_std
 
 SETTINGS = "evaluation.json"
 ROWS = "results.jsonl"
+LARGEST = 1e100  # of numbers in a row and of pictures: sums and squares of them stay finite
 STATUSES = ("ok", "unreadable", "missing")
 Read = TypeVar("Read")
 # Of what is read from files: nothing is converted, no number is NaN or infinite, and nothing else is there.
@@ -129,6 +130,10 @@ def read_evaluation(folder: Path) -> Evaluation:
         if row.dataset not in sets:
             raise UserError(f"{folder / ROWS}: {row.image_id} is of {row.dataset}, which {SETTINGS} does not name")
         evaluation.rows[row.dataset].append(row)
+    for name, rows in evaluation.rows.items():
+        if not len(rows) <= sets[name].pictures <= LARGEST:
+            found = f"{folder / ROWS} has {len(rows)} pictures of {name}, and {SETTINGS} says"
+            raise UserError(f"{found} {str(sets[name].pictures)[:80]}; restore the files or evaluate again")
     return evaluation
 
 
@@ -148,6 +153,20 @@ def _row(line: bytes, where: str) -> ResultRow:
         raise UserError(f"{where}: {row.image_id} has stds or weights, but not one for each score; evaluate again")
     if any(each < 0 for each in (row.std, *(row.stds or ()), *(row.weights or ())) if each is not None):
         raise UserError(f"{where}: {row.image_id} has a negative std or weight; restore the file or evaluate again")
+    numbers = (
+        row.mos,
+        row.score,
+        *row.scores,
+        row.std,
+        *(row.stds or ()),
+        *(row.weights or ()),
+        row.tokens,
+        row.passes,
+    )
+    if large := [each for each in numbers if each is not None and abs(each) > LARGEST]:
+        raise UserError(
+            f"{where}: {row.image_id} has {str(large[0])[:80]}, over {LARGEST:g}; restore the file or evaluate again"
+        )
     if row.status not in STATUSES or (row.score is not None) != (row.status == "ok"):
         raise UserError(f"{where}: {row.image_id} has status {row.status!r} and score {row.score!r}; ok has a score")
     return row
