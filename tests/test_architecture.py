@@ -173,6 +173,7 @@ ROOMS: dict[str, set[str]] = {
         "data",
         "evaluation",
         "exported",
+        "folder_reader",
         "folder_writer",
         "levels",
         "policy",

@@ -12,7 +12,7 @@ from vqr1.evaluation.mos_map import MosMap
 from vqr1.evaluation.results import make_row, read_evaluation
 from vqr1.evaluation.scale import Scale
 from vqr1.export.asking import client_lines, transformers_lines
-from vqr1.export.card import export_card
+from vqr1.export.card import export_card, read_card
 from vqr1.exported import Exported
 
 EXPORTED = Exported("Rate in <answer> tags.", 3136, 50176, 64, "bfloat16", ["five"], [6.0, 2.0, 2.0], 7, {})
@@ -103,10 +103,34 @@ def test_the_cards_lines_read_a_score_as_vqr1_does(number, capsys):
     assert client_lines("p", 9).splitlines()[-2:] == lines[-2:]
 
 
-@pytest.mark.parametrize(("front", "why"), [("a: [", "is not YAML"), ("- a", "has no settings by name")])
+@pytest.mark.parametrize(
+    ("front", "why"),
+    [
+        ("a: [", ": not YAML"),
+        ("- a", " holds no settings by name"),
+        ("x: 2001-99-99", ": not YAML"),
+        ("x: " + 3000 * "[", ", line 2: brackets within brackets"),
+        ("x: 0x" + 4000 * "f", ", line 2: a whole number of more than 64 bits"),
+        ("a: &a [1]\nbase_model: [*a, *a]", ", line 3: an alias"),
+        ("tags: 5", ": tags is '5' and no list"),
+        ("tags: lora", ": tags is 'lora' and no list"),
+        ("datasets: 5", ": datasets is '5' and no list"),
+    ],
+)
 def test_broken_front_matter_is_refused(front, why):
-    with pytest.raises(UserError, match=f"front matter of the run's README.md {why}"):
+    with pytest.raises(UserError, match=f"front matter of the run's README.md{why}.*; mend or remove it"):
         export_card("mine", f"---\n{front}\n---\n# mine\n", EXPORTED, 500)
+
+
+@pytest.mark.parametrize("front", ["", "tags:\n", "datasets:\n"])
+def test_front_matter_may_be_empty(front):
+    assert "library_name: transformers" in export_card("mine", f"---\n{front}---\n# mine\n", EXPORTED, 500)
+
+
+def test_a_card_in_latin_1_is_named(tmp_path):
+    (tmp_path / "README.md").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"README.md cannot be read \(.*\); write it in UTF-8 or remove it"):
+        read_card(tmp_path)
 
 
 def test_without_a_card_it_says_so():

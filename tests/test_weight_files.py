@@ -130,6 +130,11 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def of_header(path, shape, place):
+    header = f'{{"a": {{"dtype": "F32", "shape": {shape}, "data_offsets": {place}}}}}'.encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
@@ -138,6 +143,11 @@ def cut(path):
         (lambda path: path.write_bytes(struct.pack("<Q", 2**62) + b"{}"), f"its header should be {2**62} bytes"),
         (lambda path: path.write_bytes(struct.pack("<Q", 4) + b"junk"), "header: JSONDecodeError"),
         (lambda path: path.write_bytes(struct.pack("<Q", 2) + b"[]"), "header: TypeError"),
+        (lambda path: of_header(path, "[1e999]", "[0, 4]"), "header: OverflowError"),
+        (lambda path: of_header(path, "[1]", "[0, 1e999]"), "header: OverflowError"),
+        (lambda path: of_header(path, f"[{10**400}]", "[0, 4]"), "its header has a size or place that is negative or"),
+        (lambda path: of_header(path, "[1]", f"[0, {10**4299}]"), "its header has a size or place that is negative or"),
+        (lambda path: of_header(path, "[-1]", "[0, 4]"), "its header has a size or place that is negative or"),
         (lambda path: path.write_bytes(struct.pack("<Q", 7) + b'{"a":1}'), "header: TypeError"),
     ],
 )
@@ -168,6 +178,27 @@ def test_layers_without_weights_are_refused_before_they_are_made(folder):
 def test_settings_of_another_model_are_refused(folder, values, found):
     edit(folder, "config.json", **values)
     with pytest.raises(UserError, match=found):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("text_config", {"hidden_size": -64}),
+        ("text_config", {"vocab_size": -5}),
+        ("text_config", {"vocab_size": 5, "pad_token_id": 7}),
+        ("text_config", {"intermediate_size": 2**62}),
+        ("text_config", {"num_hidden_layers": 3000, "layer_types": None}),
+        ("vision_config", {"patch_size": -1}),
+        ("vision_config", {"hidden_size": -64}),
+        ("vision_config", {"in_channels": 2**63}),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(folder, part, values):
+    vision = {"vision_config": {**json.loads((folder / "config.json").read_text())["vision_config"], "depth": -3000}}
+    before = json.loads((folder / "config.json").read_text())[part]
+    edit(folder, "config.json", **(vision if "num_hidden_layers" in values else {}), **{part: {**before, **values}})
+    with pytest.raises(UserError, match=r"config.json(: not the settings of a Qwen2.5-VL| says 3000 layers)"):
         load(folder)
 
 
@@ -297,6 +328,26 @@ def test_an_adapter_that_does_not_fit_stops(adapter, policy_folder, change, foun
     path = adapter / "adapter_model.safetensors"
     save_file(change(load_file(path)), path)
     with pytest.raises(UserError, match=found):
+        add_adapter(load(policy_folder), adapter)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "("},
+        {"target_modules": 5},
+        {"alpha_pattern": 5},
+        {"rank_pattern": {"(": 2}},
+        {"trainable_token_indices": [10**9]},
+        {"layers_to_transform": "x", "target_modules": ["q_proj"]},
+        {"lora_dropout": "x"},
+        {"r": -1},
+    ],
+    ids=str,
+)
+def test_settings_of_an_adapter_that_fit_no_policy_are_refused(adapter, policy_folder, settings):
+    edit(adapter, "adapter_config.json", **settings)
+    with pytest.raises(UserError, match="adapter"):
         add_adapter(load(policy_folder), adapter)
 
 

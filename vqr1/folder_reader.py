@@ -59,7 +59,18 @@ def check_kinds(found: Any, where: str, remedy: str, kinds: dict[str, type]) -> 
 
 
 def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
-    """What a file of settings by name holds.
+    """What a file of settings by name holds, as :func:`settings_in`."""
+    try:
+        content = path.read_bytes().decode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not YAML ({error}); {remedy}") from error
+    return settings_in(content, str(path), remedy)
+
+
+def settings_in(content: str, where: str, remedy: str) -> dict[str, Any]:
+    """The settings by name of a text in YAML.
 
     Not read: aliases, a few lines of which make up gigabytes, and more than DEEPEST brackets within brackets, for which
     the parser takes minutes or ends the process. Raises OtherYamlError for these and for what has no settings by name,
@@ -67,27 +78,24 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     """
     import yaml
 
-    loader = _loader(path, remedy)
+    loader, depth = _loader(where, remedy), 0
     try:
-        content, depth = path.read_bytes().decode(), 0
         for event in yaml.parse(content, loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
                 what = "brackets within brackets, too many to read" if depth > DEEPEST else "an alias (*name)"
-                raise OtherYamlError(f"{path}, line {event.start_mark.line + 1}: {what}; {remedy}")
+                raise OtherYamlError(f"{where}, line {event.start_mark.line + 1}: {what}; {remedy}")
         found = yaml.load(content, loader)  # noqa: S506 - a safe loader
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of !!tags
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:300]}); {remedy}") from error
+        raise UserError(f"{where}: not YAML ({' '.join(str(error).split())[:300]}); {remedy}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise OtherYamlError(f"{path} holds no settings by name; {remedy}")
+        raise OtherYamlError(f"{where} holds no settings by name; {remedy}")
     return found
 
 
-def _loader(path: Path, remedy: str) -> Any:
+def _loader(where: str, remedy: str) -> Any:
     """YAML's safe loader, which refuses large whole numbers: 1:59:59 is one to base 60, and takes the square of its
     length to read; and of one with thousands of digits Python makes no text."""
     import yaml
@@ -96,7 +104,7 @@ def _loader(path: Path, remedy: str) -> Any:
         def whole_number(self, node: Any) -> int:
             number: int = self.construct_yaml_int(node) if len(node.value) <= LETTERS else 1 << BITS
             if number.bit_length() > BITS:
-                line = f"{path}, line {node.start_mark.line + 1}"
+                line = f"{where}, line {node.start_mark.line + 1}"
                 raise UserError(f"{line}: a whole number of more than {BITS} bits; {remedy}")
             return number
 

@@ -19,6 +19,7 @@ from vqr1.evaluation.scale import Scale, answers_of, options_of, rmse_on
 from vqr1.evaluation.summary import Outcome, outcome_of
 from vqr1.export.asking import ORIGINAL, client_lines, levels_lines, server_line, transformers_lines
 from vqr1.exported import Exported
+from vqr1.folder_reader import settings_in
 
 FILE = "README.md"
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
@@ -30,7 +31,10 @@ _ADAPTERS, _MERGED = "LoRA adapters, to be laid on the base model", "LoRA adapte
 def read_card(weights: Path) -> str | None:
     """The card beside a run's weights; None where its run left none."""
     path = weights / FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); write it in UTF-8 or remove it") from error
 
 
 def export_card(
@@ -45,11 +49,11 @@ def export_card(
 
     ``length``: tokens of the longest prompt and answer that is drawn. ``evaluations`` of the exported weights become a
     table, and so do the ``scales`` by set.
-    Raises UserError where the front matter of ``card`` is not YAML.
+    Raises UserError where the front matter of ``card`` is not YAML, or has tags or datasets that are no lists.
     """
     known, opening, sections = _parts(name, card)
     known["library_name"] = "transformers"
-    known["tags"] = [tag for tag in known.get("tags", ["image-quality-assessment", "vqr1"]) if tag != "lora"]
+    known["tags"] = [tag for tag in known.get("tags", ["image-quality-assessment", "vqr1"]) or [] if tag != "lora"]
     sections.pop("Load", None)
     measured = {"Measured by vqr1 evaluate": _measured(evaluations)} if evaluations else {}
     measured |= {"Scores as MOS": _scales(list(scales.values()), evaluations)} if scales else {}
@@ -72,15 +76,14 @@ def _parts(name: str, card: str | None) -> tuple[dict[str, Any], str, dict[str, 
     if card is None:
         opening = f"# {name}\n\nA Qwen2.5-VL trained to rate the quality of pictures with vqr1."
         return {"pipeline_tag": "image-text-to-text"}, f"{opening} Its run left no card of data and figures.", {}
-    known: Any = {}
+    known: dict[str, Any] = {}
     if card.startswith(_FRONT):
         _, front, card = card.split(_FRONT, 2) if card.count(_FRONT) > 1 else ("", card, "")
-        try:
-            known = yaml.safe_load(front) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"the front matter of the run's {FILE} is not YAML ({error}); mend or remove it") from error
-        if not isinstance(known, dict):
-            raise UserError(f"the front matter of the run's {FILE} has no settings by name; mend or remove it")
+        where = f"the front matter of the run's {FILE}"
+        known = settings_in(f"\n{front}", where, "mend or remove it") if front.strip() else {}
+        for key in ("tags", "datasets"):
+            if not isinstance(known.get(key, []), (list, type(None))):
+                raise UserError(f"{where}: {key} is {str(known[key])[:80]!r} and no list; mend or remove it")
     opening, *rest = _SECTION.split(card)
     return known, opening, dict(zip(rest[::2], rest[1::2], strict=True))
 

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,10 @@ def whole_shapes(path: Path) -> Shapes:
         header.pop("__metadata__", None)
         shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in header.items()}
         end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"header: {type(error).__name__}") from error
+    if any(not 0 <= each < 1 << 63 for each in (end, *chain.from_iterable(shapes.values()))):
+        raise DamagedError("its header has a size or place that is negative or has more than 63 bits")
     if 8 + length + end != size:
         raise DamagedError(f"it should have {8 + length + end} bytes, and has {size}")
     return shapes
@@ -172,7 +175,7 @@ def described_model(folder: Path) -> Any:
     try:
         # Attention is policy.attention's choice, and what the folder names may not be installed.
         config: Any = Qwen2_5_VLConfig.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
-        layers = config.text_config.num_hidden_layers + config.vision_config.depth
+        layers = max(config.text_config.num_hidden_layers, 0) + max(config.vision_config.depth, 0)
         if layers > tensors:
             raise UserError(f"{path} says {layers} layers, and the files beside it hold {tensors} tensors in all")
         # Under ZeRO-3 transformers would shard the parts of a model as they are made: it is told that this is done.
@@ -180,7 +183,10 @@ def described_model(folder: Path) -> Any:
             return Qwen2_5_VLForConditionalGeneration(config)
     except UserError:
         raise
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, OSError) as error:
+    except (
+        *(StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError),
+        *(RuntimeError, AssertionError),  # torch's, of sizes below 0 or beyond any memory
+    ) as error:
         raise UserError(f"{path}: not the settings of a Qwen2.5-VL ({error}); fetch it again") from error
 
 
