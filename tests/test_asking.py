@@ -377,14 +377,13 @@ def test_the_file_for_hidden_answers_is_the_rows_with_the_answers_as_listed(tmp_
     assert found == [{**row, "response": "B"} for row in rows]
 
 
-@pytest.mark.parametrize("option", ["submission", "json"])
 @pytest.mark.parametrize("more", [[], ["jsonl"]])
-def test_no_file_of_another_command_is_overwritten(tmp_path, option, more):
+def test_no_submission_of_another_command_is_overwritten(tmp_path, more):
     path, old = written(tmp_path, "rows.json", [llvisionqa()]), tmp_path / "old"
     old.write_text("finished")
     policy = Scripted(letter_of("Bright"))
     with pytest.raises(UserError, match="old is there already; give another file, or delete it to ask again"):
-        ask(policy, "mcq", f"--file={path}", f"--{option}={old}", *(f"--{each}={tmp_path / 'new'}" for each in more))
+        ask(policy, "mcq", f"--file={path}", f"--submission={old}", *(f"--{each}={tmp_path / 'new'}" for each in more))
     assert old.read_text() == "finished"
     assert not policy.examples
     assert not list(tmp_path.glob("new*"))

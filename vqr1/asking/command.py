@@ -42,17 +42,13 @@ def run(words: Sequence[str], load: Load | None = None) -> int:
     ``load`` loads the policy in place of :func:`vqr1.answering.answerer.load_answerer`.
     """
     asked = parser().parse_args(words)
-    targets = files_to_write(asked)
+    targets = [target for target in (asked.jsonl, asked.json, getattr(asked, "submission", None)) if target]
     if len(set(targets)) < len(targets):
         raise UserError(f"two of the files to write are {targets[0]}; give different ones")
-    if not asked.jsonl:  # with which it may be the same command, gone on with
-        refuse_finished(targets, "ask")
+    if asked.test == "mcq" and asked.submission and not asked.jsonl:  # with --jsonl it may be gone on with
+        refuse_finished([asked.submission], "ask")
     (ask_pairs if asked.test == "2afc" else ask_choices)(asked, load)
     return 0
-
-
-def files_to_write(asked: argparse.Namespace) -> list[Path]:
-    return [target for target in (asked.jsonl, asked.json, getattr(asked, "submission", None)) if target]
 
 
 def parser() -> Parser:
@@ -236,7 +232,7 @@ class Answering:
         self._prompts = {prompt.key: prompt for prompt in test.prompts()}
         self._unfinished = None
         if asked.jsonl:
-            beside = [target for target in files_to_write(asked) if target != asked.jsonl]
+            beside = [target for target in [getattr(asked, "submission", None)] if target]
             self._unfinished = Unfinished(
                 "--jsonl", asked.jsonl, what="answers", again="ask", read=self._read, beside=beside
             )
