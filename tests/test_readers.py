@@ -332,7 +332,6 @@ def test_flives_official_split_knows_a_picture_by_another_case_of_its_name(tmp_p
             "/50.jpg",
             "line 2: .*/50.jpg is a test picture that labels_image.csv does not have",
         ),
-        ("labels=640_padded.csv", "/3.jpg", "/3.png", "line 5: .*/3.png is a validation picture that labels_image.csv"),
         ("labels=640_padded.csv", "True", "1.0", "line 5: is_valid '1.0', expected True or False; use label files of"),
         ("labels=640_padded.csv", "True", "wahr", "line 5: is_valid 'wahr', expected True or False; use label files"),
     ],
