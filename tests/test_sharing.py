@@ -103,17 +103,20 @@ def test_where_the_first_is_refused_the_others_end_without_a_word(do):
 
 
 def test_with_one_that_fails_all_end_and_what_was_whole_is_there():
-    got = []
+    got, whole = [], threading.Event()
 
     def act(ranks):
         def work(mine):
             for batch in mine:
                 if batch == 4:
+                    assert whole.wait(30)  # of what no other has made yet there is nothing
                     raise RuntimeError("no memory")
                 yield batch
 
         for each in ranks.shared(range(9), work):
             got.append(each)
+            if len(got) == 3:
+                whole.set()
 
     first, second, third = together(3, act)
     assert isinstance(first, LaunchError) and first.exit_code == 1
