@@ -152,6 +152,13 @@ def test_a_stop_of_another_rank_alone_is_told_as_one(watch):
     assert isinstance(told, StoppedError) and str(told) == "stopped by SIGUSR1 on another rank; go on so"
 
 
+def test_a_launchers_signal_after_a_failure_is_no_stop(watch):
+    watch._put("failed", "0 no memory")
+    assert isinstance(watch.instead(StoppedError("stopped by SIGTERM", "SIGTERM")), OtherRankError)
+    watch._put("stopped", "SIGTERM")
+    assert isinstance(watch.instead(GLOO), OtherRankError)
+
+
 def test_without_a_stop_a_lost_rank_is_told_by_the_first_that_sees_it(watch):
     told = watch.instead(GLOO)
     assert isinstance(told, UserError) and "another rank has ended without a message" in str(told)

@@ -133,10 +133,11 @@ class RankWatch:
             time.sleep(1)  # as below
             return error
         lost = lost_connection(error)
-        if isinstance(error, StoppedError):
-            self._put("stopped", error.signal)
-        elif lost and (signal := self._put("stopped")):  # it reached that one alone, or first
-            return StoppedError(f"stopped by {signal} on another rank; {self.go_on}", signal)
+        if not self._failure():
+            if isinstance(error, StoppedError):
+                self._put("stopped", error.signal)
+            elif lost and (signal := self._put("stopped")):  # it reached that one alone, or first
+                return StoppedError(f"stopped by {signal} on another rank; {self.go_on}", signal)
         text = "another rank was lost" if lost else str(error)
         if isinstance(error, StoppedError):  # perhaps by a launcher that ends all because one has failed
             first = self._failure()
